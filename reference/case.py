@@ -1,0 +1,73 @@
+"""One question put to torch: a function, the point and the cotangent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from reference.format import Floats, Format
+    from reference.op import Shape
+    from reference.tree import Tree
+
+ROOTS = ("cotangent", "sum", "mean")
+"""How a derivative of a non-scalar is asked for: with a cotangent, or of its sum or mean."""
+
+LAYOUTS = ("contiguous", "transposed", "strided", "expanded", "offset", "channels_last")
+"""How the elements of an input lie in memory."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A tree, the values of its inputs, and how its derivative is asked for.
+
+    Inputs have batch dimensions in front of the shapes of the tree's leaves; these broadcast as
+    numpy's do, and the gradient of an input that was broadcast is a sum.
+    """
+
+    tree: Tree
+    form: Format
+    primals: tuple[Floats, ...]
+    """Exact values of the format, held as float64; shapes are batch + leaf."""
+
+    cotangent: Floats
+    """Exact values of the format, in the shape of the output; ones unless root is cotangent."""
+
+    root: str = "cotangent"
+    layouts: tuple[str, ...] = ()
+    """One of LAYOUTS for each input; contiguous where there is none."""
+
+    @cached_property
+    def batches(self) -> tuple[Shape, ...]:
+        """The batch dimensions of each input."""
+        return tuple(
+            primal.shape[: primal.ndim - len(leaf.shape)]
+            for primal, leaf in zip(self.primals, self.tree.leaves, strict=True)
+        )
+
+    @cached_property
+    def batch(self) -> Shape:
+        """The batch dimensions of the output."""
+        return np.broadcast_shapes(*self.batches)
+
+    @property
+    def points(self) -> int:
+        """The number of places at which the tree is evaluated."""
+        return int(np.prod(self.batch, dtype=np.int64))
+
+    @property
+    def entries(self) -> int:
+        """The number of entries of the gradient, over all inputs."""
+        return sum(primal.size for primal in self.primals)
+
+    def at(self, index: Shape) -> Case:
+        """Return the case at one point of the batch alone, asked with its cotangent."""
+        primals = []
+        for primal, batch in zip(self.primals, self.batches, strict=True):
+            offset = len(self.batch) - len(batch)
+            place = tuple(0 if n == 1 else i for n, i in zip(batch, index[offset:], strict=True))
+            primals.append(primal[place].copy())
+        return Case(self.tree, self.form, tuple(primals), self.cotangent[index].copy())

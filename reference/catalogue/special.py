@@ -1,0 +1,18 @@
+"""Special functions of one variable."""
+
+from sympy import digamma, erf, erfc, erfinv, exp, log, loggamma, polygamma
+
+from reference.domain import POSITIVE, Interval
+from reference.op import OUTPUT, Op, x
+
+OPS = (
+    Op(name="erf", torch="torch.erf", formula=erf(x)),
+    Op(name="erfc", torch="torch.erfc", formula=erfc(x)),
+    Op(name="erfinv", torch="torch.erfinv", formula=erfinv(x), domain={"x": Interval(-1, 1)}),
+    Op(name="lgamma", torch="torch.lgamma", formula=loggamma(x), domain={"x": POSITIVE}),
+    Op(name="digamma", torch="torch.digamma", formula=digamma(x), domain={"x": POSITIVE}),
+    Op(name="trigamma", torch="torch.special.polygamma", formula=polygamma(1, x), leading=(1,), domain={"x": POSITIVE}),
+    Op(name="sigmoid", torch="torch.sigmoid", formula=1 / (1 + exp(-x)), saved=log(OUTPUT / (1 - OUTPUT))),
+    Op(name="logit", torch="torch.logit", formula=log(x / (1 - x)), domain={"x": Interval(0, 1)}),
+    Op(name="entr", torch="torch.special.entr", formula=-x * log(x), domain={"x": POSITIVE}),
+)

@@ -1,0 +1,320 @@
+"""Sympy expressions as straight-line code over flint's balls.
+
+`sympy.lambdify` is no substitute: it writes ``Rational(1, 3)`` as a Python float, and the ball
+that results excludes the true value. Here every constant is an exact integer or rational.
+
+The same emitter writes two kinds of code. *Plain* code encloses the value of the expression.
+*Widened* code encloses every value that could come out if each step were rounded to a format:
+each result r becomes r (1 ± k u) ± s, with u the unit roundoff and s the smallest subnormal.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import sympy
+from flint import arb, fmpq
+from sympy.core.relational import Relational
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from sympy import Expr, Symbol
+
+    from reference.format import Format
+
+    Program = Callable[..., Sequence[arb]]
+
+STEPS = 4
+"""k: the roundings of half an ulp that one step may take.
+
+IEEE 754 asks for one from + - * / sqrt; vendors' elementary functions promise one to four ulp.
+Torch's own derivation of a formula may take a step more than the textbook's. Four covers all of
+that in practice, and is the only number of this kind in the project.
+"""
+
+
+class UnsupportedExpressionError(TypeError):
+    """The expression has a function that the evaluator does not know."""
+
+
+FUNCTIONS: dict[str, str] = {
+    "exp": "{0}.exp()",
+    "log": "{0}.log()",
+    "sin": "{0}.sin()",
+    "cos": "{0}.cos()",
+    "tan": "{0}.tan()",
+    "asin": "{0}.asin()",
+    "acos": "{0}.acos()",
+    "atan": "{0}.atan()",
+    "atan2": "arb.atan2({0}, {1})",
+    "sinh": "{0}.sinh()",
+    "cosh": "{0}.cosh()",
+    "tanh": "{0}.tanh()",
+    "asinh": "{0}.asinh()",
+    "acosh": "{0}.acosh()",
+    "atanh": "{0}.atanh()",
+    "erf": "{0}.erf()",
+    "erfc": "{0}.erfc()",
+    "erfinv": "{0}.erfinv()",
+    "gamma": "{0}.gamma()",
+    "loggamma": "log_gamma({0})",
+    "besseli": "{1}.bessel_i({0})",
+    "Abs": "abs({0})",
+    "sign": "{0}.sgn()",
+}
+"""How flint spells sympy's functions."""
+
+EXACT_BITS = 48
+"""Rationals with a longer numerator are held as rationals, and enclosed at each evaluation."""
+
+EXACT = {"Abs", "sign"}
+"""Functions whose value is not rounded."""
+
+CONSTANTS: dict[Expr, str] = {
+    sympy.pi: "arb.pi()",
+    sympy.E: "arb.const_e()",
+    sympy.EulerGamma: "arb.const_euler()",
+    sympy.S.NaN: "NAN",
+    sympy.zoo: "NAN",
+}
+
+
+def choose(conditions: Sequence[bool | None], branches: Sequence[Callable[[], arb]]) -> arb:
+    """Return the first branch whose condition holds, united with those before it that may hold."""
+    result = None
+    for condition, branch in zip(conditions, branches, strict=True):
+        if condition is False:
+            continue
+        value = branch()
+        result = value if result is None else result.union(value)
+        if condition is True:
+            return result
+    return arb.nan()
+
+
+def log_gamma(ball: arb) -> arb:
+    """Return log|gamma|, which flint has for positive arguments only."""
+    return ball.lgamma() if ball > 0 else abs(ball.gamma()).log()
+
+
+def above(difference: arb) -> bool | None:
+    """Say whether a ball is positive; None where it does not decide."""
+    return True if difference > 0 else False if difference <= 0 else None
+
+
+def at_least(difference: arb) -> bool | None:
+    """Say whether a ball is at least 0; None where it does not decide."""
+    return True if difference >= 0 else False if difference < 0 else None
+
+
+def both(*parts: bool | None) -> bool | None:
+    """Conjunction of three-valued truths."""
+    return False if False in parts else None if None in parts else True
+
+
+def either(*parts: bool | None) -> bool | None:
+    """Disjunction of three-valued truths."""
+    return True if True in parts else None if None in parts else False
+
+
+def is_dyadic(value: Expr) -> bool:
+    """Say whether a rational is held exactly by a ball of any precision in use here."""
+    numerator, denominator = int(value.p), int(value.q)
+    return denominator & (denominator - 1) == 0 and numerator.bit_length() <= EXACT_BITS
+
+
+class Emitter:
+    """Writes the lines of one function, sharing equal sub-expressions."""
+
+    def __init__(self, form: Format | None = None) -> None:
+        """Start an empty function; with a format, its steps are widened to the format's."""
+        self.lines: list[str] = []
+        self.namespace: dict[str, Any] = {
+            "arb": arb, "fmpq": fmpq, "choose": choose, "above": above,
+            "at_least": at_least, "both": both, "either": either, "log_gamma": log_gamma,
+            "NAN": arb.nan(),
+        }  # fmt: skip
+        self._form = form
+        self._count = 0
+        self._indent = "    "
+        self._constants: dict[Expr, str] = {}
+        if form is not None:
+            self.namespace["S"] = arb(0, form.smallest_subnormal)
+            self.namespace["W"] = arb(1, STEPS * form.unit)
+
+    def scope(self, env: Mapping[Symbol, str]) -> Scope:
+        """Open a scope in which these symbols stand for these variables."""
+        return Scope(self, dict(env))
+
+    def assign(self, code: str) -> str:
+        """Write an assignment to a fresh variable and return the variable."""
+        self._count += 1
+        name = f"t{self._count}"
+        self.lines.append(f"{self._indent}{name} = {code}")
+        return name
+
+    def constant(self, value: Expr) -> str:
+        """Return a variable, bound outside the function, that holds an exact rational."""
+        if value not in self._constants:
+            name = f"K{len(self._constants)}"
+            self._constants[value] = name
+            exact = fmpq(int(value.p), int(value.q))
+            self.namespace[name] = arb(exact) if is_dyadic(value) else exact
+        return self._constants[value]
+
+    def rounded(self, code: str, *, underflows: bool = True) -> str:
+        """Write a step that rounds once."""
+        if self._form is None:
+            return self.assign(code)
+        return self.assign(f"({code}) * W + S" if underflows else f"({code}) * W")
+
+    def total(self, terms: Sequence[str]) -> str:
+        """Write a sum of variables, in any order of summation.
+
+        A sum of n terms rounds n - 1 times, pairwise summation about log2(n) times: the bound
+        on the error is that many u times the sum of magnitudes.
+        """
+        if len(terms) == 1:
+            return terms[0]
+        code = " + ".join(terms)
+        if self._form is None or len(terms) == 2:  # noqa: PLR2004 - a single rounding has no order
+            return self.rounded(code, underflows=False)
+        magnitude = " + ".join(f"abs({term})" for term in terms)
+        roundings = min(len(terms) - 1, STEPS * len(terms).bit_length())
+        self.namespace[f"O{len(terms)}"] = arb(0, roundings * self._form.unit)
+        return self.assign(f"({code}) * W + ({magnitude}) * O{len(terms)}")
+
+    def branch(self, write: Callable[[], str]) -> str:
+        """Write a nested function of no arguments and return its name."""
+        self._count += 1
+        name = f"b{self._count}"
+        self.lines.append(f"{self._indent}def {name}():")
+        self._indent += "    "
+        result = write()
+        self.lines.append(f"{self._indent}return {result}")
+        self._indent = self._indent[:-4]
+        return name
+
+    def program(self, arguments: Sequence[str], results: Iterable[str]) -> Program:
+        """Compile what was written: a function of balls that returns a tuple of balls."""
+        head = f"def program({', '.join(arguments)}):"
+        tail = f"    return ({''.join(f'{r}, ' for r in results)})"
+        source = "\n".join([head, *self.lines, tail])
+        namespace = dict(self.namespace)
+        exec(compile(source, "<gradassay>", "exec"), namespace)  # noqa: S102 - code written here
+        program: Program = namespace["program"]
+        return program
+
+
+class Scope:
+    """Expressions in one set of symbols, emitted into a function."""
+
+    def __init__(self, emitter: Emitter, env: dict[Symbol, str]) -> None:
+        """Open the scope; use `Emitter.scope`."""
+        self._emitter = emitter
+        self._memo: dict[Expr, str] = dict(env)
+
+    def emit(self, expression: Expr) -> str:
+        """Write the steps of an expression and return the variable that holds its value."""
+        if expression not in self._memo:
+            self._memo[expression] = self._write(expression)
+        return self._memo[expression]
+
+    def _write(self, e: Expr) -> str:
+        emitter = self._emitter
+        if e.is_Rational:
+            name = emitter.constant(e)
+            return name if is_dyadic(e) else emitter.rounded(f"arb({name})", underflows=False)
+        if e in CONSTANTS:
+            return emitter.rounded(CONSTANTS[e], underflows=False)
+        if e.is_Add:
+            return emitter.total([self.emit(arg) for arg in e.args])
+        if e.is_Mul:
+            return self._product(e)
+        if e.is_Pow:
+            return self._power(*e.args)
+        if isinstance(e, sympy.Piecewise):
+            return self._piecewise(e)
+        return self._function(e)
+
+    def _product(self, e: Expr) -> str:
+        factors = list(e.args)
+        negative = factors[0] == -1
+        product = self.emit(factors[1 if negative else 0])
+        for factor in factors[2 if negative else 1 :]:
+            product = self._times(product, factor)
+        return self._emitter.assign(f"-{product}") if negative else product
+
+    def _times(self, product: str, factor: Expr) -> str:
+        if factor.is_Pow and factor.args[1].is_negative:
+            return self._emitter.rounded(f"{product} / {self.emit(1 / factor)}")
+        return self._emitter.rounded(f"{product} * {self.emit(factor)}")
+
+    def _power(self, base: Expr, exponent: Expr) -> str:
+        emitter = self._emitter
+        if base is sympy.E:
+            return emitter.rounded(f"{self.emit(exponent)}.exp()")
+        if exponent == -sympy.S.Half:
+            return emitter.rounded(f"{self.emit(base)}.rsqrt()")
+        if exponent.is_negative:
+            return emitter.rounded(f"1 / {self.emit(base**-exponent)}")
+        if exponent == sympy.S.Half:
+            return emitter.rounded(f"{self.emit(base)}.sqrt()")
+        if exponent.is_Integer:
+            return emitter.rounded(f"{self.emit(base)}**{int(exponent)}")
+        power = f"arb({emitter.constant(exponent)})" if exponent.is_Rational else self.emit(exponent)
+        return emitter.rounded(f"{self.emit(base)} ** {power}")
+
+    def _function(self, e: Expr) -> str:
+        name = type(e).__name__
+        args = [self.emit(arg) for arg in e.args]
+        if name == "polygamma" and e.args[0].is_Integer:
+            return self._emitter.rounded(_polygamma(int(e.args[0]), args[1]))
+        if name not in FUNCTIONS:
+            message = f"{name}: the evaluator has no such function; it has {', '.join(FUNCTIONS)}"
+            raise UnsupportedExpressionError(message)
+        code = FUNCTIONS[name].format(*args)
+        return self._emitter.assign(code) if name in EXACT else self._emitter.rounded(code)
+
+    def _piecewise(self, e: Expr) -> str:
+        conditions = [self._condition(condition) for _, condition in e.args]
+        branches = [self._branch(value) for value, _ in e.args]
+        return self._emitter.assign(f"choose(({', '.join(conditions)},), ({', '.join(branches)},))")
+
+    def _branch(self, value: Expr) -> str:
+        outer = dict(self._memo)
+        name = self._emitter.branch(lambda: self.emit(value))
+        self._memo = outer
+        return name
+
+    def _condition(self, condition: Any) -> str:  # noqa: ANN401 - sympy's Boolean is not typed
+        if condition is sympy.true or condition is sympy.false:
+            return str(bool(condition))
+        if isinstance(condition, sympy.And | sympy.Or):
+            parts = ", ".join(self._condition(part) for part in condition.args)
+            return f"{'both' if isinstance(condition, sympy.And) else 'either'}({parts})"
+        if not isinstance(condition, Relational):
+            message = f"{condition}: a condition compares two expressions"
+            raise UnsupportedExpressionError(message)
+        left, right = (self.emit(side) for side in (condition.gts, condition.lts))
+        strict = isinstance(condition, sympy.StrictGreaterThan | sympy.StrictLessThan)
+        return f"{'above' if strict else 'at_least'}({left} - {right})"
+
+
+def _polygamma(order: int, argument: str) -> str:
+    if order == 0:
+        return f"{argument}.digamma()"
+    sign = "" if order % 2 else "-"
+    factorial = int(sympy.factorial(order))
+    return f"{sign}{factorial} * arb({order + 1}).zeta({argument})"
+
+
+def compiled(
+    expressions: Sequence[Expr], variables: Sequence[Symbol], form: Format | None = None
+) -> Program:
+    """Compile expressions: a function from a ball for each variable to a tuple of balls."""
+    emitter = Emitter(form)
+    names = [f"v{i}" for i in range(len(variables))]
+    scope = emitter.scope(dict(zip(variables, names, strict=True)))
+    return emitter.program(names, [scope.emit(expression) for expression in expressions])

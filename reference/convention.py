@@ -1,0 +1,165 @@
+"""The documented gradient of a function where it has none.
+
+torch's notes on autograd ("Gradients for non-differentiable functions") give the rule: the
+derivative where there is one; where the function is locally convex, its sub-gradient of minimum
+norm; where it is locally concave, its super-gradient of minimum norm; else by continuity, which may
+be infinite. Entries say *where* a function is not differentiable; the value is derived here, from
+sympy's limits of the derivative on either side.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import sympy
+from flint import arb, ctx
+from sympy import Abs, Expr, Piecewise, Rational, Symbol, sign
+
+from reference.compiler import compiled
+from reference.format import fraction
+from reference.op import x, y, z
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from fractions import Fraction
+
+    from reference.format import Format
+    from reference.op import Op
+
+SYMBOLS = (x, y, z)
+STEP = Symbol("step", real=True)
+NEARBY = Rational(1, 2**1200)
+"""The distance at which branches are looked up: nearer than two values of any format."""
+
+Vector = tuple[Expr, ...]
+
+
+def critical_expressions(op: Op) -> tuple[Expr, ...]:
+    """Return what vanishes where the rule is needed: kinks, and edges of the domain."""
+    if not op.elementwise:
+        return ()
+    edges = [s - e for s, n in zip(SYMBOLS, op.inputs, strict=False) for e in op.interval(n).edges]
+    return (*op.kinks, *edges)
+
+
+@lru_cache(maxsize=None)
+def critical_program(op: Op) -> Callable[..., bool] | None:
+    """Compile a test of whether an exact point is a kink or an edge; None if there are none."""
+    expressions = critical_expressions(op)
+    if not expressions:
+        return None
+    program = compiled(expressions, SYMBOLS[: len(op.inputs)])
+
+    def is_critical(*point: arb) -> bool:
+        ctx.prec = 2200
+        return any(ball.is_zero() for ball in program(*point))
+
+    return is_critical
+
+
+def conventional(op: Op, arguments: Sequence[arb], form: Format) -> tuple[list[arb], list[arb]]:
+    """Return the gradient by the rule at a critical point, times the cotangent, and its allowance."""
+    point = tuple(fraction(ball) for ball in arguments[:-1])
+    ctx.prec = 128
+    cotangent = arguments[-1]
+    widening = arb(1, 4 * form.unit)
+    truth = [_times(component, cotangent) for component in _enclosed(op, point)]
+    return truth, [ball * widening if ball.is_finite() else ball for ball in truth]
+
+
+def _times(component: arb, cotangent: arb) -> arb:
+    if component.is_finite():
+        return component * cotangent
+    return component if cotangent > 0 else -component if cotangent < 0 else arb.nan()
+
+
+@lru_cache(maxsize=4096)
+def _enclosed(op: Op, point: tuple[Fraction, ...]) -> tuple[arb, ...]:
+    ctx.prec = 128
+    return tuple(_ball(component) for component in rule(op, point))
+
+
+def _ball(number: Expr) -> arb:
+    if number is sympy.oo:
+        return arb.pos_inf()
+    if number is -sympy.oo:
+        return arb.neg_inf()
+    return compiled([number], [])()[0]
+
+
+@lru_cache(maxsize=4096)
+def rule(op: Op, point: tuple[Fraction, ...]) -> Vector:
+    """Return the gradient that the rule gives at a critical point, as exact numbers.
+
+    An infinite component is by continuity; the rule has a single value for every point where
+    the function is defined.
+    """
+    exact = tuple(Rational(c.numerator, c.denominator) for c in point)
+    normal = next(
+        _normal(e, op, exact)
+        for e in critical_expressions(op)
+        if e.subs(dict(zip(SYMBOLS, exact, strict=False)), simultaneous=True) == 0
+    )
+    sides = [_limit(op, exact, tuple(s * n for n in normal)) for s in (-1, 1)]
+    below, above = sides
+    if below is None or above is None:
+        inside = below or above
+        assert inside is not None
+        return inside
+    if below == above or any(c.is_infinite for c in (*below, *above)):
+        return below
+    return _shortest(below, above)
+
+
+def _normal(expression: Expr, op: Op, point: Vector) -> Vector:
+    at = dict(zip(SYMBOLS, point, strict=False))
+    return tuple(expression.diff(s).subs(at) for s in SYMBOLS[: len(op.inputs)])
+
+
+def _limit(op: Op, point: Vector, direction: Vector) -> Vector | None:
+    """Return the limit of the gradient along a direction; None where that leaves the domain."""
+    nearby = tuple(p + NEARBY * d for p, d in zip(point, direction, strict=True))
+    inside = all(
+        op.interval(name).lower <= c <= op.interval(name).upper
+        for name, c in zip(op.inputs, nearby, strict=True)
+    )
+    if not inside:
+        return None
+    variables = SYMBOLS[: len(op.inputs)]
+    smooth = smooth_branch(op.formula, dict(zip(variables, nearby, strict=True)))
+    line = {v: p + STEP * d for v, p, d in zip(variables, point, direction, strict=True)}
+    return tuple(_approach(smooth.diff(v), line) for v in variables)
+
+
+def _approach(derivative: Expr, line: dict[Symbol, Expr]) -> Expr:
+    along = derivative.subs(line, simultaneous=True)
+    return sympy.limit(along, STEP, 0, "+") if along.has(STEP) else along
+
+
+def smooth_branch(formula: Any, at: dict[Symbol, Expr]) -> Expr:  # noqa: ANN401 - sympy is not typed
+    """Return the formula as it reads near a point, free of Piecewise, Abs and sign."""
+    if not formula.args:
+        return formula
+    if isinstance(formula, Piecewise):
+        chosen = next(e for e, c in formula.args if c.subs(at, simultaneous=True) == sympy.true)
+        return smooth_branch(chosen, at)
+    parts = [smooth_branch(part, at) for part in formula.args]
+    if isinstance(formula, Abs | sign):
+        positive = parts[0].subs(at, simultaneous=True) > 0
+        turned = 1 if positive else -1
+        return turned * parts[0] if isinstance(formula, Abs) else sympy.Integer(turned)
+    return formula.func(*parts)
+
+
+def _shortest(start: Vector, end: Vector) -> Vector:
+    """Return the point of least norm on the segment between two gradients.
+
+    The segment is the sub-differential where the function is convex across the kink and the
+    super-differential where it is concave; in either case the rule takes its shortest vector.
+    """
+    step = tuple(b - a for a, b in zip(start, end, strict=True))
+    squared = sum(s * s for s in step)
+    share = -sum(a * s for a, s in zip(start, step, strict=True)) / squared
+    share = sympy.Min(1, sympy.Max(0, share))
+    return tuple(a + share * s for a, s in zip(start, step, strict=True))

@@ -1,0 +1,51 @@
+"""Where a function is defined, and where it is not smooth."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import sympy
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A real interval with exact ends; an infinite end is open whatever is said."""
+
+    lower: sympy.Expr = sympy.S.NegativeInfinity
+    upper: sympy.Expr = sympy.S.Infinity
+    closed_below: bool = False
+    closed_above: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse an empty interval and inexact ends."""
+        for name in ("lower", "upper"):
+            end = sympy.sympify(getattr(self, name))
+            if end.has(sympy.Float) or not end.is_extended_real:
+                message = f"{name}={end}: the end of an interval is an exact real number"
+                raise ValueError(message)
+            object.__setattr__(self, name, end)
+        if not self.lower < self.upper:
+            message = f"lower={self.lower}, upper={self.upper}: the interval is empty"
+            raise ValueError(message)
+
+    def __str__(self) -> str:
+        """Write the interval as mathematics does."""
+        left = "[" if self.closed_below else "("
+        right = "]" if self.closed_above else ")"
+        return f"{left}{self.lower}, {self.upper}{right}"
+
+    @property
+    def edges(self) -> tuple[sympy.Expr, ...]:
+        """The ends that belong to the interval: the function is defined there."""
+        below = (self.lower,) if self.closed_below else ()
+        above = (self.upper,) if self.closed_above else ()
+        return below + above
+
+    def encloses(self, lower: float, upper: float) -> bool:
+        """Say whether [lower, upper] lies strictly inside."""
+        return bool(self.lower < lower) and bool(upper < self.upper)
+
+
+REAL = Interval()
+POSITIVE = Interval(sympy.S.Zero)
+NON_NEGATIVE = Interval(sympy.S.Zero, closed_below=True)

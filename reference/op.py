@@ -1,0 +1,186 @@
+"""The record of one op: its formula beside torch's name for it."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import sympy
+from sympy import Expr, Symbol
+
+from reference.domain import REAL, Interval
+
+Array = np.ndarray[Any, np.dtype[np.object_]]
+"""A numpy array of sympy expressions."""
+
+Formula = Expr | Callable[..., Any]
+Shape = tuple[int, ...]
+
+x, y, z = sympy.symbols("x y z", real=True)
+"""The inputs of elementwise formulas, in the order torch takes them."""
+
+OUTPUT = Symbol("output", real=True)
+"""What torch saved of an elementwise op, in the `saved` of an entry."""
+
+
+class InvalidOpError(ValueError):
+    """An entry of the catalogue contradicts itself."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Op:
+    """One op: everything that is known of it, and nothing that follows from the rest.
+
+    An elementwise op has a sympy expression in `x`, `y`, `z` as its formula. A tensor op has
+    a function from numpy arrays of symbols to an array of expressions, and the `shapes` it
+    is tried at.
+    """
+
+    name: str
+    """The id of the op, as it stands in test ids and on the command line."""
+
+    torch: str
+    """Dotted path of the callable, such as ``"torch.nn.functional.softplus"``."""
+
+    formula: Formula
+    """The mathematics, exact: no Python float occurs in it."""
+
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    """Fixed keyword arguments of the callable."""
+
+    leading: tuple[Any, ...] = ()
+    """Fixed positional arguments that come before the inputs (the equation of einsum)."""
+
+    keywords: tuple[str, ...] = ()
+    """Names to pass the inputs by; by position where it is empty."""
+
+    packed: bool = False
+    """Whether the callable takes its inputs as one tuple, as ``torch.cat`` does."""
+
+    constants: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """Keyword arguments that are tensors of integers: class targets, indices."""
+
+    domain: Mapping[str, Interval] = field(default_factory=dict)
+    """The interval of each input that is not the whole real line."""
+
+    kinks: tuple[Expr, ...] = ()
+    """Expressions that vanish where the formula is continuous but not differentiable."""
+
+    saved: Callable[..., Any] | Expr | None = None
+    """Set where torch differentiates through a value it saved, rounded.
+
+    An elementwise op gives the input as an expression in `OUTPUT`, the saved output, such as
+    ``log(OUTPUT)`` for exp. A tensor op gives a function of its inputs and the saved value:
+    other inputs with the same derivative, such as ``lambda x, output: output`` for
+    log_softmax, which is shift invariant.
+    """
+
+    saves: Callable[..., Any] | None = None
+    """The value that a tensor op saves, where that is not its output."""
+
+    shapes: tuple[tuple[Shape, ...], ...] = ()
+    """Shapes of the inputs that a tensor op is tried at, without batch dimensions."""
+
+    batched: bool = True
+    """Whether the first input of a tensor op may have further dimensions in front."""
+
+    linear: bool = False
+    """Whether a tensor op only moves and adds elements, so that any magnitude is in order."""
+
+    def __post_init__(self) -> None:
+        """Refuse an entry that contradicts itself, naming the field and what it accepts."""
+        if not re.fullmatch(r"[a-z][a-z0-9_]*", self.name):
+            self._refuse("name", "lower-case letters, digits and underscores")
+        if not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", self.torch):
+            self._refuse("torch", "a dotted path such as 'torch.sin'")
+        if self.elementwise:
+            self._validate_elementwise()
+        elif not callable(self.formula):
+            self._refuse("formula", "a sympy expression, or a function over arrays of symbols")
+        else:
+            self._validate_tensor()
+        unknown = set(self.domain) - set(self.inputs)
+        if unknown or not all(isinstance(i, Interval) for i in self.domain.values()):
+            self._refuse("domain", f"an Interval for each of {', '.join(self.inputs)}")
+
+    def _validate_elementwise(self) -> None:
+        assert isinstance(self.formula, Expr)
+        if self.shapes:
+            self._refuse("shapes", "nothing: an elementwise op has any shape")
+        used = self.formula.free_symbols
+        if not used or used != set((x, y, z)[: len(used)]):
+            self._refuse("formula", "the symbols x; x and y; or x, y and z of reference.op")
+        expressions = (self.formula, *self.kinks)
+        if any(sympy.sympify(e).has(sympy.Float) for e in expressions):
+            self._refuse("formula", "exact numbers: Rational(1, 10), not 0.1")
+        if any(not e.free_symbols or not e.free_symbols <= used for e in self.kinks):
+            self._refuse("kinks", f"expressions in {', '.join(self.inputs)}")
+        if self.saved is not None and (len(used) > 1 or not isinstance(self.saved, Expr)):
+            self._refuse("saved", "an expression in OUTPUT, for a formula in x alone")
+
+    def _validate_tensor(self) -> None:
+        if not self.shapes or any(len(s) != len(self.inputs) for s in self.shapes):
+            self._refuse("shapes", f"tuples of one shape for each of {', '.join(self.inputs)}")
+        if self.kinks:
+            self._refuse("kinks", "nothing: kinks are stated for elementwise ops")
+
+    def _refuse(self, name: str, accepted: str) -> None:
+        message = f"op {self.name!r}: {name}={getattr(self, name)!r} is not valid; accepted: {accepted}"
+        raise InvalidOpError(message)
+
+    @property
+    def elementwise(self) -> bool:
+        """Whether the formula is applied to each element by itself."""
+        return isinstance(self.formula, Expr)
+
+    @cached_property
+    def inputs(self) -> tuple[str, ...]:
+        """The names of the differentiable inputs, in order."""
+        if isinstance(self.formula, Expr):
+            return ("x", "y", "z")[: len(self.formula.free_symbols)]
+        return tuple(inspect.signature(self.formula).parameters)
+
+    def interval(self, name: str) -> Interval:
+        """Return the interval that an input lies in."""
+        return self.domain.get(name, REAL)
+
+    def __call__(self, *arrays: Array) -> Array:
+        """Apply the formula to arrays of sympy expressions, with numpy's broadcasting."""
+        if not isinstance(self.formula, Expr):
+            return as_array(self.formula(*arrays))
+        return as_array(np.frompyfunc(self._substitute, len(self.inputs), 1)(*arrays))
+
+    def _substitute(self, *elements: Expr) -> Expr:
+        assert isinstance(self.formula, Expr)
+        return self.formula.xreplace(dict(zip((x, y, z), elements, strict=False)))
+
+    def saved_value(self, arrays: tuple[Array, ...], output: Array) -> Array:
+        """Return the value that torch keeps for the backward pass, as expressions."""
+        return output if self.saves is None else as_array(self.saves(*arrays))
+
+    def through_saved(self, arrays: tuple[Array, ...], saved: Array) -> tuple[Array, ...]:
+        """Return the inputs written with the saved value: the derivative there is the same."""
+        if isinstance(self.saved, Expr):
+            expression = self.saved
+            rewrite = np.frompyfunc(lambda s: expression.xreplace({OUTPUT: s}), 1, 1)
+            return (as_array(rewrite(saved)),)
+        assert self.saved is not None
+        rewritten = self.saved(*arrays, saved)
+        parts = rewritten if isinstance(rewritten, tuple) else (rewritten,)
+        return tuple(as_array(part) for part in parts)
+
+
+def as_array(value: object) -> Array:
+    """Return expressions as an object array, a single one as an array without dimensions."""
+    if isinstance(value, np.ndarray) and value.dtype == object:
+        return value
+    array = np.empty((), dtype=object)
+    if isinstance(value, list | tuple | np.ndarray):
+        return np.array(value, dtype=object)
+    array[()] = sympy.sympify(value)
+    return array

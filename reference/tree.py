@@ -1,0 +1,160 @@
+"""Expression trees: what Hypothesis draws, and what sympy and torch are both given.
+
+sympy simplifies as it constructs (``exp(log(x))`` becomes ``x``), so the drawn object is ours.
+A node that is used twice is one object: trees are directed acyclic graphs.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING
+
+from reference.derivative import symbols, vjp
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from reference.op import Array, Op, Shape
+
+
+@dataclass(frozen=True, eq=False)
+class Leaf:
+    """An input of a tree."""
+
+    name: str
+    """The name it is printed by."""
+
+    shape: Shape = ()
+    """Its shape, without batch dimensions."""
+
+    def __str__(self) -> str:
+        """Return the name."""
+        return self.name
+
+
+@dataclass(frozen=True, eq=False)
+class Apply:
+    """An op applied to nodes."""
+
+    op: Op
+    children: tuple[Node, ...]
+
+    @cached_property
+    def rule(self) -> Rule:
+        """The op's formulas at these shapes."""
+        return rule(self.op, tuple(child.shape for child in self.children))
+
+    @property
+    def shape(self) -> Shape:
+        """The shape of the result, without batch dimensions."""
+        return self.rule.outputs.shape
+
+    def __str__(self) -> str:
+        """Write the node as a call."""
+        return f"{self.op.name}({', '.join(str(child) for child in self.children)})"
+
+
+Node = Leaf | Apply
+
+
+@dataclass(frozen=True, eq=False)
+class Tree:
+    """A function built of ops, with its inputs in order."""
+
+    root: Apply
+    leaves: tuple[Leaf, ...]
+
+    def __str__(self) -> str:
+        """Write the tree as nested calls."""
+        return str(self.root)
+
+    @property
+    def is_single(self) -> bool:
+        """Whether the tree is one op applied to its inputs."""
+        return self.root.children == self.leaves
+
+    @cached_property
+    def applications(self) -> tuple[Apply, ...]:
+        """The ops of the tree, each once, children first."""
+        order: dict[Apply, None] = {}
+
+        def visit(node: Node) -> None:
+            if isinstance(node, Apply) and node not in order:
+                for child in node.children:
+                    visit(child)
+                order[node] = None
+
+        visit(self.root)
+        return tuple(order)
+
+    @cached_property
+    def uses(self) -> Counter[Node]:
+        """How often each node is an argument of another."""
+        return Counter(child for node in self.applications for child in node.children)
+
+    def outputs(self, inputs: Sequence[Array]) -> Array:
+        """Apply the whole tree to arrays of sympy expressions."""
+        values: dict[Node, Array] = dict(zip(self.leaves, inputs, strict=True))
+        for node in self.applications:
+            values[node] = node.op(*(values[child] for child in node.children))
+        return values[self.root]
+
+    def symbolic(self) -> tuple[Sequence[Array], Array, Array]:
+        """Return symbols for the inputs, the outputs in them, and symbols for the cotangent."""
+        inputs = [symbols(leaf.name, leaf.shape) for leaf in self.leaves]
+        outputs = self.outputs(inputs)
+        return inputs, outputs, symbols("cotangent", outputs.shape)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One op at given shapes, in symbols: its values, and its vector-Jacobian product."""
+
+    inputs: tuple[Array, ...]
+    outputs: Array
+    cotangents: Array
+    gradients: tuple[Array, ...]
+    """In the inputs and cotangents."""
+
+    saved: Array | None
+    """The symbols of the value that torch saves, where it differentiates through one."""
+
+    saved_value: Array | None
+    """That value, in the inputs."""
+
+    saved_gradients: tuple[Array, ...]
+    """The gradients in the saved value, inputs and cotangents; as `gradients` without one."""
+
+
+@lru_cache(maxsize=None)
+def rule(op: Op, shapes: tuple[Shape, ...]) -> Rule:
+    """Differentiate an op at these shapes of its inputs, once."""
+    inputs = tuple(
+        symbols(name, shape) for name, shape in zip(op.inputs, shapes, strict=True)
+    )
+    outputs = op(*inputs)
+    cotangents = symbols("cotangent", outputs.shape)
+    gradients = vjp(outputs, cotangents, inputs)
+    if op.saved is None:
+        return Rule(inputs, outputs, cotangents, gradients, None, None, gradients)
+    value = op.saved_value(inputs, outputs)
+    saved = symbols("saved", value.shape)
+    rewritten = op.through_saved(inputs, saved)
+    replacement = {
+        symbol: expression
+        for before, after in zip(inputs, rewritten, strict=False)
+        for symbol, expression in zip(before.flat, after.flat, strict=True)
+    }
+    through = tuple(g.copy() for g in gradients)
+    for array in through:
+        array.ravel()[:] = [expression.subs(replacement, simultaneous=True) for expression in array.flat]
+    return Rule(inputs, outputs, cotangents, gradients, saved, value, through)
+
+
+def single(op: Op, shapes: tuple[Shape, ...] | None = None) -> Tree:
+    """Return the tree that is one op applied to its own inputs."""
+    shapes = shapes or ((),) * len(op.inputs)
+    leaves = tuple(Leaf(name, shape) for name, shape in zip(op.inputs, shapes, strict=True))
+    return Tree(Apply(op, leaves), leaves)
