@@ -1,0 +1,101 @@
+"""From an entry, a tree and a case to torch."""
+
+from __future__ import annotations
+
+import importlib
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from reference.case import Case
+    from reference.format import Floats, Format
+    from reference.op import Op
+    from reference.tree import Node, Tree
+
+
+class BindingError(ValueError):
+    """The dotted path of an entry leads nowhere."""
+
+
+@lru_cache(maxsize=None)
+def resolve(path: str) -> Callable[..., Any]:
+    """Return the callable at a dotted path; raises BindingError where there is none."""
+    parts = path.split(".")
+    for split in range(len(parts) - 1, 0, -1):
+        try:
+            found: Any = importlib.import_module(".".join(parts[:split]))
+        except ModuleNotFoundError:
+            continue
+        for part in parts[split:]:
+            found = getattr(found, part, None)
+        if callable(found):
+            return found  # type: ignore[no-any-return]
+        break
+    message = f"torch={path!r}: nothing callable has this dotted path"
+    raise BindingError(message)
+
+
+def apply(op: Op, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Call the op as its entry says."""
+    device = inputs[0].device
+    constants = {k: torch.tensor(v, device=device) for k, v in op.constants.items()}
+    named = dict(zip(op.keywords, inputs, strict=True)) if op.keywords else {}
+    positional: tuple[Any, ...] = () if op.keywords else (tuple(inputs),) if op.packed else tuple(inputs)
+    result: torch.Tensor = resolve(op.torch)(*op.leading, *positional, **named, **op.kwargs, **constants)
+    return result
+
+
+def function(tree: Tree) -> Callable[..., torch.Tensor]:
+    """Return the tree as a function of tensors."""
+
+    def evaluate(*inputs: torch.Tensor) -> torch.Tensor:
+        values: dict[Node, torch.Tensor] = dict(zip(tree.leaves, inputs, strict=True))
+        for node in tree.applications:
+            values[node] = apply(node.op, [values[child] for child in node.children])
+        return values[tree.root]
+
+    return evaluate
+
+
+def dtype(form: Format) -> torch.dtype:
+    """Return torch's dtype of a format."""
+    found: torch.dtype = getattr(torch, form.name)
+    return found
+
+
+def tensor(values: Floats, form: Format, device: str, layout: str = "contiguous") -> torch.Tensor:
+    """Return exact values of a format as a tensor whose elements lie in memory as asked."""
+    dense = torch.tensor(np.ascontiguousarray(values), dtype=torch.float64).to(dtype(form)).to(device)
+    match layout:
+        case "transposed" if dense.ndim > 1:
+            return dense.transpose(0, -1).contiguous().transpose(0, -1)
+        case "strided" if dense.ndim:
+            return torch.stack([dense, torch.zeros_like(dense)], dim=-1).flatten(-2)[..., ::2]
+        case "offset":
+            return torch.cat([dense.new_zeros(1), dense.flatten()])[1:].view(dense.shape)
+        case "expanded" if dense.ndim and dense.shape[0] and bool((dense == dense[:1]).all()):
+            return dense[:1].expand(dense.shape)
+        case "channels_last" if dense.ndim == 4:  # noqa: PLR2004 - the layout is of four dimensions
+            return dense.contiguous(memory_format=torch.channels_last)
+        case _:
+            return dense
+
+
+def leaves(case: Case, device: str) -> list[torch.Tensor]:
+    """Return the inputs of a case as leaves that require grad."""
+    layouts = case.layouts or ("contiguous",) * len(case.primals)
+    return [
+        tensor(values, case.form, device, layout).detach().requires_grad_()
+        for values, layout in zip(case.primals, layouts, strict=True)
+    ]
+
+
+def read(gradient: torch.Tensor) -> Floats:
+    """Return a tensor's exact values on the host as float64."""
+    values: Floats = gradient.detach().cpu().to(torch.float64).numpy()
+    return values

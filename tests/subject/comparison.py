@@ -1,0 +1,221 @@
+"""The one comparison: every gradient is judged here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from flint import arb, ctx
+
+from reference.compiler import STEPS
+from reference.oracle import Answer, answer, gradient_program, value
+from tests.subject import binding
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from reference.case import Case
+    from reference.format import Floats
+    from reference.op import Shape
+
+VERDICTS = ("agrees", "inaccurate", "lost", "convention", "malformed")
+
+
+class OracleError(AssertionError):
+    """The oracle contradicts itself."""
+
+
+@dataclass(frozen=True)
+class Miss:
+    """One entry of a gradient that is not what it should be."""
+
+    verdict: str
+    wrt: str
+    """The input that the derivative is with respect to."""
+
+    case: Case
+    """The case, at the one point where that is possible."""
+
+    got: str
+    """What torch returned: a hex float, or what is malformed about it."""
+
+    truth: arb | None = None
+    ulp: float = float("inf")
+    share: float = float("inf")
+
+    @property
+    def point(self) -> dict[str, float]:
+        """The inputs at which it happened; of a tensor, elements are named x0, x1, ..."""
+        named = {}
+        for leaf, primal in zip(self.case.tree.leaves, self.case.primals, strict=True):
+            if primal.size == 1:
+                named[leaf.name] = float(primal.reshape(-1)[0])
+            else:
+                named |= {f"{leaf.name}{i}": float(v) for i, v in enumerate(primal.flat)}
+        return named
+
+    @property
+    def expected(self) -> str:
+        """The truth, correctly rounded to the format, as a hex float."""
+        if self.truth is None:
+            return "a gradient"
+        if not self.truth.is_finite():
+            return str(float(self.truth))
+        rounded = self.case.form.round_enclosure(self.truth)
+        return (float(self.truth) if rounded is None else rounded).hex()
+
+
+@dataclass
+class Judgement:
+    """What the comparison of one gradient with the truth found."""
+
+    compared: int = 0
+    undecided: int = 0
+    """Entries whose allowance is unbounded: finite non-zero values there are not judged."""
+
+    overflowed: int = 0
+    """Entries left out since the function itself overflows the format there."""
+
+    worst_ulp: float = 0.0
+    worst_share: float = 0.0
+    at: dict[str, str] = field(default_factory=dict)
+    """Where the worst error in ulp occurred."""
+
+    misses: list[Miss] = field(default_factory=list)
+
+
+def judge(case: Case, gradients: Sequence[torch.Tensor | None], device: str) -> Judgement:
+    """Compare gradients, one for each input, with the certified truth."""
+    malformed = [
+        Miss("malformed", leaf.name, case, fault)
+        for leaf, primal, gradient in zip(case.tree.leaves, case.primals, gradients, strict=True)
+        if (fault := _malformed(gradient, primal, case, device))
+    ]
+    if malformed:
+        return Judgement(compared=case.entries, misses=malformed)
+    got = [binding.read(gradient) for gradient in gradients if gradient is not None]
+    return judge_values(case, got)
+
+
+def _malformed(gradient: torch.Tensor | None, primal: Floats, case: Case, device: str) -> str:
+    if gradient is None:
+        return "None"
+    want = (tuple(primal.shape), binding.dtype(case.form), torch.device(device).type, torch.strided)
+    have = (tuple(gradient.shape), gradient.dtype, gradient.device.type, gradient.layout)
+    return "" if have == want else f"shape, dtype, device, layout = {have} where {want} is due"
+
+
+def judge_values(case: Case, gradients: Sequence[Floats]) -> Judgement:
+    """Compare the values of gradients with the certified truth."""
+    found = answer(case)
+    judgement = Judgement()
+    for number in range(len(gradients)):
+        _judge_input(case, found, number, gradients[number], judgement)
+    return judgement
+
+
+def _judge_input(case: Case, found: Answer, number: int, got: Floats, judgement: Judgement) -> None:
+    truth, allowance = found.truth[number], found.allowance[number]
+    overflowed_before = judgement.overflowed
+    distance, offset, radius, centre = _distances(got, truth.ravel().tolist(), allowance.ravel().tolist())
+    if bool((np.abs(offset) > radius).any()):
+        message = f"the allowance of {case.tree} does not contain its certified derivative"
+        raise OracleError(message)
+    form, flat = case.form, got.ravel()
+    unbounded = ~np.isfinite(radius) & np.isfinite(centre)
+    with np.errstate(invalid="ignore", over="ignore"):
+        inside = np.abs(distance - offset) <= radius
+        reach = np.abs(centre) + radius + np.abs(offset)
+        rounds_to_infinity = np.isinf(flat) & (reach >= form.largest) & (flat * (centre + offset) > 0)
+        inside = np.where(np.isfinite(flat), inside, rounds_to_infinity & ~unbounded)
+        inside = np.where(np.isfinite(centre), inside, flat == centre)
+        ulp = np.abs(distance) / form.ulp(centre)
+        share = np.where(distance == 0, 0.0, np.abs(distance) / (radius + np.abs(offset)))
+    normal = (np.abs(centre) >= form.smallest_normal) & (np.abs(centre) <= form.largest)
+    vanished = normal & ((flat == 0) | ~np.isfinite(flat))
+    by_convention = found.by_convention[number].ravel()
+    always_lost = case.tree.is_single and case.tree.root.op.elementwise
+    suspect = ~inside | (vanished & always_lost)
+    undecided = unbounded & ~vanished & np.isfinite(flat)
+    for place in np.flatnonzero(suspect & ~undecided):
+        index = np.unravel_index(int(place), got.shape)
+        miss = _miss(case, number, index, flat[place], truth.ravel()[place], ulp[place], share[place])
+        if overflows(miss.case):
+            judgement.overflowed += 1
+            undecided[place] = True
+            continue
+        if vanished[place] and not (inside[place] and _may_vanish(miss.case, number, flat[place])):
+            judgement.misses.append(replace(miss, verdict="lost"))
+        elif not inside[place]:
+            verdict = "convention" if by_convention[place] else "inaccurate"
+            judgement.misses.append(replace(miss, verdict=verdict))
+    judgement.undecided += int(undecided.sum()) - judgement.overflowed + overflowed_before
+    judgement.compared += int((~undecided).sum())
+    _note_worst(case, number, got.shape, np.where(undecided | ~np.isfinite(ulp), 0, ulp), judgement)
+    shares = share[~undecided & np.isfinite(share)]
+    judgement.worst_share = max(judgement.worst_share, float(shares.max(initial=0.0)))
+
+
+def _distances(got: Floats, truth: list[arb], allowance: list[arb]) -> tuple[Floats, ...]:
+    """Return, as floats: got - truth, allowance - truth, the allowance's radius, the truth."""
+    ctx.prec = 160
+    rows = []
+    for value_got, true, wide in zip(got.ravel().tolist(), truth, allowance, strict=True):
+        if not true.is_finite():
+            rows.append((float("inf"), 0.0, 0.0, float(true)))
+        elif not wide.is_finite():
+            rows.append((float((arb(value_got) - true).mid()), 0.0, float("inf"), float(true)))
+        else:
+            difference = float((arb(value_got) - true).mid())
+            offset = float((wide.mid() - true).mid())
+            rows.append((difference, offset, float(wide.rad().upper() + true.rad().upper()), float(true)))
+    table = np.array(rows, dtype=np.float64).reshape(-1, 4)
+    return tuple(table.T)
+
+
+def _miss(case: Case, number: int, index: Shape, got: float, truth: arb, ulp: float, share: float) -> Miss:  # noqa: PLR0913 - the fields of one record
+    leaf = case.tree.leaves[number]
+    return Miss("agrees", leaf.name, isolated(case, number, index), float(got).hex(), truth, float(ulp), float(share))
+
+
+def isolated(case: Case, number: int, index: Shape) -> Case:
+    """Return the case at the point that an entry of a gradient comes from, where there is one."""
+    batch = case.batches[number]
+    if batch != case.batch or case.root != "cotangent":
+        return case
+    return case.at(tuple(int(i) for i in index[: len(batch)]))
+
+
+def overflows(case: Case) -> bool:
+    """Say whether the function itself leaves the format's range: its gradient is then moot."""
+    if not all(case.tree.root.op.interval(leaf.name).encloses(p.min(initial=1), p.max(initial=1))
+               for leaf, p in zip(case.tree.leaves, case.primals, strict=True)):  # fmt: skip
+        return False
+    return any(abs(ball) > case.form.largest for row in value(case) for ball in row)
+
+
+def _may_vanish(case: Case, number: int, got: float) -> bool:
+    """Say whether 0 is the derivative at some input within k roundings of this one.
+
+    Near a root of the derivative cancellation may leave exactly 0; a derivative that is merely
+    small has no such excuse.
+    """
+    if got != 0:
+        return False
+    ctx.prec = 4 * case.form.precision
+    nearby = arb(1, STEPS * case.form.unit)
+    inputs = [arb(float(v)) * nearby for primal in case.primals for v in primal.flat]
+    cotangents = [arb(float(v)) for v in case.cotangent.flat]
+    return bool(gradient_program(case.tree)(*inputs, *cotangents)[number].contains(0))
+
+
+def _note_worst(case: Case, number: int, shape: Shape, ulp: Floats, judgement: Judgement) -> None:
+    if not ulp.size or float(ulp.max()) < judgement.worst_ulp:
+        return
+    place = int(ulp.argmax())
+    judgement.worst_ulp = float(ulp[place])
+    point = isolated(case, number, np.unravel_index(place, shape))
+    named = Miss("agrees", "", point, "").point
+    judgement.at = {name: v.hex() for name, v in list(named.items())[:8]}

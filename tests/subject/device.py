@@ -1,0 +1,41 @@
+"""Devices, found by probing: allocate, differentiate, read back."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+
+
+def _candidates() -> list[str]:
+    names = ["cpu"]
+    accelerators = {"cuda", "mps", "xpu", "xla", "mtia", "hpu", "npu"}
+    accelerators.add(torch._C._get_privateuse1_backend_name())  # noqa: SLF001 - torch has no public name for it
+    for name in sorted(accelerators):
+        module = getattr(torch, name, None)
+        count = module.device_count() if hasattr(module, "device_count") else 1
+        names += [name] if count <= 1 else [f"{name}:{i}" for i in range(count)]
+    return names
+
+
+def probe(name: str) -> str | None:
+    """Return why a device cannot be assayed, in a line; None where it can."""
+    try:
+        leaf = torch.ones(3, device=name, requires_grad=True)
+        (leaf * leaf).sum().backward()
+        assert leaf.grad is not None
+        correct = leaf.grad.cpu().tolist() == [2.0, 2.0, 2.0]
+    except (RuntimeError, NotImplementedError, AssertionError, ImportError, ValueError) as error:
+        return (str(error) or type(error).__name__).splitlines()[0]
+    return None if correct else "the gradient of x*x at 1 read back is not 2"
+
+
+@lru_cache(maxsize=1)
+def probed() -> dict[str, str | None]:
+    """Return every device that torch can name and why it is refused, or None."""
+    return {name: probe(name) for name in _candidates()}
+
+
+def available() -> list[str]:
+    """Return the names of the devices that passed the probe."""
+    return [name for name, refusal in probed().items() if refusal is None]
