@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING
 
+import sympy
+
 from reference.derivative import symbols, vjp
 
 if TYPE_CHECKING:
@@ -141,15 +143,14 @@ def rule(op: Op, shapes: tuple[Shape, ...]) -> Rule:
         return Rule(inputs, outputs, cotangents, gradients, None, None, gradients)
     value = op.saved_value(inputs, outputs)
     saved = symbols("saved", value.shape)
-    rewritten = op.through_saved(inputs, saved)
-    replacement = {
-        symbol: expression
-        for before, after in zip(inputs, rewritten, strict=False)
-        for symbol, expression in zip(before.flat, after.flat, strict=True)
-    }
+    replacement = op.through_saved(inputs, saved)
     through = tuple(g.copy() for g in gradients)
     for array in through:
-        array.ravel()[:] = [expression.subs(replacement, simultaneous=True) for expression in array.flat]
+        array.ravel()[:] = [
+            sympy.factor(g.subs(replacement, simultaneous=True)) if op.elementwise
+            else g.subs(replacement, simultaneous=True)
+            for g in array.flat
+        ]  # fmt: skip
     return Rule(inputs, outputs, cotangents, gradients, saved, value, through)
 
 

@@ -5,7 +5,7 @@ What torch documents as piecewise is piecewise here: softplus turns linear above
 
 from sympy import Abs, Piecewise, Rational, erf, exp, log, sqrt, tanh
 
-from reference.op import Op, x
+from reference.op import OUTPUT, Op, x
 
 ALPHA = Rational("1.6732632423543772848170429916717")
 SCALE = Rational("1.0507009873554804934193349852946")
@@ -46,7 +46,10 @@ EXPONENTIAL = (
     Op(name="selu", torch="torch.selu", formula=Piecewise((SCALE * x, x > 0), (SCALE * ALPHA * (exp(x) - 1), True)), kinks=(x,)),
     Op(name="softplus", torch="torch.nn.functional.softplus", formula=Piecewise((x, x > 20), (log(1 + exp(x)), True))),
     Op(name="logsigmoid", torch="torch.nn.functional.logsigmoid", formula=-log(1 + exp(-x))),
-    Op(name="silu", torch="torch.nn.functional.silu", formula=x / (1 + exp(-x))),
+    Op(
+        name="silu", torch="torch.nn.functional.silu", formula=x / (1 + exp(-x)),
+        saves=1 / (1 + exp(-x)), saved={exp(-x): 1 / OUTPUT - 1},
+    ),
     Op(name="mish", torch="torch.nn.functional.mish", formula=x * tanh(log(1 + exp(x)))),
     Op(name="gelu", torch="torch.nn.functional.gelu", formula=x * (1 + erf(x / sqrt(2))) / 2),
     Op(name="softsign", torch="torch.nn.functional.softsign", formula=x / (1 + Abs(x))),

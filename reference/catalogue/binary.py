@@ -3,7 +3,7 @@
 from sympy import Piecewise, atan2, exp, log, sqrt
 
 from reference.domain import POSITIVE
-from reference.op import Op, x, y, z
+from reference.op import OUTPUT, Op, x, y, z
 
 ARITHMETIC = (
     Op(name="add", torch="torch.add", formula=x + y),
@@ -15,11 +15,11 @@ ARITHMETIC = (
 )
 
 TRANSCENDENTAL = (
-    Op(name="pow", torch="torch.pow", formula=x**y, domain={"x": POSITIVE}),
+    Op(name="pow", torch="torch.pow", formula=x**y, domain={"x": POSITIVE}, saves=x ** (y - 1), saved={x**y: x * OUTPUT}),
     Op(name="atan2", torch="torch.atan2", formula=atan2(x, y), domain={"y": POSITIVE}),
     Op(name="hypot", torch="torch.hypot", formula=sqrt(x**2 + y**2), domain={"y": POSITIVE}),
     Op(name="xlogy", torch="torch.xlogy", formula=x * log(y), domain={"y": POSITIVE}),
-    Op(name="logaddexp", torch="torch.logaddexp", formula=log(exp(x) + exp(y))),
+    Op(name="logaddexp", torch="torch.logaddexp", formula=log(exp(x) + exp(y)), saves=x - y, saved={x: OUTPUT, y: 0}),
 )
 
 ORDER = (

@@ -12,7 +12,7 @@ OPS = (
     Op(name="lgamma", torch="torch.lgamma", formula=loggamma(x), domain={"x": POSITIVE}),
     Op(name="digamma", torch="torch.digamma", formula=digamma(x), domain={"x": POSITIVE}),
     Op(name="trigamma", torch="torch.special.polygamma", formula=polygamma(1, x), leading=(1,), domain={"x": POSITIVE}),
-    Op(name="sigmoid", torch="torch.sigmoid", formula=1 / (1 + exp(-x)), saved=log(OUTPUT / (1 - OUTPUT))),
+    Op(name="sigmoid", torch="torch.sigmoid", formula=1 / (1 + exp(-x)), saved={x: log(OUTPUT / (1 - OUTPUT))}),
     Op(name="logit", torch="torch.logit", formula=log(x / (1 - x)), domain={"x": Interval(0, 1)}),
     Op(name="entr", torch="torch.special.entr", formula=-x * log(x), domain={"x": POSITIVE}),
 )

@@ -1,0 +1,81 @@
+"""Whole cases: a function, a point, a cotangent, layouts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from hypothesis import strategies as st
+
+from reference.case import ROOTS, Case
+from reference.tree import single
+from strategies.points import moderate, points
+from strategies.shapes import batches, broadcastable, layouts
+from strategies.trees import LEAF_RANGE, trees
+
+if TYPE_CHECKING:
+    from reference.format import Floats, Format
+    from reference.op import Op, Shape
+
+COTANGENTS = (1.0, -1.0, 2.0, 0.5, -0.75)
+TENSOR_RANGE = 2.5
+"""Inputs of tensor ops lie within this of 0, where their domain is the whole line."""
+
+
+@st.composite
+def op_cases(draw: st.DrawFn, op: Op, form: Format, most: int = 256) -> Case:
+    """Cases of one op. Shrinks towards one point at 1, a cotangent of 1 and contiguous inputs."""
+    if op.elementwise:
+        return _elementwise(draw, op, form, most)
+    tree = single(op, draw(st.sampled_from(op.shapes)))
+    batch = draw(batches().filter(lambda b: len(b) < 3)) if op.batched else ()  # noqa: PLR2004 - keeps ranks low
+    primals = tuple(
+        _tensor_input(draw, op, form, leaf.name, (*(batch if i == 0 or op.name == "matmul" else ()), *leaf.shape))
+        for i, leaf in enumerate(tree.leaves)
+    )
+    cotangent = _cotangent(draw, form, (*batch, *tree.root.shape))
+    return Case(tree, form, primals, cotangent, layouts=draw(layouts(len(primals))))
+
+
+def _elementwise(draw: st.DrawFn, op: Op, form: Format, most: int) -> Case:
+    count = len(op.inputs)
+    if count > 1 and not op.kinks and draw(st.booleans()):
+        shapes = draw(broadcastable(count))
+    else:
+        shapes = (draw(st.just((most,)) | batches()),) * count
+    primals = [
+        draw(points(form, shape, op.interval(name), op))
+        for shape, name in zip(shapes, op.inputs, strict=True)
+    ]
+    if count > 1 and op.kinks:
+        tied = draw(st.integers(0, 3))
+        primals[1].reshape(-1)[:tied] = primals[0].reshape(-1)[:tied]
+    batch = np.broadcast_shapes(*shapes)
+    return Case(single(op), form, tuple(primals), _cotangent(draw, form, batch), layouts=draw(layouts(count)))
+
+
+def _tensor_input(draw: st.DrawFn, op: Op, form: Format, name: str, shape: Shape) -> Floats:
+    interval = op.interval(name)
+    lower = float(max(interval.lower, -TENSOR_RANGE))
+    upper = float(min(interval.upper, TENSOR_RANGE))
+    margin = (upper - lower) / 16
+    return draw(moderate(form, shape, lower + margin, upper - margin))
+
+
+def _cotangent(draw: st.DrawFn, form: Format, shape: Shape) -> Floats:
+    """Draw a cotangent that differs between elements, or ones."""
+    values = np.resize(np.array(COTANGENTS), shape) if draw(st.booleans()) else np.ones(shape)
+    return form.values(form.ordinals(values))
+
+
+@st.composite
+def tree_cases(draw: st.DrawFn, form: Format, most: int = 64) -> Case:
+    """Cases of a drawn tree: broadcast inputs, shared nodes, a sum or mean at the root."""
+    tree = draw(trees(inputs=draw(st.integers(1, 3))))
+    count = len(tree.leaves)
+    shapes = draw(broadcastable(count) | st.just(((most,),) * count))
+    primals = tuple(draw(moderate(form, shape, *LEAF_RANGE)) for shape in shapes)
+    root = draw(st.sampled_from(ROOTS))
+    batch = np.broadcast_shapes(*shapes)
+    cotangent = _cotangent(draw, form, batch) if root == "cotangent" else np.ones(batch)
+    return Case(tree, form, primals, cotangent, root, draw(layouts(count)))

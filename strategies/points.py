@@ -1,0 +1,139 @@
+"""Points: arrays of values of a format, inside a domain, biased to where gradients go wrong.
+
+One draw of bytes makes a whole array, four bytes a value: Hypothesis spends one choice on it, and
+shrinks the bytes towards 0, which is the simplest value.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+import sympy
+from hypothesis import strategies as st
+
+from reference.convention import critical_expressions
+from reference.domain import REAL
+from reference.op import x
+
+if TYPE_CHECKING:
+    from reference.domain import Interval
+    from reference.format import Floats, Format, Integers
+    from reference.op import Op, Shape
+
+SIMPLE = (1.0, 2.0, 0.5, 3.0, 4.0, 0.25, -1.0, -2.0, -0.5, -3.0, 1.5, -1.5, 10.0, -10.0, 0.1, 0.0)
+"""Values that a reader can check by hand, simplest first; those of the domain are drawn."""
+
+NEIGHBOURS = 8
+"""How many values either side of a critical one belong to its neighbourhood."""
+
+
+class EmptyDomainError(ValueError):
+    """No value of the format lies in the domain."""
+
+
+def bounds(form: Format, interval: Interval) -> tuple[int, int]:
+    """Return the numbers of the first and last value of a format inside an interval."""
+    last = form.last_ordinal
+    lower, upper = -last, last
+    if interval.lower.is_finite:
+        lower = _boundary(form, interval.lower, inside=interval.closed_below, side=1)
+    if interval.upper.is_finite:
+        upper = _boundary(form, interval.upper, inside=interval.closed_above, side=-1)
+    if lower > upper:
+        message = f"interval={interval}: no value of {form.name} lies inside"
+        raise EmptyDomainError(message)
+    return max(lower, -last), min(upper, last)
+
+
+def _boundary(form: Format, end: sympy.Expr, *, inside: bool, side: int) -> int:
+    near = int(form.ordinals(np.array([float(end)]))[0])
+    for ordinal in range(near - side, near + 3 * side, side):
+        number = sympy.Rational(float(form.values(np.array([ordinal]))[0]))
+        if (number - end) * side > 0 or (inside and number == end):
+            return ordinal
+    raise AssertionError(end)
+
+
+@lru_cache(maxsize=None)
+def critical(op: Op | None, form: Format, interval: Interval) -> Integers:
+    """Return the numbers of the values at and near the places where gradients go wrong.
+
+    These are the kinks and edges of the op, zero, the ends of the subnormals and of the range, and
+    the points where exp, the square or a saturating output leaves the format.
+    """
+    places = [0.0, form.smallest_subnormal, form.smallest_normal, form.largest, 1.0, form.unit]
+    digits = form.precision * np.log(2)
+    places += [np.log(form.largest), -np.log(form.smallest_subnormal), digits, digits / 2]
+    places += [np.sqrt(form.largest), np.sqrt(form.smallest_subnormal), np.sqrt(digits)]
+    places += [2.0**n for n in range(-8, 9)]
+    signed = [sign * place for place in places for sign in (1, -1)]
+    if op is not None and len(op.inputs) == 1:
+        signed += [float(r) for e in critical_expressions(op) for r in sympy.solve(e, x)]
+    centres = form.ordinals(np.array(signed + [float(e) for e in (interval.lower, interval.upper) if e.is_finite]))
+    spread = np.arange(-NEIGHBOURS, NEIGHBOURS + 1)
+    lower, upper = bounds(form, interval)
+    near = np.unique(centres[:, None] + spread)
+    return near[(near >= lower) & (near <= upper)]
+
+
+def decode(words: Integers, form: Format, interval: Interval, op: Op | None = None) -> Floats:
+    """Turn words of 32 bits into values of the format inside the interval; 0 is the simplest.
+
+    A quarter of the words each stand for simple values, critical ones, any value of the format
+    with equal chance (so every binade alike), and any value within the binades around 1.
+    """
+    lower, upper = bounds(form, interval)
+    simple = form.ordinals(np.array(SIMPLE))
+    simple = simple[(simple >= lower) & (simple <= upper)]
+    if not simple.size:
+        simple = np.array([(lower + upper) // 2])
+    special = critical(op, form, interval)
+    one = int(form.ordinals(np.array([1.0]))[0])
+    binade = 1 << (form.precision - 1)
+    reach = one + 5 * binade
+    middle = np.array([max(lower, -reach), min(upper, reach)])
+    if middle[0] > middle[1]:
+        middle = np.array([lower, upper])
+    kind, rest = words >> 30, words & 0x3FFFFFFF
+    anywhere = _spread(rest, lower, upper)
+    around = _spread(rest, int(middle[0]), int(middle[1]))
+    tiny = (np.abs(around) < one - 10 * binade) & (kind == 3)  # noqa: PLR2004 - the fourth kind
+    around = np.where(tiny & (around > 0), np.minimum(one - 1 - np.abs(around) % (10 * binade), middle[1]), around)
+    around = np.where(tiny & (around < 0), np.maximum(-(one - 1 - np.abs(around) % (10 * binade)), middle[0]), around)
+    chosen = [simple[rest % simple.size], special[rest % special.size], anywhere, around]
+    return form.values(np.choose(kind, chosen))
+
+
+def _spread(rest: Integers, lower: int, upper: int) -> Integers:
+    """Map numbers below 2**30 to [lower, upper], scrambled so that low bits vary too."""
+    span = upper - lower + 1
+    scrambled = (rest.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(1)
+    return np.asarray(lower + (scrambled % np.uint64(span)).astype(np.int64), dtype=np.int64)
+
+
+@st.composite
+def points(draw: st.DrawFn, form: Format, shape: Shape, interval: Interval = REAL, op: Op | None = None) -> Floats:
+    """Arrays of a shape of values of a format inside an interval, for an op if one is given.
+
+    Shrinks towards 1 everywhere, or the simplest value that the interval has. Raises
+    EmptyDomainError where the interval has no value.
+    """
+    count = int(np.prod(shape, dtype=np.int64))
+    words = np.frombuffer(draw(st.binary(min_size=4 * count, max_size=4 * count)), dtype=">u4")
+    return decode(words.astype(np.int64), form, interval, op).reshape(shape)
+
+
+@st.composite
+def moderate(draw: st.DrawFn, form: Format, shape: Shape, lower: float, upper: float) -> Floats:
+    """Arrays of values of a format, evenly spread over [lower, upper] and distinct in each row.
+
+    Shrinks towards the lower end.
+    """
+    count = int(np.prod(shape, dtype=np.int64))
+    words = np.frombuffer(draw(st.binary(min_size=2 * count, max_size=2 * count)), dtype=">u2").astype(np.int64)
+    last = shape[-1] if shape else 1
+    slot = np.arange(count) % max(last, 1)
+    share = (((words * 0x9E37) & 0xFFFF) / 0x10000 * 0.75 + slot) / max(last, 1)
+    return form.values(form.ordinals(lower + share * (upper - lower))).reshape(shape)

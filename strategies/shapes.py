@@ -1,0 +1,35 @@
+"""Shapes and layouts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hypothesis import strategies as st
+
+from reference.case import LAYOUTS
+
+if TYPE_CHECKING:
+    from reference.op import Shape
+
+BATCHES: tuple[Shape, ...] = ((), (1,), (0,), (7,), (3, 4), (64,), (2, 1, 3), (257,), (2, 3, 4, 5))
+"""Batch shapes: without dimensions, sizes 1 and 0, below and past a vector register."""
+
+PAIRS: tuple[tuple[Shape, Shape, Shape], ...] = (
+    ((), (3,), ()), ((3,), (1,), (3,)), ((4, 1), (1, 5), (4, 5)), ((2, 3), (3,), ()), ((8,), (8,), (8,)),
+)  # fmt: skip
+"""Shapes that broadcast against each other."""
+
+
+def batches() -> st.SearchStrategy[Shape]:
+    """Batch shapes; shrinks towards the one without dimensions."""
+    return st.sampled_from(BATCHES)
+
+
+def broadcastable(count: int) -> st.SearchStrategy[tuple[Shape, ...]]:
+    """Tuples of shapes that broadcast; shrinks towards scalars beside a vector."""
+    return st.sampled_from([shapes[:count] for shapes in PAIRS])
+
+
+def layouts(count: int) -> st.SearchStrategy[tuple[str, ...]]:
+    """Tuples of layouts; shrinks towards contiguous."""
+    return st.tuples(*[st.sampled_from(LAYOUTS)] * count)
