@@ -9,7 +9,7 @@ sympy's limits of the derivative on either side.
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
 import sympy
@@ -43,7 +43,7 @@ def critical_expressions(op: Op) -> tuple[Expr, ...]:
     return (*op.kinks, *edges)
 
 
-@lru_cache(maxsize=None)
+@cache
 def critical_program(op: Op) -> Callable[..., bool] | None:
     """Compile a test of whether an exact point is a kink or an edge; None if there are none."""
     expressions = critical_expressions(op)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from reference.op import Array, Shape
 
 
-@lru_cache(maxsize=None)
+@cache
 def _names(prefix: str, count: int) -> tuple[Symbol, ...]:
     return tuple(Symbol(f"{prefix}{i}", real=True) for i in range(count))
 

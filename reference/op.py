@@ -89,6 +89,9 @@ class Op:
     batched: bool = True
     """Whether the first input of a tensor op may have further dimensions in front."""
 
+    broadcasts: bool = True
+    """Whether the inputs of an elementwise op may differ in shape."""
+
     linear: bool = False
     """Whether a tensor op only moves and adds elements, so that any magnitude is in order."""
 

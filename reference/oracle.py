@@ -201,8 +201,8 @@ def _points(case: Case) -> Iterator[list[arb]]:
     columns = []
     for primal, leaf in zip(case.primals, case.tree.leaves, strict=True):
         whole = np.broadcast_to(primal, (*case.batch, *leaf.shape))
-        columns.append(whole.reshape(case.points, -1))
-    columns.append(case.cotangent.reshape(case.points, -1))
+        columns.append(whole.reshape(case.points, _size(leaf.shape)))
+    columns.append(case.cotangent.reshape(case.points, _size(case.tree.root.shape)))
     table = np.concatenate(columns, axis=1)
     for row in table.tolist():
         yield [arb(number) for number in row]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cache, cached_property
 from typing import TYPE_CHECKING
 
 import sympy
@@ -130,7 +130,7 @@ class Rule:
     """The gradients in the saved value, inputs and cotangents; as `gradients` without one."""
 
 
-@lru_cache(maxsize=None)
+@cache
 def rule(op: Op, shapes: tuple[Shape, ...]) -> Rule:
     """Differentiate an op at these shapes of its inputs, once."""
     inputs = tuple(

@@ -39,7 +39,7 @@ def op_cases(draw: st.DrawFn, op: Op, form: Format, most: int = 256) -> Case:
 
 def _elementwise(draw: st.DrawFn, op: Op, form: Format, most: int) -> Case:
     count = len(op.inputs)
-    if count > 1 and not op.kinks and draw(st.booleans()):
+    if count > 1 and op.broadcasts and not op.kinks and draw(st.booleans()):
         shapes = draw(broadcastable(count))
     else:
         shapes = (draw(st.just((most,)) | batches()),) * count

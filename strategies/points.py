@@ -6,7 +6,7 @@ shrinks the bytes towards 0, which is the simplest value.
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -56,7 +56,7 @@ def _boundary(form: Format, end: sympy.Expr, *, inside: bool, side: int) -> int:
     raise AssertionError(end)
 
 
-@lru_cache(maxsize=None)
+@cache
 def critical(op: Op | None, form: Format, interval: Interval) -> Integers:
     """Return the numbers of the values at and near the places where gradients go wrong.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from functools import lru_cache
+from functools import cache
 from typing import TYPE_CHECKING
 
 from flint import arb, ctx
@@ -40,7 +40,7 @@ UNARY = tuple(
 BINARY = tuple(op for op in FAMILIES["binary"] if len(op.inputs) == 2)  # noqa: PLR2004 - of two arguments
 
 
-@lru_cache(maxsize=None)
+@cache
 def image(op: Op, ranges: tuple[Range, ...]) -> Range | None:
     """Enclose what an elementwise op makes of ranges; None where it is not smooth and bounded."""
     if not all(op.interval(n).encloses(*r) for n, r in zip(op.inputs, ranges, strict=True)):

@@ -4,7 +4,15 @@ Nothing else in the project lists ops; tests, trees, benchmarks and reports foll
 """
 
 from reference.catalogue import (
-    activations, binary, contractions, elementary, losses, normalisers, reductions, shaping, special,
+    activations,
+    binary,
+    contractions,
+    elementary,
+    losses,
+    normalisers,
+    reductions,
+    shaping,
+    special,
 )  # fmt: skip
 from reference.op import InvalidOpError, Op
 

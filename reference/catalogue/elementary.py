@@ -1,8 +1,24 @@
 """Elementary functions of one variable."""
 
 from sympy import (
-    Abs, Rational, acos, acosh, asin, asinh, atan, atanh, cos, cosh, exp, log, pi, sin, sinh,
-    sqrt, tan, tanh,
+    Abs,
+    Rational,
+    acos,
+    acosh,
+    asin,
+    asinh,
+    atan,
+    atanh,
+    cos,
+    cosh,
+    exp,
+    log,
+    pi,
+    sin,
+    sinh,
+    sqrt,
+    tan,
+    tanh,
 )  # fmt: skip
 
 from reference.domain import NON_NEGATIVE, POSITIVE, Interval

@@ -26,21 +26,21 @@ def cross_entropy(x: Array) -> Array:
 
 OPS = (
     Op(name="mse_loss", torch="torch.nn.functional.mse_loss", formula=mean_squared_error, shapes=(((3,), (3,)), ((2, 2), (2, 2))), batched=False),
-    Op(name="l1_loss", torch="torch.nn.functional.l1_loss", kwargs=EACH, formula=Abs(x - y), kinks=(x - y,)),
+    Op(name="l1_loss", torch="torch.nn.functional.l1_loss", kwargs=EACH, broadcasts=False, formula=Abs(x - y), kinks=(x - y,)),
     Op(
-        name="huber_loss", torch="torch.nn.functional.huber_loss", kwargs=EACH,
+        name="huber_loss", torch="torch.nn.functional.huber_loss", kwargs=EACH, broadcasts=False,
         formula=Piecewise(((x - y) ** 2 / 2, Abs(x - y) <= 1), (Abs(x - y) - Rational(1, 2), True)),
     ),
     Op(
-        name="binary_cross_entropy", torch="torch.nn.functional.binary_cross_entropy", kwargs=EACH,
+        name="binary_cross_entropy", torch="torch.nn.functional.binary_cross_entropy", kwargs=EACH, broadcasts=False,
         formula=-(y * log(x) + (1 - y) * log(1 - x)), domain={"x": UNIT, "y": UNIT},
     ),
     Op(
-        name="bce_with_logits", torch="torch.nn.functional.binary_cross_entropy_with_logits", kwargs=EACH,
+        name="bce_with_logits", torch="torch.nn.functional.binary_cross_entropy_with_logits", kwargs=EACH, broadcasts=False,
         formula=(1 - y) * x + log(1 + exp(-x)),
     ),
     Op(
-        name="kl_div", torch="torch.nn.functional.kl_div", kwargs=EACH, formula=y * (log(y) - x),
+        name="kl_div", torch="torch.nn.functional.kl_div", kwargs=EACH, broadcasts=False, formula=y * (log(y) - x),
         domain={"y": POSITIVE},
     ),
     Op(

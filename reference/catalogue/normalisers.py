@@ -3,7 +3,13 @@
 from sympy import Rational
 
 from reference.catalogue.reductions import (
-    ROW, average, exponential, log_of_sum_of_exp, root, squared_deviation, total,
+    ROW,
+    average,
+    exponential,
+    log_of_sum_of_exp,
+    root,
+    squared_deviation,
+    total,
 )  # fmt: skip
 from reference.op import Array, Op
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from functools import lru_cache
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,7 +22,7 @@ class BindingError(ValueError):
     """The dotted path of an entry leads nowhere."""
 
 
-@lru_cache(maxsize=None)
+@cache
 def resolve(path: str) -> Callable[..., Any]:
     """Return the callable at a dotted path; raises BindingError where there is none."""
     parts = path.split(".")
@@ -70,7 +70,7 @@ def dtype(form: Format) -> torch.dtype:
 
 def tensor(values: Floats, form: Format, device: str, layout: str = "contiguous") -> torch.Tensor:
     """Return exact values of a format as a tensor whose elements lie in memory as asked."""
-    dense = torch.tensor(np.ascontiguousarray(values), dtype=torch.float64).to(dtype(form)).to(device)
+    dense = torch.tensor(np.array(values), dtype=torch.float64).to(dtype(form)).to(device)
     match layout:
         case "transposed" if dense.ndim > 1:
             return dense.transpose(0, -1).contiguous().transpose(0, -1)

@@ -125,7 +125,7 @@ def _judge_input(case: Case, found: Answer, number: int, got: Floats, judgement:
         raise OracleError(message)
     form, flat = case.form, got.ravel()
     unbounded = ~np.isfinite(radius) & np.isfinite(centre)
-    with np.errstate(invalid="ignore", over="ignore"):
+    with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
         inside = np.abs(distance - offset) <= radius
         reach = np.abs(centre) + radius + np.abs(offset)
         rounds_to_infinity = np.isinf(flat) & (reach >= form.largest) & (flat * (centre + offset) > 0)

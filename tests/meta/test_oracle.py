@@ -1,0 +1,108 @@
+"""The oracle's own tests: it encloses, it certifies, it refuses."""
+
+import subprocess
+import sys
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import sympy
+from flint import arb, arb_series, ctx
+
+from reference.case import Case
+from reference.catalogue import OPS
+from reference.compiler import compiled
+from reference.convention import rule
+from reference.format import FORMATS
+from reference.op import InvalidOpError, Op, x
+from reference.oracle import UncertifiedError, answer, certified, is_certified
+from reference.tree import rule as local_rule
+from reference.tree import single
+
+SERIES = {
+    "exp": lambda s: s.exp(), "log": lambda s: s.log(), "sin": lambda s: s.sin(), "cos": lambda s: s.cos(),
+    "sqrt": lambda s: s.sqrt(), "atan": lambda s: s.atan(), "erf": lambda s: s.erf(), "lgamma": lambda s: s.lgamma(),
+}  # fmt: skip
+"""flint's power series: a derivative with no symbolic step."""
+
+
+@pytest.mark.parametrize("name", SERIES)
+@pytest.mark.parametrize("at", [0.3, 1.75, 6.0])
+def test_two_routes_agree(name: str, at: float) -> None:
+    """The derivative by sympy overlaps the one by power series, and both are tight."""
+    form = FORMATS["float64"]
+    case = Case(single(OPS[name]), form, (np.array(at),), np.array(1.0))
+    ours = answer(case).truth[0][()]
+    ctx.prec = 200
+    theirs = SERIES[name](arb_series([arb(at), 1], prec=2))[1]
+    assert is_certified(ours, form)
+    assert is_certified(theirs, form)
+    assert ours.overlaps(theirs)
+
+
+@pytest.mark.parametrize("name", [name for name, op in OPS.items() if op.saved is not None and op.elementwise])
+def test_saved_output_is_an_identity(name: str) -> None:
+    """The derivative written with the saved value equals the derivative."""
+    local = local_rule(OPS[name], ((),) * len(OPS[name].inputs))
+    variables = [a[()] for a in (*local.inputs, local.cotangents)]
+    plain = compiled([g[()] for g in local.gradients], variables)
+    written = [g[()].subs(local.saved[()], local.saved_value[()]) for g in local.saved_gradients]
+    through = compiled(written, variables)
+    ctx.prec = 120
+    point = [arb(0.6875)] * len(local.inputs) + [arb(1)]
+    for one, other in zip(plain(*point), through(*point), strict=True):
+        assert one.rel_accuracy_bits() > 90
+        assert one.overlaps(other)
+
+
+@pytest.mark.parametrize("ball", [arb.nan(), arb.pos_inf(), arb(1, 1), arb(1, 2.0**-20)], ids=str)
+def test_wide_balls_are_not_certified(ball: arb) -> None:
+    """A ball that contains everything, or merely much, certifies nothing."""
+    assert not is_certified(ball, FORMATS["float32"])
+
+
+def test_uncertified_is_an_error() -> None:
+    """What no precision decides is refused, not passed."""
+    pole = compiled([1 / x], [x])
+    with pytest.raises(UncertifiedError, match="float32"):
+        certified(pole, [arb(0)], FORMATS["float32"])
+
+
+@pytest.mark.parametrize(
+    ("name", "at", "value"),
+    [
+        ("relu", 0, "0"), ("abs", 0, "0"), ("leaky_relu", 0, "1/100"), ("hardtanh", 1, "0"), ("sqrt", 0, "oo"),
+        ("hardswish", 3, "1"), ("hardswish", -3, "0"),
+    ],
+)  # fmt: skip
+def test_kinks_follow_the_documented_rule(name: str, at: int, value: str) -> None:
+    """The sub-gradient or super-gradient of least norm, or continuity, from sympy's limits."""
+    assert rule(OPS[name], (Fraction(at),)) == (sympy.sympify(value),)
+
+
+def test_ties_share_the_gradient() -> None:
+    """maximum(x, x) gives one half to each."""
+    assert rule(OPS["maximum"], (Fraction(2), Fraction(2))) == (sympy.S.Half, sympy.S.Half)
+
+
+@pytest.mark.parametrize("form", FORMATS.values(), ids=FORMATS)
+def test_ordinals_number_the_values(form) -> None:  # noqa: ANN001
+    """Neighbouring numbers are neighbouring values, and rounding leaves values alone."""
+    ordinals = np.array([-form.last_ordinal, -1, 0, 1, 2, 1000, form.last_ordinal])
+    values = form.values(ordinals)
+    assert (form.ordinals(values) == ordinals).all()
+    assert values[3] == form.smallest_subnormal
+    assert values[-1] == form.largest
+
+
+def test_entries_refuse_floats() -> None:
+    """An inexact constant in a formula is refused, with what is accepted."""
+    with pytest.raises(InvalidOpError, match="Rational"):
+        Op(name="wrong", torch="torch.sin", formula=0.1 * x)
+
+
+@pytest.mark.parametrize("package", ["reference", "strategies"])
+def test_oracle_does_not_see_torch(package: str) -> None:
+    """Importing the oracle or the strategies does not import torch."""
+    code = f"import sys, {package}, reference.oracle; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
