@@ -69,9 +69,9 @@ def _cotangent(draw: st.DrawFn, form: Format, shape: Shape) -> Floats:
 
 
 @st.composite
-def tree_cases(draw: st.DrawFn, form: Format, most: int = 64) -> Case:
+def tree_cases(draw: st.DrawFn, form: Format, most: int = 64, without: frozenset[str] = frozenset()) -> Case:
     """Cases of a drawn tree: broadcast inputs, shared nodes, a sum or mean at the root."""
-    tree = draw(trees(inputs=draw(st.integers(1, 3))))
+    tree = draw(trees(inputs=draw(st.integers(1, 3)), without=without))
     count = len(tree.leaves)
     shapes = draw(broadcastable(count) | st.just(((most,),) * count))
     primals = tuple(draw(moderate(form, shape, *LEAF_RANGE)) for shape in shapes)

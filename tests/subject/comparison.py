@@ -138,7 +138,7 @@ def _judge_input(case: Case, found: Answer, number: int, got: Floats, judgement:
     by_convention = found.by_convention[number].ravel()
     always_lost = case.tree.is_single and case.tree.root.op.elementwise
     suspect = ~inside | (vanished & always_lost)
-    undecided = unbounded & ~vanished & np.isfinite(flat)
+    undecided = unbounded & ~vanished
     for place in np.flatnonzero(suspect & ~undecided):
         index = np.unravel_index(int(place), got.shape)
         miss = _miss(case, number, index, flat[place], truth.ravel()[place], ulp[place], share[place])
