@@ -50,7 +50,7 @@ EXPONENTIAL = (
         name="silu", torch="torch.nn.functional.silu", formula=x / (1 + exp(-x)),
         saves=1 / (1 + exp(-x)), saved={exp(-x): 1 / OUTPUT - 1},
     ),
-    Op(name="mish", torch="torch.nn.functional.mish", formula=x * tanh(log(1 + exp(x)))),
+    Op(name="mish", torch="torch.nn.functional.mish", formula=x * (exp(2 * x) + 2 * exp(x)) / (exp(2 * x) + 2 * exp(x) + 2)),
     Op(name="gelu", torch="torch.nn.functional.gelu", formula=x * (1 + erf(x / sqrt(2))) / 2),
     Op(name="softsign", torch="torch.nn.functional.softsign", formula=x / (1 + Abs(x))),
     Op(name="tanhshrink", torch="torch.nn.functional.tanhshrink", formula=x - tanh(x)),
