@@ -43,7 +43,7 @@ class Deviation:
 
     reason: str
     link: str
-    """An upstream report, or ``unreported`` with the date it was found."""
+    """An upstream report, or why there is none yet, with the date it was found."""
 
     def covers(self, miss: Miss, op: str) -> bool:
         """Say whether a miss of an op is this deviation."""
@@ -56,6 +56,7 @@ class Deviation:
 
 
 OPS_INPUTS = ("x", "y", "z")
+"""The names that regions use: those of elementwise inputs."""
 
 
 def _points(miss: Miss) -> itertools.product[tuple[float, ...]]:
