@@ -178,7 +178,7 @@ class Emitter:
         if len(terms) == 1:
             return terms[0]
         code = " + ".join(terms)
-        if self._form is None or len(terms) == 2:  # noqa: PLR2004 - a single rounding has no order
+        if self._form is None or len(terms) == 2:
             return self.rounded(code, underflows=False)
         magnitude = " + ".join(f"abs({term})" for term in terms)
         roundings = min(len(terms) - 1, STEPS * len(terms).bit_length())
@@ -202,7 +202,7 @@ class Emitter:
         tail = f"    return ({''.join(f'{r}, ' for r in results)})"
         source = "\n".join([head, *self.lines, tail])
         namespace = dict(self.namespace)
-        exec(compile(source, "<gradassay>", "exec"), namespace)  # noqa: S102 - code written here
+        exec(compile(source, "<gradassay>", "exec"), namespace)
         program: Program = namespace["program"]
         return program
 
@@ -288,7 +288,7 @@ class Scope:
         self._memo = outer
         return name
 
-    def _condition(self, condition: Any) -> str:  # noqa: ANN401 - sympy's Boolean is not typed
+    def _condition(self, condition: Any) -> str:
         if condition is sympy.true or condition is sympy.false:
             return str(bool(condition))
         if isinstance(condition, sympy.And | sympy.Or):

@@ -16,7 +16,7 @@ import sympy
 from flint import arb, ctx
 from sympy import Abs, Expr, Piecewise, Rational, Symbol, sign
 
-from reference.compiler import compiled
+from reference.compiler import STEPS, compiled
 from reference.format import fraction
 from reference.op import x, y, z
 
@@ -63,7 +63,7 @@ def conventional(op: Op, arguments: Sequence[arb], form: Format) -> tuple[list[a
     point = tuple(fraction(ball) for ball in arguments[:-1])
     ctx.prec = 128
     cotangent = arguments[-1]
-    widening = arb(1, 4 * form.unit)
+    widening = arb(1, STEPS * form.unit)
     truth = [_times(component, cotangent) for component in _enclosed(op, point)]
     return truth, [ball * widening if ball.is_finite() else ball for ball in truth]
 
@@ -137,7 +137,7 @@ def _approach(derivative: Expr, line: dict[Symbol, Expr]) -> Expr:
     return sympy.limit(along, STEP, 0, "+") if along.has(STEP) else along
 
 
-def smooth_branch(formula: Any, at: dict[Symbol, Expr]) -> Expr:  # noqa: ANN401 - sympy is not typed
+def smooth_branch(formula: Any, at: dict[Symbol, Expr]) -> Expr:
     """Return the formula as it reads near a point, free of Piecewise, Abs and sign."""
     if not formula.args:
         return formula

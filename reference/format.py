@@ -7,7 +7,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING
 
 import numpy as np
-from flint import arb, fmpq
+from flint import arb
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -140,11 +140,6 @@ def fraction(exact: arb) -> Fraction:
     """Return the midpoint of a finite ball as an exact fraction."""
     mantissa, exponent = exact.mid().man_exp()
     return Fraction(int(mantissa)) * Fraction(2) ** int(exponent)
-
-
-def rational(value: Fraction) -> fmpq:
-    """Return a fraction as flint's exact rational."""
-    return fmpq(value.numerator, value.denominator)
 
 
 FORMATS = {

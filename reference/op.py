@@ -86,14 +86,11 @@ class Op:
     shapes: tuple[tuple[Shape, ...], ...] = ()
     """Shapes of the inputs that a tensor op is tried at, without batch dimensions."""
 
-    batched: bool = True
-    """Whether the first input of a tensor op may have further dimensions in front."""
+    batched: int = 1
+    """How many of a tensor op's inputs, from the first, may have further dimensions in front."""
 
     broadcasts: bool = True
     """Whether the inputs of an elementwise op may differ in shape."""
-
-    linear: bool = False
-    """Whether a tensor op only moves and adds elements, so that any magnitude is in order."""
 
     def __post_init__(self) -> None:
         """Refuse an entry that contradicts itself, naming the field and what it accepts."""

@@ -28,9 +28,9 @@ def op_cases(draw: st.DrawFn, op: Op, form: Format, most: int = 256) -> Case:
     if op.elementwise:
         return _elementwise(draw, op, form, most)
     tree = single(op, draw(st.sampled_from(op.shapes)))
-    batch = draw(batches().filter(lambda b: len(b) < 3)) if op.batched else ()  # noqa: PLR2004 - keeps ranks low
+    batch = draw(batches().filter(lambda b: len(b) < 3)) if op.batched else ()
     primals = tuple(
-        _tensor_input(draw, op, form, leaf.name, (*(batch if i == 0 or op.name == "matmul" else ()), *leaf.shape))
+        _tensor_input(draw, op, form, leaf.name, (*(batch if i < op.batched else ()), *leaf.shape))
         for i, leaf in enumerate(tree.leaves)
     )
     cotangent = _cotangent(draw, form, (*batch, *tree.root.shape))

@@ -99,7 +99,7 @@ def decode(words: Integers, form: Format, interval: Interval, op: Op | None = No
     kind, rest = words >> 30, words & 0x3FFFFFFF
     anywhere = _spread(rest, lower, upper)
     around = _spread(rest, int(middle[0]), int(middle[1]))
-    tiny = (np.abs(around) < one - 10 * binade) & (kind == 3)  # noqa: PLR2004 - the fourth kind
+    tiny = (np.abs(around) < one - 10 * binade) & (kind == 3)
     around = np.where(tiny & (around > 0), np.minimum(one - 1 - np.abs(around) % (10 * binade), middle[1]), around)
     around = np.where(tiny & (around < 0), np.maximum(-(one - 1 - np.abs(around) % (10 * binade)), middle[0]), around)
     chosen = [simple[rest % simple.size], special[rest % special.size], anywhere, around]

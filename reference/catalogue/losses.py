@@ -25,7 +25,7 @@ def cross_entropy(x: Array) -> Array:
 
 
 OPS = (
-    Op(name="mse_loss", torch="torch.nn.functional.mse_loss", formula=mean_squared_error, shapes=(((3,), (3,)), ((2, 2), (2, 2))), batched=False),
+    Op(name="mse_loss", torch="torch.nn.functional.mse_loss", formula=mean_squared_error, shapes=(((3,), (3,)), ((2, 2), (2, 2))), batched=0),
     Op(name="l1_loss", torch="torch.nn.functional.l1_loss", kwargs=EACH, broadcasts=False, formula=Abs(x - y), kinks=(x - y,)),
     Op(
         name="huber_loss", torch="torch.nn.functional.huber_loss", kwargs=EACH, broadcasts=False,
@@ -45,7 +45,7 @@ OPS = (
     ),
     Op(
         name="cross_entropy", torch="torch.nn.functional.cross_entropy", constants={"target": TARGETS},
-        formula=cross_entropy, shapes=(((2, 3),),), batched=False,
+        formula=cross_entropy, shapes=(((2, 3),),), batched=0,
         saves=log_softmax, saved=lambda _, saved: saved,
     ),
 )  # fmt: skip

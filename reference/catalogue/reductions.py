@@ -57,8 +57,8 @@ def largest(x: Array) -> Array:
 
 
 OPS = (
-    Op(name="sum", torch="torch.sum", formula=total, kwargs=LAST, shapes=ROW, linear=True),
-    Op(name="mean", torch="torch.mean", formula=average, kwargs=LAST, shapes=ROW, linear=True),
+    Op(name="sum", torch="torch.sum", formula=total, kwargs=LAST, shapes=ROW),
+    Op(name="mean", torch="torch.mean", formula=average, kwargs=LAST, shapes=ROW),
     Op(name="prod", torch="torch.prod", formula=lambda x: np.prod(x, axis=-1, keepdims=True), kwargs=LAST, shapes=ROW),
     Op(name="var", torch="torch.var", formula=lambda x: squared_deviation(x) * Rational(1, x.shape[-1] - 1), kwargs=LAST, shapes=ROW),
     Op(
@@ -69,6 +69,6 @@ OPS = (
         name="logsumexp", torch="torch.logsumexp", formula=log_of_sum_of_exp, kwargs=LAST, shapes=ROW,
         saved=lambda x, output: x - output,
     ),
-    Op(name="cumsum", torch="torch.cumsum", formula=lambda x: np.cumsum(x, axis=-1), kwargs={"dim": -1}, shapes=ROW, linear=True),
-    Op(name="amax", torch="torch.amax", formula=largest, kwargs=LAST, shapes=(((2,),),), linear=True),
+    Op(name="cumsum", torch="torch.cumsum", formula=lambda x: np.cumsum(x, axis=-1), kwargs={"dim": -1}, shapes=ROW),
+    Op(name="amax", torch="torch.amax", formula=largest, kwargs=LAST, shapes=(((2,),),)),
 )  # fmt: skip

@@ -86,7 +86,7 @@ def test_ties_share_the_gradient() -> None:
 
 
 @pytest.mark.parametrize("form", FORMATS.values(), ids=FORMATS)
-def test_ordinals_number_the_values(form) -> None:  # noqa: ANN001
+def test_ordinals_number_the_values(form) -> None:
     """Neighbouring numbers are neighbouring values, and rounding leaves values alone."""
     ordinals = np.array([-form.last_ordinal, -1, 0, 1, 2, 1000, form.last_ordinal])
     values = form.values(ordinals)

@@ -80,7 +80,7 @@ def tensor(values: Floats, form: Format, device: str, layout: str = "contiguous"
             return torch.cat([dense.new_zeros(1), dense.flatten()])[1:].view(dense.shape)
         case "expanded" if dense.ndim and dense.shape[0] and bool((dense == dense[:1]).all()):
             return dense[:1].expand(dense.shape)
-        case "channels_last" if dense.ndim == 4:  # noqa: PLR2004 - the layout is of four dimensions
+        case "channels_last" if dense.ndim == 4:
             return dense.contiguous(memory_format=torch.channels_last)
         case _:
             return dense

@@ -118,7 +118,6 @@ def judge_values(case: Case, gradients: Sequence[Floats]) -> Judgement:
 
 def _judge_input(case: Case, found: Answer, number: int, got: Floats, judgement: Judgement) -> None:
     truth, allowance = found.truth[number], found.allowance[number]
-    overflowed_before = judgement.overflowed
     distance, offset, radius, centre = _distances(got, truth.ravel().tolist(), allowance.ravel().tolist())
     if bool((np.abs(offset) > radius).any()):
         message = f"the allowance of {case.tree} does not contain its certified derivative"
@@ -139,22 +138,24 @@ def _judge_input(case: Case, found: Answer, number: int, got: Floats, judgement:
     always_lost = case.tree.is_single and case.tree.root.op.elementwise
     suspect = ~inside | (vanished & always_lost)
     undecided = unbounded & ~vanished
+    overflowed = np.zeros_like(undecided)
     for place in np.flatnonzero(suspect & ~undecided):
         index = np.unravel_index(int(place), got.shape)
         miss = _miss(case, number, index, flat[place], truth.ravel()[place], ulp[place], share[place])
         if overflows(miss.case):
-            judgement.overflowed += 1
-            undecided[place] = True
+            overflowed[place] = True
             continue
         if vanished[place] and not (inside[place] and _may_vanish(miss.case, number, flat[place])):
             judgement.misses.append(replace(miss, verdict="lost"))
         elif not inside[place]:
             verdict = "convention" if by_convention[place] else "inaccurate"
             judgement.misses.append(replace(miss, verdict=verdict))
-    judgement.undecided += int(undecided.sum()) - judgement.overflowed + overflowed_before
-    judgement.compared += int((~undecided).sum())
-    _note_worst(case, number, got.shape, np.where(undecided | ~np.isfinite(ulp), 0, ulp), judgement)
-    shares = share[~undecided & np.isfinite(share)]
+    compared = ~undecided & ~overflowed
+    judgement.undecided += int(undecided.sum())
+    judgement.overflowed += int(overflowed.sum())
+    judgement.compared += int(compared.sum())
+    _note_worst(case, number, got.shape, np.where(compared & np.isfinite(ulp), ulp, 0), judgement)
+    shares = share[compared & np.isfinite(share)]
     judgement.worst_share = max(judgement.worst_share, float(shares.max(initial=0.0)))
 
 
@@ -175,7 +176,7 @@ def _distances(got: Floats, truth: list[arb], allowance: list[arb]) -> tuple[Flo
     return tuple(table.T)
 
 
-def _miss(case: Case, number: int, index: Shape, got: float, truth: arb, ulp: float, share: float) -> Miss:  # noqa: PLR0913 - the fields of one record
+def _miss(case: Case, number: int, index: Shape, got: float, truth: arb, ulp: float, share: float) -> Miss:
     leaf = case.tree.leaves[number]
     return Miss("agrees", leaf.name, isolated(case, number, index), float(got).hex(), truth, float(ulp), float(share))
 

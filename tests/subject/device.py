@@ -10,7 +10,7 @@ import torch
 def _candidates() -> list[str]:
     names = ["cpu"]
     accelerators = {"cuda", "mps", "xpu", "xla", "mtia", "hpu", "npu"}
-    accelerators.add(torch._C._get_privateuse1_backend_name())  # noqa: SLF001 - torch has no public name for it
+    accelerators.add(torch._C._get_privateuse1_backend_name())
     for name in sorted(accelerators):
         module = getattr(torch, name, None)
         count = module.device_count() if hasattr(module, "device_count") else 1

@@ -28,9 +28,6 @@ class Mode:
     gradients: Callable[[Case, str], Gradients]
     """Differentiate a case on a device; the second argument names the device."""
 
-    snippet: str
-    """The same in plain torch, given ``inputs``, ``output`` and ``cotangent``."""
-
 
 def _root(case: Case, inputs: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Return what is differentiated, and its cotangent; a scalar needs none."""
@@ -58,8 +55,8 @@ def autograd_grad(case: Case, device: str) -> Gradients:
 MODES = {
     mode.name: mode
     for mode in (
-        Mode("backward", 1, backward, "output.backward({cotangent})\nprint([i.grad for i in inputs])"),
-        Mode("grad", 1, autograd_grad, "print(torch.autograd.grad(output, inputs, {cotangent}))"),
+        Mode("backward", 1, backward),
+        Mode("grad", 1, autograd_grad),
     )
 }
 """The modes by name; ``grad`` is `torch.autograd.grad`."""
