@@ -1,8 +1,184 @@
-"""Hypothesis' profile: derandomised, so that a gate gives the same code the same answer."""
+"""Options, profiles, parametrisation, header, records and the verdict table."""
 
 from __future__ import annotations
 
-from hypothesis import settings
+import secrets
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-settings.register_profile("gradassay", deadline=None, derandomize=True, max_examples=25, print_blob=True)
-settings.load_profile("gradassay")
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+
+from reference.op import Op
+from tests.subject import table
+from tests.subject.assay import Assay
+from tests.subject.choice import PROFILES, TREE, ChoiceError, chosen
+from tests.subject.deviation import Deviation
+from tests.subject.record import Record, Writer
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Mapping
+
+    from reference.format import Format
+    from tests.subject.choice import Choice
+    from tests.subject.mode import Mode
+
+CHOICE = pytest.StashKey["Choice"]()
+
+
+class Recorder:
+    """Keeps the record of each conformance test, whether it ran here or on a worker of xdist."""
+
+    def __init__(self, path: Path | None) -> None:
+        """Open the file of records, if one is asked for; raises OSError where it cannot be written."""
+        self._records: list[Record] = []
+        self._writer = None if path is None else Writer(path)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Write a record as soon as its test has ended."""
+        for name, line in report.user_properties:
+            if name == "record" and report.when == "call":
+                self._records.append(Record.parsed(str(line)))
+                if self._writer is not None:
+                    self._writer.write(self._records[-1])
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Print the verdict table."""
+        if self._records:
+            terminalreporter.section("verdicts")
+            terminalreporter.write(table.rendered(self._records, color=terminalreporter.isatty))
+
+    def pytest_unconfigure(self) -> None:
+        """Close the file."""
+        if self._writer is not None:
+            self._writer.close()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the options that choose what is assayed."""
+    group = parser.getgroup("gradassay", "what is assayed: options repeat or take commas")
+    group.addoption("--op", action="append", default=[], metavar="NAME", help=f"an op of the catalogue, or {TREE} for drawn trees; leaves out every other test")
+    group.addoption("--mode", action="append", default=[], metavar="M", help="a way to ask torch for a derivative")
+    group.addoption("--dtype", action="append", default=[], metavar="T", help="float16, bfloat16, float32 or float64")
+    group.addoption("--device", action="append", default=[], metavar="D", help="a device that must be there; every device found without it")
+    group.addoption("--profile", default="default", metavar="P", help=f"how much is drawn: {', '.join(PROFILES)}")
+    group.addoption("--catalogue", metavar="FILE.py", help="a file with entries of your own, OPS = (Op(...), ...)")
+    group.addoption("--deviations", metavar="FILE.toml", help="known deviations, instead of tests/deviations.toml")
+    group.addoption("--records", metavar="FILE.jsonl", help="write one line of JSON for each conformance test")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Read the options; whatever is not valid is a usage error, which says what is."""
+    option = config.option
+    try:
+        choice = chosen(
+            ops=option.op, modes=option.mode, dtypes=option.dtype, devices=option.device,
+            profile=option.profile, catalogue=option.catalogue, deviations=option.deviations,
+        )  # fmt: skip
+        if not hasattr(config, "workerinput"):
+            config.pluginmanager.register(Recorder(Path(option.records) if option.records else None), "recorder")
+    except ChoiceError as error:
+        raise pytest.UsageError(str(error)) from None
+    except OSError as error:
+        message = f"--records {option.records}: {error.strerror}; accepted: a file that can be written"
+        raise pytest.UsageError(message) from None
+    config.stash[CHOICE] = choice
+    if option.hypothesis_seed is None:
+        option.hypothesis_seed = str(secrets.randbits(32))
+    _load_profiles(choice)
+
+
+def _load_profiles(choice: Choice) -> None:
+    suppressed = [
+        HealthCheck.function_scoped_fixture,  # an assay sums up the examples of its test
+        HealthCheck.too_slow,  # a machine may be loaded
+    ]
+    shared = settings(deadline=None, print_blob=True, suppress_health_check=suppressed)  # the first call compiles
+    settings.register_profile("ops", shared, max_examples=choice.profile.op_cases)
+    settings.register_profile("trees", shared, max_examples=choice.profile.tree_cases)
+    settings.load_profile("ops")
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    """Say what is assayed, what was refused and why, and how to draw the same again."""
+    choice = config.stash[CHOICE]
+    assayed = ", ".join(name for name, refusal in choice.devices.items() if refusal is None)
+    return [
+        f"gradassay: torch {torch.__version__}, devices: {assayed}, profile: {config.option.profile}, "
+        f"{len(choice.deviations)} known deviations",
+        f"gradassay: to draw the same inputs again: --hypothesis-seed={config.option.hypothesis_seed}",
+        *(f"gradassay: device {name} refused: {refusal}" for name, refusal in choice.devices.items() if refusal),
+    ]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Give each conformance test its table: ids read ``softplus-backward-float32-cpu``."""
+    choice = metafunc.config.stash[CHOICE]
+    devices = [name for name, refusal in choice.devices.items() if refusal is None]
+    tables = {
+        "op": choice.ops,
+        "pool": {TREE: tuple(choice.catalogue.values())},
+        "mode": choice.modes,
+        "form": choice.forms,
+        "device": {name: name for name in devices},
+        "deviation": {str(d): d for d in choice.deviations if d.device in {name.split(":")[0] for name in devices}},
+    }
+    for name, rows in tables.items():
+        if name in metafunc.fixturenames and {"mode", "deviation"} & set(metafunc.fixturenames):
+            metafunc.parametrize(name, rows.values(), ids=rows)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what was not asked for."""
+    choice = config.stash[CHOICE]
+    kept = [item for item in items if _is_chosen(item, choice)]
+    config.hook.pytest_deselected(items=[item for item in items if not _is_chosen(item, choice)])
+    items[:] = kept
+
+
+def _is_chosen(item: pytest.Item, choice: Choice) -> bool:
+    params = item.callspec.params if hasattr(item, "callspec") else {}
+    if "enumerated" in item.keywords and not choice.profile.enumerates:
+        return False
+    if "op" in params:
+        return isinstance(params["op"], Op)
+    if "pool" in params:
+        return choice.trees
+    if isinstance(params.get("deviation"), Deviation):
+        known = params["deviation"]
+        return known.op in choice.ops and known.dtype in choice.forms
+    return not choice.narrowed
+
+
+@pytest.fixture(scope="session")
+def catalogue(request: pytest.FixtureRequest) -> Mapping[str, Op]:
+    """Return every op there is, by name."""
+    return request.config.stash[CHOICE].catalogue
+
+
+@pytest.fixture
+def assay(request: pytest.FixtureRequest, mode: Mode, form: Format, device: str) -> Assay:
+    """Return the assay of this test, which its record is made of."""
+    op = request.node.callspec.params.get("op")
+    return Assay(op.name if op else TREE, mode, form, device, request.config.stash[CHOICE].deviations)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
+    """Fail a conformance test that compared nothing."""
+    result = yield
+    if isinstance(assay := pyfuncitem.funcargs.get("assay"), Assay):
+        assay.assert_compared()
+    return result
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Send the record along with the report of a conformance test."""
+    assay = getattr(item, "funcargs", {}).get("assay")
+    if call.when == "call" and isinstance(assay, Assay):
+        record = assay.record(int(item.config.option.hypothesis_seed), passed=call.excinfo is None)
+        item.user_properties.append(("record", record.line()))
+    return (yield)

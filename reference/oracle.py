@@ -195,6 +195,12 @@ def value(case: Case) -> list[Sequence[arb]]:
     return [certified(program, arguments[:count], case.form) for arguments in _points(case)]
 
 
+def contributions(case: Case) -> list[Sequence[arb]]:
+    """Return the certified gradient at each point of the batch, before it is summed for any input."""
+    program = gradient_program(case.tree)
+    return [certified(program, arguments, case.form) for arguments in _points(case)]
+
+
 def _points(case: Case) -> Iterator[list[arb]]:
     """Yield the inputs and cotangents of each point of the batch, flat, as exact balls."""
     ctx.prec = 64

@@ -11,9 +11,11 @@ from reference.case import ROOTS, Case
 from reference.tree import single
 from strategies.points import moderate, points
 from strategies.shapes import batches, broadcastable, layouts
-from strategies.trees import LEAF_RANGE, trees
+from strategies.trees import LEAF_RANGE, SMOOTH, trees
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from reference.format import Floats, Format
     from reference.op import Op, Shape
 
@@ -69,9 +71,9 @@ def _cotangent(draw: st.DrawFn, form: Format, shape: Shape) -> Floats:
 
 
 @st.composite
-def tree_cases(draw: st.DrawFn, form: Format, most: int = 64, without: frozenset[str] = frozenset()) -> Case:
+def tree_cases(draw: st.DrawFn, form: Format, ops: Sequence[Op] = SMOOTH, most: int = 64) -> Case:
     """Cases of a drawn tree: broadcast inputs, shared nodes, a sum or mean at the root."""
-    tree = draw(trees(inputs=draw(st.integers(1, 3)), without=without))
+    tree = draw(trees(ops, inputs=draw(st.integers(1, 3))))
     count = len(tree.leaves)
     shapes = draw(broadcastable(count) | st.just(((most,),) * count))
     primals = tuple(draw(moderate(form, shape, *LEAF_RANGE)) for shape in shapes)

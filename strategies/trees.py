@@ -10,12 +10,14 @@ from flint import arb, ctx
 from hypothesis import strategies as st
 from sympy import Abs, Piecewise
 
-from reference.catalogue import FAMILIES
+from reference.catalogue import OPS
 from reference.compiler import compiled
 from reference.op import Op, x, y
 from reference.tree import Apply, Leaf, Tree
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from reference.tree import Node
 
 Range = tuple[float, float]
@@ -32,15 +34,17 @@ PIECES = 8
 GRAIN = 16
 """Ends of ranges are rounded outward to multiples of 1/GRAIN, so that few are distinct."""
 
-UNARY = tuple(
-    op for family in ("elementary", "special", "activations") for op in FAMILIES[family]
-    if len(op.inputs) == 1 and not op.formula.has(Abs, Piecewise)
-)  # fmt: skip
-"""Smooth ops of one argument: sympy takes a minute over nested Piecewise conditions, and cannot see
-that what Abs is applied to is real."""
+def is_smooth(op: Op) -> bool:
+    """Say whether trees may have an op: elementwise, of one or two arguments, smooth on its domain.
 
-BINARY = tuple(op for op in FAMILIES["binary"] if len(op.inputs) == 2 and not op.formula.has(Piecewise))
-"""Smooth ops of two arguments."""
+    sympy takes a minute over nested Piecewise conditions, and cannot see that what Abs is applied to
+    is real.
+    """
+    return op.elementwise and op.broadcasts and len(op.inputs) <= 2 and not op.formula.has(Abs, Piecewise)
+
+
+SMOOTH = tuple(op for op in OPS.values() if is_smooth(op))
+"""The ops of the catalogue that trees may have."""
 
 
 @cache
@@ -71,37 +75,37 @@ def _cells(ranges: tuple[Range, ...]) -> list[tuple[arb, ...]]:
 
 
 @st.composite
-def trees(draw: st.DrawFn, inputs: int = 2, most: int = 8, without: frozenset[str] = frozenset()) -> Tree:
+def trees(draw: st.DrawFn, ops: Sequence[Op] = SMOOTH, inputs: int = 2, most: int = 8) -> Tree:
     """Trees of elementwise ops over scalar inputs in LEAF_RANGE, with shared nodes.
 
     Built upwards: each step applies an op whose domain contains the ranges of nodes made
-    before, any of which may be used again. Shrinks towards few nodes and the first ops of the
-    catalogue; ops named in `without` are not drawn. Raises ValueError where no tree can be made.
+    before, any of which may be used again. Shrinks towards few nodes and the first of the ops.
+    Raises ValueError where no tree can be made of them.
     """
     if inputs < 1 or most < 1:
         message = f"inputs={inputs}, most={most}: a tree has at least one input and one op"
         raise ValueError(message)
+    smooth = [op for op in ops if is_smooth(op)]
     leaves = tuple(Leaf(name) for name in ("x", "y", "z", "w")[:inputs])
     nodes: list[tuple[Node, Range]] = [(leaf, LEAF_RANGE) for leaf in leaves]
     for _ in range(draw(st.integers(1, most))):
-        nodes.append(_grown(draw, nodes, without))
+        nodes.append(_grown(draw, nodes, smooth))
     root = nodes[-1][0]
     assert isinstance(root, Apply)
     whole = Tree(root, leaves)
     return Tree(root, tuple(leaf for leaf in leaves if leaf in whole.uses))
 
 
-def _grown(draw: st.DrawFn, nodes: list[tuple[Node, Range]], without: frozenset[str]) -> tuple[Node, Range]:
+def _grown(draw: st.DrawFn, nodes: list[tuple[Node, Range]], ops: Sequence[Op]) -> tuple[Node, Range]:
     """Draw one more node; the newest node is its first argument, so that the graph is connected."""
     newest = nodes[-1]
     others = draw(st.sampled_from(nodes))
-    offered = [(op, (newest,)) for op in UNARY] + [(op, (newest, others)) for op in BINARY]
-    offered = [(op, arguments) for op, arguments in offered if op.name not in without]
-    start = draw(st.integers(0, len(offered) - 1))
+    offered = [(op, (newest, others)[: len(op.inputs)]) for op in ops]
+    start = draw(st.integers(0, max(len(offered) - 1, 0)))
     for step in range(len(offered)):
         op, arguments = offered[(start + step) % len(offered)]
         reached = image(op, tuple(extent for _, extent in arguments))
         if reached is not None:
             return Apply(op, tuple(node for node, _ in arguments)), reached
-    message = f"no op of the catalogue takes the range {newest[1]}"
+    message = f"none of {len(ops)} ops takes the range {newest[1]}"
     raise ValueError(message)

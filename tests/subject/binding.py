@@ -23,21 +23,27 @@ class BindingError(ValueError):
 
 
 @cache
-def resolve(path: str) -> Callable[..., Any]:
-    """Return the callable at a dotted path; raises BindingError where there is none."""
+def located(path: str) -> tuple[str, Callable[..., Any]]:
+    """Return the module in which a dotted path lies, and the callable; raises BindingError."""
     parts = path.split(".")
     for split in range(len(parts) - 1, 0, -1):
+        module = ".".join(parts[:split])
         try:
-            found: Any = importlib.import_module(".".join(parts[:split]))
+            found: Any = importlib.import_module(module)
         except ModuleNotFoundError:
             continue
         for part in parts[split:]:
             found = getattr(found, part, None)
         if callable(found):
-            return found  # type: ignore[no-any-return]
+            return module, found
         break
-    message = f"torch={path!r}: nothing callable has this dotted path"
+    message = f"torch={path!r}; accepted: the dotted path of something callable"
     raise BindingError(message)
+
+
+def resolve(path: str) -> Callable[..., Any]:
+    """Return the callable at a dotted path; raises BindingError where there is none."""
+    return located(path)[1]
 
 
 def apply(op: Op, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -48,6 +54,18 @@ def apply(op: Op, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
     positional: tuple[Any, ...] = () if op.keywords else (tuple(inputs),) if op.packed else tuple(inputs)
     result: torch.Tensor = resolve(op.torch)(*op.leading, *positional, **named, **op.kwargs, **constants)
     return result
+
+
+def written(op: Op, inputs: Sequence[str]) -> str:
+    """Write the call that `apply` makes, with names for the inputs."""
+    arguments = [repr(value) for value in op.leading]
+    if op.keywords:
+        arguments += [f"{k}={name}" for k, name in zip(op.keywords, inputs, strict=True)]
+    else:
+        arguments += [f"({', '.join(inputs)},)"] if op.packed else inputs
+    arguments += [f"{k}={value!r}" for k, value in op.kwargs.items()]
+    arguments += [f"{k}=torch.tensor({v!r}, device={inputs[0]}.device)" for k, v in op.constants.items()]
+    return f"{op.torch}({', '.join(arguments)})"
 
 
 def function(tree: Tree) -> Callable[..., torch.Tensor]:
@@ -71,19 +89,36 @@ def dtype(form: Format) -> torch.dtype:
 def tensor(values: Floats, form: Format, device: str, layout: str = "contiguous") -> torch.Tensor:
     """Return exact values of a format as a tensor whose elements lie in memory as asked."""
     dense = torch.tensor(np.array(values), dtype=torch.float64).to(dtype(form)).to(device)
+    if not applies(layout, values):
+        return dense
     match layout:
-        case "transposed" if dense.ndim > 1:
+        case "transposed":
             return dense.transpose(0, -1).contiguous().transpose(0, -1)
-        case "strided" if dense.ndim:
+        case "strided":
             return torch.stack([dense, torch.zeros_like(dense)], dim=-1).flatten(-2)[..., ::2]
         case "offset":
             return torch.cat([dense.new_zeros(1), dense.flatten()])[1:].view(dense.shape)
-        case "expanded" if dense.ndim and dense.shape[0] and bool((dense == dense[:1]).all()):
+        case "expanded":
             return dense[:1].expand(dense.shape)
-        case "channels_last" if dense.ndim == 4:
+        case "channels_last":
             return dense.contiguous(memory_format=torch.channels_last)
         case _:
             return dense
+
+
+def applies(layout: str, values: Floats) -> bool:
+    """Say whether values can be laid out so: only equal rows can be expanded from one."""
+    match layout:
+        case "transposed":
+            return values.ndim > 1
+        case "strided":
+            return values.ndim > 0
+        case "expanded":
+            return values.ndim > 0 and len(values) > 0 and bool((values == values[:1]).all())
+        case "channels_last":
+            return values.ndim == 4
+        case _:
+            return layout != "contiguous"
 
 
 def leaves(case: Case, device: str) -> list[torch.Tensor]:

@@ -10,7 +10,7 @@ import torch
 from flint import arb, ctx
 
 from reference.compiler import STEPS
-from reference.oracle import Answer, answer, gradient_program, value
+from reference.oracle import Answer, answer, contributions, gradient_program, value
 from tests.subject import binding
 
 if TYPE_CHECKING:
@@ -37,6 +37,9 @@ class Miss:
 
     case: Case
     """The case, at the one point where that is possible."""
+
+    whole: Case
+    """The case that was asked: some misses need its size or its layout."""
 
     got: str
     """What torch returned: a hex float, or what is malformed about it."""
@@ -86,12 +89,15 @@ class Judgement:
     misses: list[Miss] = field(default_factory=list)
 
 
-def judge(case: Case, gradients: Sequence[torch.Tensor | None], device: str) -> Judgement:
-    """Compare gradients, one for each input, with the certified truth."""
+def judge(case: Case, gradients: Sequence[torch.Tensor | None], device: str, instead: str = "None") -> Judgement:
+    """Compare gradients, one for each input, with the certified truth.
+
+    `instead` is what came where there is no gradient.
+    """
     malformed = [
-        Miss("malformed", leaf.name, case, fault)
+        Miss("malformed", leaf.name, case, case, fault or instead)
         for leaf, primal, gradient in zip(case.tree.leaves, case.primals, gradients, strict=True)
-        if (fault := _malformed(gradient, primal, case, device))
+        if (fault := _malformed(gradient, primal, case, device)) is not None
     ]
     if malformed:
         return Judgement(compared=case.entries, misses=malformed)
@@ -99,12 +105,13 @@ def judge(case: Case, gradients: Sequence[torch.Tensor | None], device: str) -> 
     return judge_values(case, got)
 
 
-def _malformed(gradient: torch.Tensor | None, primal: Floats, case: Case, device: str) -> str:
+def _malformed(gradient: torch.Tensor | None, primal: Floats, case: Case, device: str) -> str | None:
+    """Say what is wrong with a gradient before its values are read; nothing to say of a missing one."""
     if gradient is None:
-        return "None"
+        return ""
     want = (tuple(primal.shape), binding.dtype(case.form), torch.device(device).type, torch.strided)
     have = (tuple(gradient.shape), gradient.dtype, gradient.device.type, gradient.layout)
-    return "" if have == want else f"shape, dtype, device, layout = {have} where {want} is due"
+    return None if have == want else f"shape, dtype, device, layout = {have} where {want} is due"
 
 
 def judge_values(case: Case, gradients: Sequence[Floats]) -> Judgement:
@@ -178,7 +185,7 @@ def _distances(got: Floats, truth: list[arb], allowance: list[arb]) -> tuple[Flo
 
 def _miss(case: Case, number: int, index: Shape, got: float, truth: arb, ulp: float, share: float) -> Miss:
     leaf = case.tree.leaves[number]
-    return Miss("agrees", leaf.name, isolated(case, number, index), float(got).hex(), truth, float(ulp), float(share))
+    return Miss("agrees", leaf.name, isolated(case, number, index), case, float(got).hex(), truth, float(ulp), float(share))
 
 
 def isolated(case: Case, number: int, index: Shape) -> Case:
@@ -190,11 +197,16 @@ def isolated(case: Case, number: int, index: Shape) -> Case:
 
 
 def overflows(case: Case) -> bool:
-    """Say whether the function itself leaves the format's range: its gradient is then moot."""
+    """Say whether the format cannot hold the function itself, or one of the terms of its gradient.
+
+    A gradient there is moot: an overflow of the forward, or of a term of a sum over a broadcast axis,
+    is not the derivative's fault.
+    """
     if not all(case.tree.root.op.interval(leaf.name).encloses(p.min(initial=1), p.max(initial=1))
                for leaf, p in zip(case.tree.leaves, case.primals, strict=True)):  # fmt: skip
         return False
-    return any(abs(ball) > case.form.largest for row in value(case) for ball in row)
+    terms = contributions(case) if case.points > 1 else []
+    return any(abs(ball) > case.form.largest for row in (*value(case), *terms) for ball in row)
 
 
 def _may_vanish(case: Case, number: int, got: float) -> bool:
@@ -218,5 +230,5 @@ def _note_worst(case: Case, number: int, shape: Shape, ulp: Floats, judgement: J
     place = int(ulp.argmax())
     judgement.worst_ulp = float(ulp[place])
     point = isolated(case, number, np.unravel_index(place, shape))
-    named = Miss("agrees", "", point, "").point
+    named = Miss("agrees", "", point, case, "").point
     judgement.at = {name: v.hex() for name, v in list(named.items())[:8]}

@@ -1,91 +1,169 @@
-"""Known deviations: what the assayed torch gets wrong, where, and since when that is known."""
+"""Known deviations: what an assayed torch gets wrong, where, and since when that is known."""
 
 from __future__ import annotations
 
 import itertools
 import math
 import tomllib
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import simpleeval
 import torch
-from packaging.specifiers import SpecifierSet
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
+from reference.format import FORMATS
 from tests.subject.comparison import VERDICTS
+from tests.subject.mode import MODES
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from reference.op import Op
     from tests.subject.comparison import Miss
 
 FILE = Path(__file__).parents[1] / "deviations.toml"
+"""The deviations of the pinned torch."""
+
+NAMES = ("x", "y", "z")
+"""What a region calls the inputs, in order: the names that elementwise entries have."""
+
+FUNCTIONS = {"abs": abs, "log": math.log, "max": max, "min": min, "sqrt": math.sqrt}
+"""What a region may call."""
+
+FAULTS = VERDICTS[1:]
+"""The verdicts that a deviation may excuse."""
 
 
-@dataclass(frozen=True)
+class DeviationError(ValueError):
+    """A file of deviations is not valid."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Deviation:
     """One wrong gradient of torch, on one dtype, in a region of inputs."""
 
     op: str
     dtype: str
     verdicts: tuple[str, ...]
-    region: str
-    """A predicate in the names of the inputs, such as ``abs(x) > 256``."""
+    modes: tuple[str, ...] = tuple(MODES)
+    """The modes that show it; all of them unless the file says otherwise."""
 
-    pinned: dict[str, float]
-    """An input that must still show it."""
-
-    cotangent: float
-    """The cotangent that shows it there: some overflows need one below 1."""
+    device: str = "cpu"
+    """The type of device that shows it."""
 
     torch: str
     """The versions of torch concerned, as a version specifier."""
 
+    region: str
+    """A predicate in the inputs x, y, z, such as ``abs(x) > 256``."""
+
+    pinned: Mapping[str, float]
+    """An input that must still show it."""
+
+    cotangent: float = 1.0
+    """The cotangent that shows it there: some overflows need one below 1."""
+
     reason: str
     link: str
-    """An upstream report, or why there is none yet, with the date it was found."""
+    """An upstream report, or ``unreported`` and the date it was found."""
 
-    def covers(self, miss: Miss, op: str) -> bool:
-        """Say whether a miss of an op is this deviation."""
-        same = (op, miss.case.form.name) == (self.op, self.dtype) and miss.verdict in self.verdicts
-        return same and any(self.holds(dict(zip(OPS_INPUTS, point, strict=False))) for point in _points(miss))
+    def __str__(self) -> str:
+        """Name the deviation as test ids do."""
+        return f"{self.op}-{'-'.join(self.verdicts)}-{self.dtype}-{self.device}"
 
-    def holds(self, point: dict[str, float]) -> bool:
+    def covers(self, miss: Miss, op: str, mode: str, device: str) -> bool:
+        """Say whether a miss is this deviation."""
+        same = (op, miss.case.form.name, device.split(":")[0]) == (self.op, self.dtype, self.device)
+        return (
+            same
+            and miss.verdict in self.verdicts
+            and mode in self.modes
+            and any(self.holds(dict(zip(NAMES, point, strict=False))) for point in _points(miss))
+        )
+
+    def holds(self, point: Mapping[str, float]) -> bool:
         """Say whether a point lies in the region."""
-        return bool(simpleeval.simple_eval(self.region, names=point, functions={"abs": abs, "log": math.log}))
+        return bool(simpleeval.simple_eval(self.region, names=dict(point), functions=FUNCTIONS))
 
 
-OPS_INPUTS = ("x", "y", "z")
-"""The names that regions use: those of elementwise inputs."""
-
-
-def _points(miss: Miss) -> itertools.product[tuple[float, ...]]:
+def _points(miss: Miss) -> Iterator[tuple[float, ...]]:
     """Return every point that may have contributed: a gradient that was broadcast sums over many."""
     return itertools.product(*(primal.ravel().tolist() for primal in miss.case.primals))
 
 
-def read(path: Path) -> list[Deviation]:
-    """Read the deviations of the installed torch; raises ValueError for an invalid entry."""
-    table = tomllib.loads(path.read_text())
-    entries = [_entry(entry, dtype, where) for entry in table["deviation"] for dtype, where in entry["dtypes"].items()]
-    return [d for d in entries if SpecifierSet(d.torch).contains(torch.__version__.split("+")[0])]
+def read(path: Path, ops: Mapping[str, Op]) -> tuple[Deviation, ...]:
+    """Read the deviations of the installed torch from a TOML file.
+
+    Raises DeviationError, which names what is accepted, for a file that is not valid: an entry for an
+    op or dtype that does not exist would excuse nothing.
+    """
+    try:
+        table = tomllib.loads(path.read_text())
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        message = f"deviations {path}: {error}"
+        raise DeviationError(message) from error
+    unknown = set(table) - {"deviation"}
+    if unknown or not isinstance(table.get("deviation", []), list):
+        message = f"deviations {path}: has {', '.join(sorted(unknown or table))}; accepted: a list of [[deviation]]"
+        raise DeviationError(message)
+    found = [each for number, entry in enumerate(table.get("deviation", []), 1) for each in _entry(path, number, entry, ops)]
+    return tuple(each for each in found if _concerns(each.torch))
 
 
-def _entry(entry: dict[str, Any], dtype: str, where: dict[str, Any]) -> Deviation:
-    verdicts = tuple(entry["verdicts"])
-    if not set(verdicts) <= set(VERDICTS[1:]):
-        message = f"deviation of {entry['op']}: verdicts={verdicts}; accepted: {', '.join(VERDICTS[1:])}"
+def _concerns(versions: str) -> bool:
+    return SpecifierSet(versions).contains(torch.__version__.split("+")[0], prereleases=True)
+
+
+def _entry(path: Path, number: int, entry: Mapping[str, Any], ops: Mapping[str, Op]) -> Iterator[Deviation]:
+    shared = {name: value for name, value in entry.items() if name != "dtypes"}
+    place = f"deviations {path}: entry {number} ({entry.get('op', 'without op')})"
+    if not isinstance(entry.get("dtypes"), dict):
+        message = f"{place}: dtypes is missing; accepted: a table of {', '.join(FORMATS)}"
+        raise DeviationError(message)
+    for dtype, where in entry["dtypes"].items():
+        given = shared | {name: value for name, value in where.items() if name not in {"got", "truth"}} | {"dtype": dtype}
+        _refuse_fields(place, given)
+        try:
+            given["pinned"] = {name: float.fromhex(value) for name, value in given["pinned"].items()}
+            given |= {name: tuple(given[name]) for name in ("verdicts", "modes") if name in given}
+            deviation = Deviation(**given)
+            _validate(deviation, ops)
+        except (ValueError, TypeError, AttributeError, InvalidSpecifier) as error:
+            message = f"{place}, {dtype}: {error}"
+            raise DeviationError(message) from error
+        yield deviation
+
+
+def _refuse_fields(place: str, given: Mapping[str, Any]) -> None:
+    accepted = {each.name for each in fields(Deviation)}
+    due = accepted - {"modes", "device", "cotangent"}
+    unknown, missing = sorted(set(given) - accepted), sorted(due - set(given))
+    if unknown or missing:
+        said = [f"unknown: {', '.join(unknown)}"] * bool(unknown) + [f"missing: {', '.join(missing)}"] * bool(missing)
+        message = f"{place}: {'; '.join(said)}; accepted: {', '.join(sorted(accepted))}"
+        raise DeviationError(message)
+
+
+def _validate(deviation: Deviation, ops: Mapping[str, Op]) -> None:
+    accepted = {"op": ops, "dtype": FORMATS, "verdicts": FAULTS, "modes": MODES}
+    for name, names in accepted.items():
+        value = getattr(deviation, name)
+        unknown = set(value if isinstance(value, tuple) else (value,)) - set(names)
+        if unknown or not value:
+            message = f"{name}={value!r}; accepted: {', '.join(names)}"
+            raise ValueError(message)
+    SpecifierSet(deviation.torch)
+    inputs = NAMES[: len(ops[deviation.op].inputs)]
+    if tuple(sorted(deviation.pinned)) != tuple(sorted(inputs)):
+        message = f"pinned={dict(deviation.pinned)}; accepted: a hex float for each of {', '.join(inputs)}"
         raise ValueError(message)
-    pinned = {name: float.fromhex(v) for name, v in where["pinned"].items()}
-    return Deviation(entry["op"], dtype, verdicts, where["region"], pinned, where.get("cotangent", 1.0), entry["torch"], entry["reason"], entry["link"])
-
-
-@lru_cache(maxsize=1)
-def known() -> tuple[Deviation, ...]:
-    """Return the deviations of the installed torch."""
-    return tuple(read(FILE))
-
-
-def unexplained(misses: list[Miss], op: str) -> list[Miss]:
-    """Return the misses that no known deviation covers."""
-    return [miss for miss in misses if not any(d.covers(miss, op) for d in known())]
+    try:
+        held = deviation.holds(deviation.pinned)
+    except (simpleeval.InvalidExpression, SyntaxError, ArithmeticError) as error:
+        message = f"region={deviation.region!r}: {error}; accepted: a predicate in {', '.join(inputs)} with {', '.join(FUNCTIONS)}"
+        raise ValueError(message) from error
+    if not held:
+        message = f"region={deviation.region!r} does not hold the pinned input"
+        raise ValueError(message)

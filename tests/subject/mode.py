@@ -28,6 +28,9 @@ class Mode:
     gradients: Callable[[Case, str], Gradients]
     """Differentiate a case on a device; the second argument names the device."""
 
+    snippet: str
+    """The same in plain torch, for people to paste: prints the gradient by the input ``{wrt}``."""
+
 
 def _root(case: Case, inputs: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Return what is differentiated, and its cotangent; a scalar needs none."""
@@ -55,8 +58,8 @@ def autograd_grad(case: Case, device: str) -> Gradients:
 MODES = {
     mode.name: mode
     for mode in (
-        Mode("backward", 1, backward),
-        Mode("grad", 1, autograd_grad),
+        Mode("backward", 1, backward, "output.backward(cotangent)\nprint([float(g).hex() for g in {wrt}.grad.flatten()])"),
+        Mode("grad", 1, autograd_grad, "(gradient,) = torch.autograd.grad(output, [{wrt}], cotangent)\nprint([float(g).hex() for g in gradient.flatten()])"),
     )
 }
 """The modes by name; ``grad`` is `torch.autograd.grad`."""

@@ -1,0 +1,113 @@
+"""The assay of one test: every conformance test ends in `assert_agrees`."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+
+from tests.subject.comparison import VERDICTS, Miss, judge
+from tests.subject.explanation import DisagreementError
+from tests.subject.record import Record
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from reference.case import Case
+    from reference.format import Format
+    from reference.op import Op
+    from tests.subject.comparison import Judgement
+    from tests.subject.deviation import Deviation
+    from tests.subject.mode import Mode
+
+
+class ComparedNothingError(AssertionError):
+    """A conformance test ended without a comparison: it would have passed whatever torch does."""
+
+
+class Assay:
+    """Judges the gradients of one test, and remembers what its record says."""
+
+    def __init__(self, name: str, mode: Mode, form: Format, device: str, known: tuple[Deviation, ...]) -> None:
+        """Start an assay of an op, or of drawn trees, by name."""
+        self._name, self._mode, self._form, self._device = name, mode, form, device
+        self._known = known
+        self._compared = 0
+        self._worst_ulp = 0.0
+        self._worst_share = 0.0
+        self._at: dict[str, str] = {}
+        self._miss: Miss | None = None
+        self._reason: str | None = None
+
+    def assert_agrees(self, case: Case) -> None:
+        """Assert that torch's gradient of a case could have come from correctly rounded steps.
+
+        A miss that a known deviation covers is noted and passes.
+        """
+        judgement = judged(case, self._mode, self._device)
+        self._note(judgement)
+        fresh = None
+        for miss in judgement.misses:
+            deviation = self._deviation(miss)
+            if deviation is None:
+                fresh = fresh or miss
+            elif self._miss is None:
+                self._miss, self._reason = miss, f"{deviation.reason} ({deviation.link})"
+        if fresh is not None:
+            self._miss, self._reason = fresh, None
+            raise DisagreementError(fresh, self._mode, self._device)
+
+    def sound(self, ops: Iterable[Op]) -> tuple[Op, ...]:
+        """Return the ops without a known deviation here: a tree of others would show theirs."""
+        deviant = {d.op for d in self._known if (d.dtype, d.device) == (self._form.name, self._device.split(":")[0])}
+        return tuple(op for op in ops if op.name not in deviant)
+
+    def _note(self, judgement: Judgement) -> None:
+        self._compared += judgement.compared
+        self._worst_share = max(self._worst_share, judgement.worst_share)
+        if judgement.worst_ulp >= self._worst_ulp:
+            self._worst_ulp, self._at = judgement.worst_ulp, judgement.at
+
+    def _deviation(self, miss: Miss) -> Deviation | None:
+        covering = (d for d in self._known if d.covers(miss, self._name, self._mode.name, self._device))
+        return next(covering, None)
+
+    def assert_compared(self) -> None:
+        """Assert that something was judged."""
+        if not self._compared:
+            message = f"{self._name}: no entry of any gradient was compared, so this test could not fail"
+            raise ComparedNothingError(message)
+
+    def record(self, seed: int, *, passed: bool) -> Record:
+        """Return the record of the test."""
+        miss = self._miss
+        broke = not passed and (miss is None or self._reason is not None)
+        ulp, share = (self._worst_ulp, self._worst_share) if miss is None else (miss.ulp, miss.share)
+        return Record(
+            op=self._name,
+            mode=self._mode.name,
+            order=self._mode.order,
+            device=self._device,
+            dtype=self._form.name,
+            compared=self._compared,
+            worst_ulp=ulp if math.isfinite(ulp) else None,
+            worst_share=share if math.isfinite(share) else None,
+            verdict="error" if broke else VERDICTS[0] if miss is None else miss.verdict,
+            at=self._at if miss is None else {name: value.hex() for name, value in miss.point.items()},
+            got=None if miss is None else miss.got,
+            expected=None if miss is None else miss.expected,
+            known=self._reason,
+            torch=torch.__version__,
+            seed=seed,
+        )
+
+
+def judged(case: Case, mode: Mode, device: str) -> Judgement:
+    """Ask torch for a gradient and judge it; an exception of torch is a gradient that is not there."""
+    try:
+        gradients = mode.gradients(case, device)
+    except (RuntimeError, NotImplementedError, TypeError, ValueError, IndexError) as error:
+        gradients = [None] * len(case.primals)
+        return judge(case, gradients, device, instead=f"{type(error).__name__}: {str(error).splitlines()[0]}")
+    return judge(case, gradients, device)

@@ -1,0 +1,177 @@
+"""What the command line asks to be assayed."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from reference.catalogue import OPS
+from reference.format import FORMATS
+from reference.op import InvalidOpError, Op
+from tests.subject import binding, deviation, device
+from tests.subject.mode import MODES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from reference.format import Format
+    from tests.subject.deviation import Deviation
+    from tests.subject.mode import Mode
+
+TREE = "tree"
+"""The name that drawn trees go by where ops are named."""
+
+
+class ChoiceError(ValueError):
+    """The command line names something that does not exist; the message lists what does."""
+
+
+@dataclass(frozen=True)
+class Profile:
+    """How much is drawn."""
+
+    op_cases: int
+    """Cases of an op, for each of its modes, formats and devices."""
+
+    tree_cases: int
+    """Drawn trees, for each mode, format and device."""
+
+    enumerates: bool = False
+    """Whether every finite value of the 16-bit formats is tried on each op of one argument."""
+
+
+PROFILES = {
+    "quick": Profile(op_cases=2, tree_cases=15),
+    "default": Profile(op_cases=8, tree_cases=60),
+    "thorough": Profile(op_cases=80, tree_cases=600),
+    "exhaustive": Profile(op_cases=80, tree_cases=600, enumerates=True),
+}
+"""The profiles by name; each draws what the one before it draws, and more."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The part of the table of ops, modes, formats and devices that is assayed."""
+
+    ops: Mapping[str, Op]
+    trees: bool
+    modes: Mapping[str, Mode]
+    forms: Mapping[str, Format]
+    devices: Mapping[str, str | None]
+    """Each device and why it was refused; None for one that is assayed."""
+
+    profile: Profile
+    catalogue: Mapping[str, Op]
+    """Every op there is, whether it is assayed or not."""
+
+    deviations: tuple[Deviation, ...]
+    narrowed: bool
+    """Whether ops were named: then tests of anything else are left out."""
+
+
+def chosen(
+    *,
+    ops: Sequence[str],
+    modes: Sequence[str],
+    dtypes: Sequence[str],
+    devices: Sequence[str],
+    profile: str,
+    catalogue: str | None,
+    deviations: str | None,
+) -> Choice:
+    """Read the options of the command line; raises ChoiceError where one is not valid."""
+    table = OPS | (own_entries(Path(catalogue)) if catalogue else {})
+    names = _split(ops)
+    picked = _pick("op", names, {**table, TREE: None})
+    try:
+        known = deviation.read(Path(deviations) if deviations else deviation.FILE, table)
+    except deviation.DeviationError as error:
+        raise ChoiceError(str(error)) from error
+    return Choice(
+        ops={name: op for name, op in picked.items() if op is not None},
+        trees=TREE in picked,
+        modes=_pick("mode", _split(modes), MODES),
+        forms=_pick("dtype", _split(dtypes), FORMATS),
+        devices=_devices(_split(devices)),
+        profile=next(iter(_pick("profile", [profile], PROFILES).values())),
+        catalogue=table,
+        deviations=known,
+        narrowed=bool(names),
+    )
+
+
+def _split(given: Iterable[str]) -> list[str]:
+    """Take options apart that were given with commas."""
+    return [name.strip() for value in given for name in value.split(",")]
+
+
+def _pick(kind: str, names: Sequence[str], table: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the part of a table that is named, in the table's order; all of it where nothing is."""
+    unknown = [name for name in names if name not in table]
+    if unknown:
+        message = f"--{kind} {', '.join(unknown)}: no such {kind}; accepted: {', '.join(table)}"
+        raise ChoiceError(message)
+    return {name: value for name, value in table.items() if not names or name in names}
+
+
+def _devices(names: Sequence[str]) -> dict[str, str | None]:
+    """Probe devices; one that is named must be there, of the others those that refuse are left out."""
+    if not names:
+        return device.probed()
+    refusals = {name: device.probe(name) for name in names}
+    lines = [f"--device {name}: {refusal}" for name, refusal in refusals.items() if refusal]
+    if lines:
+        found = [name for name, refusal in device.probed().items() if refusal is None]
+        message = f"{'; '.join(lines)}; accepted: {', '.join(found)}"
+        raise ChoiceError(message)
+    return refusals
+
+
+def own_entries(path: Path) -> dict[str, Op]:
+    """Import a user's catalogue, a Python file with a sequence `OPS`.
+
+    The file is imported under its own name, with its folder on the path, so that an entry may name a
+    function of the file itself: ``torch="my_ops.fast_gelu"`` in ``my_ops.py``. Raises ChoiceError.
+    """
+    module = _imported(path)
+    entries = getattr(module, "OPS", None)
+    if not isinstance(entries, tuple | list) or not all(isinstance(op, Op) for op in entries):
+        message = f"--catalogue {path}: OPS={entries!r}; accepted: OPS = (Op(...), ...), a sequence of reference.op.Op"
+        raise ChoiceError(message)
+    table: dict[str, Op] = {}
+    for op in entries:
+        if op.name in OPS or op.name in table or op.name == TREE:
+            message = f"--catalogue {path}: op {op.name!r} exists already; accepted: a name that is not taken"
+            raise ChoiceError(message)
+        try:
+            binding.resolve(op.torch)
+        except binding.BindingError as error:
+            message = f"--catalogue {path}: op {op.name!r}: {error}"
+            raise ChoiceError(message) from error
+        table[op.name] = op
+    return table
+
+
+def _imported(path: Path) -> Any:
+    name = path.stem
+    if path.suffix != ".py" or not path.is_file() or not name.isidentifier() or name in sys.modules:
+        message = f"--catalogue {path}: accepted: an existing Python file, named as no other module is"
+        raise ChoiceError(message)
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(path.resolve().parent))
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except InvalidOpError as error:
+        message = f"--catalogue {path}: {error}"
+        raise ChoiceError(message) from error
+    except Exception as error:  # noqa: BLE001 - a user's file may raise anything, and it is shown
+        message = f"--catalogue {path}: does not import: {type(error).__name__}: {error}"
+        raise ChoiceError(message) from error
+    return module
