@@ -92,6 +92,9 @@ class Op:
     broadcasts: bool = True
     """Whether the inputs of an elementwise op may differ in shape."""
 
+    composes: bool = True
+    """Whether drawn trees may have it: not where its *value* is off by more than the allowance's steps."""
+
     def __post_init__(self) -> None:
         """Refuse an entry that contradicts itself, naming the field and what it accepts."""
         if not re.fullmatch(r"[a-z][a-z0-9_]*", self.name):

@@ -171,7 +171,7 @@ def _imported(path: Path) -> Any:
     except InvalidOpError as error:
         message = f"--catalogue {path}: {error}"
         raise ChoiceError(message) from error
-    except Exception as error:  # noqa: BLE001 - a user's file may raise anything, and it is shown
+    except Exception as error:
         message = f"--catalogue {path}: does not import: {type(error).__name__}: {error}"
         raise ChoiceError(message) from error
     return module
