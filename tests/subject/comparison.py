@@ -199,13 +199,15 @@ def isolated(case: Case, number: int, index: Shape) -> Case:
 def overflows(case: Case) -> bool:
     """Say whether the format cannot hold the function itself, or one of the terms of its gradient.
 
-    A gradient there is moot: an overflow of the forward, or of a term of a sum over a broadcast axis,
-    is not the derivative's fault.
+    A gradient there is moot: an overflow of the forward, of the local derivative that the cotangent
+    multiplies, or of a term of a sum over a broadcast axis, is not the derivative's fault.
     """
     if not all(case.tree.root.op.interval(leaf.name).encloses(p.min(initial=1), p.max(initial=1))
                for leaf, p in zip(case.tree.leaves, case.primals, strict=True)):  # fmt: skip
         return False
-    terms = contributions(case) if case.points > 1 else []
+    local = replace(case, cotangent=np.ones_like(case.cotangent))
+    terms = contributions(local) if case.tree.is_single and (case.cotangent != 1).any() else []
+    terms += contributions(case) if case.points > 1 else []
     return any(abs(ball) > case.form.largest for row in (*value(case), *terms) for ball in row)
 
 

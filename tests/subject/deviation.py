@@ -57,7 +57,7 @@ class Deviation:
     """The versions of torch concerned, as a version specifier."""
 
     region: str
-    """A predicate in the inputs x, y, z, such as ``abs(x) > 256``."""
+    """A predicate in the inputs x, y, z and the cotangent g, such as ``abs(x) > 256``."""
 
     pinned: Mapping[str, float]
     """An input that must still show it."""
@@ -80,17 +80,17 @@ class Deviation:
             same
             and miss.verdict in self.verdicts
             and mode in self.modes
-            and any(self.holds(dict(zip(NAMES, point, strict=False))) for point in _points(miss))
+            and any(self.holds(dict(zip(NAMES, point, strict=False)), g) for *point, g in _points(miss))
         )
 
-    def holds(self, point: Mapping[str, float]) -> bool:
+    def holds(self, point: Mapping[str, float], cotangent: float) -> bool:
         """Say whether a point lies in the region."""
-        return bool(simpleeval.simple_eval(self.region, names=dict(point), functions=FUNCTIONS))
+        return bool(simpleeval.simple_eval(self.region, names={**point, "g": cotangent}, functions=FUNCTIONS))
 
 
 def _points(miss: Miss) -> Iterator[tuple[float, ...]]:
-    """Return every point that may have contributed: a gradient that was broadcast sums over many."""
-    return itertools.product(*(primal.ravel().tolist() for primal in miss.case.primals))
+    """Return every point and cotangent that may have contributed: sums over a broadcast axis have many."""
+    return itertools.product(*(sorted(set(values.ravel().tolist())) for values in (*miss.case.primals, miss.case.cotangent)))
 
 
 def read(path: Path, ops: Mapping[str, Op]) -> tuple[Deviation, ...]:
@@ -160,9 +160,9 @@ def _validate(deviation: Deviation, ops: Mapping[str, Op]) -> None:
         message = f"pinned={dict(deviation.pinned)}; accepted: a hex float for each of {', '.join(inputs)}"
         raise ValueError(message)
     try:
-        held = deviation.holds(deviation.pinned)
+        held = deviation.holds(deviation.pinned, deviation.cotangent)
     except (simpleeval.InvalidExpression, SyntaxError, ArithmeticError) as error:
-        message = f"region={deviation.region!r}: {error}; accepted: a predicate in {', '.join(inputs)} with {', '.join(FUNCTIONS)}"
+        message = f"region={deviation.region!r}: {error}; accepted: a predicate in {', '.join(inputs)} and g with {', '.join(FUNCTIONS)}"
         raise ValueError(message) from error
     if not held:
         message = f"region={deviation.region!r} does not hold the pinned input"
