@@ -142,7 +142,7 @@ def _is_chosen(item: pytest.Item, choice: Choice) -> bool:
     params = item.callspec.params if hasattr(item, "callspec") else {}
     if "enumerated" in item.keywords and not choice.profile.enumerates:
         return False
-    if "op" in params:
+    if "op" in params and "mode" in params:
         return isinstance(params["op"], Op)
     if "pool" in params:
         return choice.trees

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from reference.case import ROOTS, Case
 from reference.tree import single
 from strategies.points import moderate, points
-from strategies.shapes import batches, broadcastable, layouts
+from strategies.shapes import batches, broadcastable, layouts, wholes
 from strategies.trees import LEAF_RANGE, SMOOTH, trees
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def op_cases(draw: st.DrawFn, op: Op, form: Format, most: int = 256) -> Case:
         for i, leaf in enumerate(tree.leaves)
     )
     cotangent = _cotangent(draw, form, (*batch, *tree.root.shape))
-    return Case(tree, form, primals, cotangent, layouts=draw(layouts(len(primals))))
+    return _laid_out(draw, Case(tree, form, primals, cotangent))
 
 
 def _elementwise(draw: st.DrawFn, op: Op, form: Format, most: int) -> Case:
@@ -44,7 +45,7 @@ def _elementwise(draw: st.DrawFn, op: Op, form: Format, most: int) -> Case:
     if count > 1 and op.broadcasts and not op.kinks and draw(st.booleans()):
         shapes = draw(broadcastable(count))
     else:
-        shapes = (draw(st.just((most,)) | batches()),) * count
+        shapes = (draw(wholes(most) | batches()),) * count
     primals = [
         draw(points(form, shape, op.interval(name), op))
         for shape, name in zip(shapes, op.inputs, strict=True)
@@ -53,7 +54,17 @@ def _elementwise(draw: st.DrawFn, op: Op, form: Format, most: int) -> Case:
         tied = draw(st.integers(0, 3))
         primals[1].reshape(-1)[:tied] = primals[0].reshape(-1)[:tied]
     batch = np.broadcast_shapes(*shapes)
-    return Case(single(op), form, tuple(primals), _cotangent(draw, form, batch), layouts=draw(layouts(count)))
+    return _laid_out(draw, Case(single(op), form, tuple(primals), _cotangent(draw, form, batch)))
+
+
+def _laid_out(draw: st.DrawFn, case: Case) -> Case:
+    """Draw how each input lies in memory; of one that is expanded, all rows are the first."""
+    chosen = tuple(draw(layouts(primal.shape)) for primal in case.primals)
+    primals = tuple(
+        np.broadcast_to(primal[:1], primal.shape).copy() if layout == "expanded" else primal
+        for primal, layout in zip(case.primals, chosen, strict=True)
+    )
+    return replace(case, primals=primals, layouts=chosen)
 
 
 def _tensor_input(draw: st.DrawFn, op: Op, form: Format, name: str, shape: Shape) -> Floats:
@@ -80,4 +91,4 @@ def tree_cases(draw: st.DrawFn, form: Format, ops: Sequence[Op] = SMOOTH, most: 
     root = draw(st.sampled_from(ROOTS))
     batch = np.broadcast_shapes(*shapes)
     cotangent = _cotangent(draw, form, batch) if root == "cotangent" else np.ones(batch)
-    return Case(tree, form, primals, cotangent, root, draw(layouts(count)))
+    return _laid_out(draw, Case(tree, form, primals, cotangent, root))

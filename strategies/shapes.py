@@ -30,6 +30,13 @@ def broadcastable(count: int) -> st.SearchStrategy[tuple[Shape, ...]]:
     return st.sampled_from([shapes[:count] for shapes in PAIRS])
 
 
-def layouts(count: int) -> st.SearchStrategy[tuple[str, ...]]:
-    """Tuples of layouts; shrinks towards contiguous."""
-    return st.tuples(*[st.sampled_from(LAYOUTS)] * count)
+def wholes(most: int) -> st.SearchStrategy[Shape]:
+    """Shapes of `most` elements, a fourth power, in one, two and four dimensions; shrinks towards one."""
+    side, root = int(most**0.5), int(most**0.25)
+    return st.sampled_from([(most,), (side, side), (root,) * 4])
+
+
+def layouts(shape: Shape) -> st.SearchStrategy[str]:
+    """Layouts that a shape can have; shrinks towards contiguous."""
+    has = {"transposed": len(shape) > 1, "strided": shape, "expanded": shape and shape[0] > 1, "channels_last": len(shape) == 4}
+    return st.sampled_from([layout for layout in LAYOUTS if has.get(layout, True)])

@@ -44,11 +44,11 @@ class DisagreementError(AssertionError):
     def __init__(self, miss: Miss, mode: Mode, device: str) -> None:
         """Keep what the explanation needs."""
         super().__init__(miss, mode, device)
-        self._miss, self._mode, self._device = miss, mode, device
+        self.miss, self._mode, self._device = miss, mode, device
 
     def __str__(self) -> str:
         """Explain the miss."""
-        return explained(self._miss, self._mode, self._device)
+        return explained(self.miss, self._mode, self._device)
 
 
 def explained(miss: Miss, mode: Mode, device: str) -> str:

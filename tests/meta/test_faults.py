@@ -1,0 +1,83 @@
+"""Every check catches the fault it is there for, and torch's own answer, its sound twin, passes."""
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from reference.case import Case
+from reference.catalogue import OPS
+from reference.format import FORMATS
+from reference.tree import Apply, Leaf, Tree
+from strategies import op_cases
+from tests.meta.faults import FAKES, FAULTS, Fault
+from tests.subject import deviation
+from tests.subject.assay import Assay, ComparedNothingError
+from tests.subject.explanation import DisagreementError
+from tests.subject.mode import MODES
+
+KNOWN = deviation.read(deviation.FILE, OPS)
+
+
+def run(op, form, mode, examples: int = 24) -> Assay:
+    """Run the conformance test of an op on a mode; the draws are the same each time."""
+    assay = Assay(op.name, mode, form, "cpu", KNOWN)
+
+    @settings(
+        max_examples=examples, derandomize=True, database=None, deadline=None,
+        phases=[Phase.generate], suppress_health_check=list(HealthCheck),
+    )  # fmt: skip
+    @given(st.data())
+    def check(data) -> None:
+        assay.assert_agrees(data.draw(op_cases(op, form)))
+
+    check()
+    assay.assert_compared()
+    return assay
+
+
+@pytest.mark.parametrize("planted", FAULTS, ids=lambda f: f.name)
+def test_fault_is_caught(planted: Fault) -> None:
+    """A planted fault fails, with the verdict of the check that owns it."""
+    with pytest.raises(DisagreementError) as caught:
+        run(planted.op, planted.form, planted.mode())
+    assert caught.value.miss.verdict in planted.verdicts
+
+
+@pytest.mark.parametrize(("op", "form"), sorted({(f.op.name, f.form.name) for f in FAULTS}))
+def test_sound_twin_passes(op: str, form: str) -> None:
+    """torch's own answer passes where a fault was planted."""
+    record = run(OPS[op], FORMATS[form], MODES["backward"]).record(0, passed=True)
+    assert record.compared > 0
+    assert record.verdict == "agrees" or record.known
+
+
+@pytest.mark.filterwarnings("ignore:var.*degrees of freedom:UserWarning")
+@pytest.mark.parametrize("fake", FAKES)
+@pytest.mark.parametrize("op", OPS)
+def test_fake_back_end_fails_every_op(op: str, fake: str) -> None:
+    """A back end of zeros, one of NaN and one that returns its inputs fail whatever they are asked."""
+    planted = Fault(fake, OPS[op], FORMATS["float32"], (), FAKES[fake])
+    with pytest.raises(DisagreementError):
+        run(OPS[op], planted.form, planted.mode())
+
+
+@pytest.mark.parametrize("share", [0.5, 1.0])
+def test_overwritten_adjoint_is_caught(share: float) -> None:
+    """A node used twice sums its adjoints: half of it, as an overwriting backward leaves, fails."""
+    leaf = Leaf("x")
+    case = Case(Tree(Apply(OPS["mul"], (leaf, leaf)), (leaf,)), FORMATS["float32"], (np.array([3.0, 5.0]),), np.ones(2))
+    strike = (lambda _, gradients: [g * share for g in gradients])
+    assay = Assay("tree", Fault("overwritten", OPS["mul"], case.form, (), strike).mode(), case.form, "cpu", ())
+    if share == 1.0:
+        assay.assert_agrees(case)
+        return
+    with pytest.raises(DisagreementError, match="got 0x1.8"):
+        assay.assert_agrees(case)
+
+
+def test_comparing_nothing_fails() -> None:
+    """A conformance test that ends without a comparison fails."""
+    assay = Assay("sin", MODES["backward"], FORMATS["float32"], "cpu", ())
+    with pytest.raises(ComparedNothingError, match="sin"):
+        assay.assert_compared()
