@@ -93,7 +93,7 @@ class Op:
     """Whether the inputs of an elementwise op may differ in shape."""
 
     composes: bool = True
-    """Whether drawn trees may have it: not where its *value* is off by more than the allowance's steps."""
+    """Whether drawn trees may have it; the entry says why not."""
 
     def __post_init__(self) -> None:
         """Refuse an entry that contradicts itself, naming the field and what it accepts."""
