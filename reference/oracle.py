@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from flint import arb, ctx, fmpq
 
-from reference.compiler import Emitter, compiled
+from reference.compiler import STEPS, Emitter, compiled
 from reference.convention import conventional, critical_program
 from reference.derivative import vjp
 from reference.tree import Apply
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 GUARD_BITS = 12
 """Bits that a certified value must have beyond its format's."""
+
+ONE = fmpq(1)
 
 MOST_BITS = 16384
 """The precision at which certification gives up; sin at float64's largest value needs 1,200."""
@@ -169,20 +171,22 @@ def answer(case: Case) -> Answer:
     truth_program = gradient_program(case.tree)
     wide_program = allowance_program(case.tree, case.form)
     critical = critical_program(case.tree.root.op) if case.tree.is_single else None
+    inputs = sum(_size(leaf.shape) for leaf in case.tree.leaves)
+    shared = _shared(case)
     truths, allowances, conventions = [], [], []
-    for arguments in _points(case):
+    for arguments in points(case):
         exact = critical is not None and critical(*arguments[: len(case.tree.leaves)])
         if exact:
             truth, allowance = conventional(case.tree.root.op, arguments, case.form)
         else:
             truth = certified(truth_program, arguments, case.form)
             ctx.prec = 64
-            allowance = wide_program(*arguments)
+            allowance = wide_program(*arguments[:inputs], *(c * shared for c in arguments[inputs:]))
         truths.append(truth)
         allowances.append(allowance)
         conventions.append(bool(exact))
     return Answer(
-        tuple(_collected(case, truths, None)),
+        tuple(_collected(case, truths, None, 1 / fmpq(case.cotangent.size or 1) if case.root == "mean" else fmpq(1))),
         tuple(_collected(case, allowances, case.form)),
         tuple(_flagged(case, conventions)),
     )
@@ -192,13 +196,13 @@ def value(case: Case) -> list[Sequence[arb]]:
     """Return the certified value of the function at each point of the batch."""
     program = value_program(case.tree)
     count = sum(_size(leaf.shape) for leaf in case.tree.leaves)
-    return [certified(program, arguments[:count], case.form) for arguments in _points(case)]
+    return [certified(program, arguments[:count], case.form) for arguments in points(case)]
 
 
 def contributions(case: Case) -> list[Sequence[arb]]:
     """Return the certified gradient at each point of the batch, before it is summed for any input."""
     program = gradient_program(case.tree)
-    return [certified(program, arguments, case.form) for arguments in _points(case)]
+    return [certified(program, arguments, case.form) for arguments in points(case)]
 
 
 def _points(case: Case) -> Iterator[list[arb]]:
@@ -214,9 +218,16 @@ def _points(case: Case) -> Iterator[list[arb]]:
         yield [arb(number) for number in row]
 
 
-def _collected(case: Case, rows: Sequence[Sequence[arb]], form: Format | None) -> Iterator[Array]:
+def _shared(case: Case) -> arb:
+    """Return what a mean at the root makes of its cotangent, rounded: it may be subnormal further on."""
+    if case.root != "mean" or not case.cotangent.size:
+        return arb(1)
+    ctx.prec = 64
+    return arb(fmpq(1, case.cotangent.size)) * arb(1, STEPS * case.form.unit)
+
+
+def _collected(case: Case, rows: Sequence[Sequence[arb]], form: Format | None, factor: fmpq = ONE) -> Iterator[Array]:
     """Gather the results at points into an array an input, summing where it was broadcast."""
-    divisor = case.cotangent.size if case.root == "mean" else 1
     start = 0
     for leaf, batch in zip(case.tree.leaves, case.batches, strict=True):
         size = _size(leaf.shape)
@@ -224,19 +235,11 @@ def _collected(case: Case, rows: Sequence[Sequence[arb]], form: Format | None) -
         for number, row in enumerate(rows):
             table[number] = row[start : start + size]
         start += size
-        if divisor > 1:
-            table = _divided(table, divisor, form)
+        if factor != 1:
+            ctx.prec = 128
+            table = table * arb(factor)
         whole = table.reshape((*case.batch, size))
         yield _unbroadcast(whole, batch, form).reshape((*batch, *leaf.shape))
-
-
-def _divided(table: Array, divisor: int, form: Format | None) -> Array:
-    ctx.prec = 128
-    share = arb(fmpq(1, divisor))
-    if form is not None:
-        widening = Emitter(form).namespace
-        return table * (share * widening["W"]) + widening["S"]
-    return table * share
 
 
 def _unbroadcast(whole: Array, batch: Shape, form: Format | None) -> Array:

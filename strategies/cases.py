@@ -59,7 +59,9 @@ def _elementwise(draw: st.DrawFn, op: Op, form: Format, most: int) -> Case:
 
 def _laid_out(draw: st.DrawFn, case: Case) -> Case:
     """Draw how each input lies in memory; of one that is expanded, all rows are the first."""
-    chosen = tuple(draw(layouts(primal.shape)) for primal in case.primals)
+    chosen = tuple(
+        draw(layouts(primal.shape, expands=bool(batch))) for primal, batch in zip(case.primals, case.batches, strict=True)
+    )
     primals = tuple(
         np.broadcast_to(primal[:1], primal.shape).copy() if layout == "expanded" else primal
         for primal, layout in zip(case.primals, chosen, strict=True)

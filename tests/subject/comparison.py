@@ -10,7 +10,7 @@ import torch
 from flint import arb, ctx
 
 from reference.compiler import STEPS
-from reference.oracle import Answer, answer, contributions, gradient_program, value
+from reference.oracle import Answer, answer, contributions, gradient_program, points, value
 from tests.subject import binding
 
 if TYPE_CHECKING:
@@ -219,11 +219,14 @@ def _may_vanish(case: Case, number: int, got: float) -> bool:
     """
     if got != 0:
         return False
-    ctx.prec = 4 * case.form.precision
+    program = gradient_program(case.tree)
     nearby = arb(1, STEPS * case.form.unit)
-    inputs = [arb(float(v)) * nearby for primal in case.primals for v in primal.flat]
-    cotangents = [arb(float(v)) for v in case.cotangent.flat]
-    return bool(gradient_program(case.tree)(*inputs, *cotangents)[number].contains(0))
+    count = len(case.tree.leaves)
+    ctx.prec = 4 * case.form.precision
+    return any(
+        program(*(a * nearby for a in arguments[:count]), *arguments[count:])[number].contains(0)
+        for arguments in points(case)
+    )
 
 
 def _note_worst(case: Case, number: int, shape: Shape, ulp: Floats, judgement: Judgement) -> None:

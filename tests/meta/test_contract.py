@@ -1,0 +1,188 @@
+"""What scripts rely on: options, exit status, ids, records, and what a failure says."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from reference.catalogue import OPS
+from reference.format import FORMATS
+from tests.subject import record
+from tests.subject.choice import PROFILES, TREE, ChoiceError, chosen
+from tests.subject.mode import MODES
+
+ROOT = Path(__file__).parents[2]
+
+OWN = """
+import torch
+from sympy import tanh
+from reference.op import Op, x
+
+class Cube(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x**3
+
+    @staticmethod
+    def backward(ctx, gradient):
+        (x,) = ctx.saved_tensors
+        return {factor} * gradient * x**2
+
+OPS = (
+    Op(name="my_cube", torch="{module}.Cube.apply", formula=x**3),
+    Op(name="my_tanh", torch="torch.tanh", formula=tanh(x)),
+)
+"""
+FIELDS = "op mode order device dtype compared worst_ulp worst_share verdict at got expected known torch seed"
+NOTHING = {"ops": (), "modes": (), "dtypes": (), "devices": (), "profile": "quick", "catalogue": None, "deviations": None}
+
+
+def run(*options: str) -> subprocess.CompletedProcess[str]:
+    """Run pytest in the checkout as a user does."""
+    command = [sys.executable, "-m", "pytest", "tests", "-p", "no:cacheprovider", "--profile", "quick", "--hypothesis-seed=0", *options]
+    outer = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST_", "COV_", "COVERAGE_"))}
+    return subprocess.run(command, cwd=ROOT, env=outer, capture_output=True, text=True, check=False, timeout=300)
+
+
+def own_catalogue(folder: Path, factor: int) -> Path:
+    """Write a user's catalogue, whose Cube is right where the factor is 3."""
+    path = folder / f"own_{factor}.py"
+    path.write_text(OWN.format(factor=factor, module=path.stem))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("options", "accepted"),
+    [
+        ({"ops": ["softmin,sin"]}, OPS),
+        ({"modes": ["reverse"]}, MODES),
+        ({"dtypes": ["float8"]}, FORMATS),
+        ({"devices": ["gpu"]}, ["cpu"]),
+        ({"devices": ["meta"]}, ["cpu"]),
+        ({"profile": "slow"}, PROFILES),
+        ({"catalogue": "absent.py"}, ["Python file"]),
+        ({"deviations": "absent.toml"}, ["absent.toml"]),
+    ],
+    ids=["op", "mode", "dtype", "device", "meta", "profile", "catalogue", "deviations"],
+)
+def test_unknown_names_are_refused(options, accepted) -> None:
+    """A name that does not exist is refused, and the message lists those that do."""
+    with pytest.raises(ChoiceError) as refused:
+        chosen(**(NOTHING | options))
+    assert all(name in str(refused.value) for name in accepted)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("import nowhere", "ModuleNotFoundError"),
+        ("def", "SyntaxError"),
+        ("OPS = 3", "a sequence of reference.op.Op"),
+        ("from reference.op import Op, x\nOPS = (Op(name='sin', torch='torch.sin', formula=x),)", "'sin' exists already"),
+        ("from reference.op import Op, x\nOPS = (Op(name='s', torch='torch.sin', formula=x * 0.5),)", "Rational"),
+        ("from reference.op import Op, x\nOPS = (Op(name='s', torch='torch.sine', formula=x),)", "dotted path"),
+    ],
+    ids=["import", "syntax", "type", "taken", "float", "path"],
+)
+def test_broken_catalogue_is_refused(tmp_path: Path, text: str, said: str) -> None:
+    """A catalogue that does not import, redefines an op or has an invalid entry is refused with the reason."""
+    path = tmp_path / f"{tmp_path.name}.py"
+    path.write_text(text)
+    with pytest.raises(ChoiceError, match=said):
+        chosen(**(NOTHING | {"catalogue": str(path)}))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (("[[deviation]]", "[deviation"), "Expected"),
+        (("tanh", "tanhh"), "op='tanhh'"),
+        (("lost", "wrong"), "inaccurate, lost, convention, malformed"),
+        (("region =", "place ="), "unknown: place"),
+        (("abs(x) > 9", "abs(x) > 99"), "does not hold the pinned input"),
+        (("abs(x) > 9", "abs(q) > 9"), "region="),
+        (("==2.13.*", "two"), "two"),
+        (("0x1.3p+3", "nine"), "hexadecimal"),
+        (("float32", "float99"), "dtype='float99'"),
+    ],
+    ids=["toml", "op", "verdict", "field", "pinned", "region", "torch", "hex", "dtype"],
+)
+def test_broken_deviations_are_refused(tmp_path: Path, change: tuple[str, str], said: str) -> None:
+    """A deviation of nothing, or one that is not complete, is refused with what is accepted."""
+    path = tmp_path / "known.toml"
+    text = """
+    [[deviation]]
+    op = "tanh"
+    verdicts = ["lost"]
+    torch = "==2.13.*"
+    reason = "1 - y*y"
+    link = "unreported (found 2026-11-23)"
+    [deviation.dtypes]
+    float32 = { region = "abs(x) > 9", pinned = { x = "0x1.3p+3" } }
+    """
+    path.write_text(text)
+    assert chosen(**(NOTHING | {"deviations": str(path)})).deviations
+    path.write_text(text.replace(*change))
+    with pytest.raises(ChoiceError, match=said):
+        chosen(**(NOTHING | {"deviations": str(path)}))
+
+
+def test_options_repeat_and_take_commas() -> None:
+    """Names may be given together or apart."""
+    choice = chosen(**(NOTHING | {"ops": ["sin,cos", TREE], "dtypes": ["float32", "float16"]}))
+    assert set(choice.ops) == {"sin", "cos"}
+    assert choice.trees
+    assert set(choice.forms) == {"float32", "float16"}
+
+
+@pytest.mark.parametrize("options", [("--op", "sine"), ("--records", "/dev/null/records.jsonl")])
+def test_bad_input_is_a_usage_error(options: tuple[str, str]) -> None:
+    """Bad input ends with status 4 and one message, without a traceback."""
+    done = run(*options)
+    assert done.returncode == 4
+    assert "accepted: " in done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_own_op_gets_the_battery(tmp_path: Path) -> None:
+    """A user's op that is right passes, one that is not fails with its explanation, and both are recorded."""
+    right, wrong = own_catalogue(tmp_path, 3), own_catalogue(tmp_path, 2)
+    path = tmp_path / "new" / "records.jsonl"
+    passed = run("--catalogue", str(right), "--op", "my_cube", "--records", str(path))
+    assert passed.returncode == 0, passed.stdout
+    assert [(r.op, r.verdict) for r in record.read(path)] == [("my_cube", "agrees")] * len(MODES) * len(FORMATS)
+
+    failed = run("--catalogue", str(wrong), "--op", "my_cube", "--dtype", "float32", "--mode", "backward", "--records", str(path))
+    assert failed.returncode == 1
+    assert "my_cube-backward-float32-cpu" in failed.stdout
+    assert "d my_cube(x)/dx at x=0x1.0000000000000p+0 [float32, backward, cpu] is inaccurate" in failed.stdout
+    assert "got 0x1.0000000000000p+1, should be 0x1.8000000000000p+1 (certified to 3" in failed.stdout
+    (line,) = path.read_text().splitlines()
+    fields = json.loads(line)
+    assert list(fields) == FIELDS.split()
+    assert fields["at"] == {"x": "0x1.0000000000000p+0"}
+    assert (fields["verdict"], fields["known"], fields["seed"]) == ("inaccurate", None, 0)
+
+    shown = failed.stdout[failed.stdout.index("To see it in plain torch:") :].splitlines()
+    pasted = [text.removeprefix("E").strip() for text in shown[2:]]
+    code = "\n".join(pasted[: 1 + next(i for i, text in enumerate(pasted) if text.startswith("print("))])
+    python = subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": f"{ROOT}:{tmp_path}"}, capture_output=True, text=True, check=True)
+    assert python.stdout.strip() == "['0x1.0000000000000p+1']"
+
+
+def test_records_survive_a_crash(tmp_path: Path) -> None:
+    """A run that dies keeps the records of the tests that had ended."""
+    path = tmp_path / "dies.py"
+    path.write_text(
+        "import os, torch\nfrom sympy import sin\nfrom reference.op import Op, x\n"
+        "def die(x):\n    os._exit(3)\n"
+        "OPS = (Op(name='zz_dies', torch='dies.die', formula=sin(x)),)\n"
+    )
+    kept = tmp_path / "records.jsonl"
+    done = run("--catalogue", str(path), "--op", "sin,zz_dies", "--records", str(kept))
+    assert done.returncode == 3
+    assert len(record.read(kept)) == len(MODES) * len(FORMATS)
