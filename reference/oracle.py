@@ -205,7 +205,7 @@ def contributions(case: Case) -> list[Sequence[arb]]:
     return [certified(program, arguments, case.form) for arguments in points(case)]
 
 
-def _points(case: Case) -> Iterator[list[arb]]:
+def points(case: Case) -> Iterator[list[arb]]:
     """Yield the inputs and cotangents of each point of the batch, flat, as exact balls."""
     ctx.prec = 64
     columns = []
