@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from pathlib import Path
+from textwrap import shorten
 from typing import TYPE_CHECKING
 
 import pytest
@@ -109,7 +110,7 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
         f"gradassay: torch {torch.__version__}, devices: {assayed}, profile: {config.option.profile}, "
         f"{len(choice.deviations)} known deviations",
         f"gradassay: to draw the same inputs again: --hypothesis-seed={config.option.hypothesis_seed}",
-        *(f"gradassay: device {name} refused: {refusal}" for name, refusal in choice.devices.items() if refusal),
+        *(shorten(f"gradassay: device {name} refused: {refusal}", 120) for name, refusal in choice.devices.items() if refusal),
     ]
 
 
