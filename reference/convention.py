@@ -21,9 +21,10 @@ from reference.format import fraction
 from reference.op import x, y, z
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
     from fractions import Fraction
 
+    from reference.compiler import Program
     from reference.format import Format
     from reference.op import Op
 
@@ -43,19 +44,29 @@ def critical_expressions(op: Op) -> tuple[Expr, ...]:
     return (*op.kinks, *edges)
 
 
-@cache
-def critical_program(op: Op) -> Callable[..., bool] | None:
-    """Compile a test of whether an exact point is a kink or an edge; None if there are none."""
+def critical(op: Op, rows: Sequence[Sequence[arb]]) -> list[bool]:
+    """Say of each exact point whether it is a kink or an edge of an op."""
     expressions = critical_expressions(op)
     if not expressions:
-        return None
-    program = compiled(expressions, SYMBOLS[: len(op.inputs)])
+        return [False] * len(rows)
+    if len(op.inputs) == 1:
+        places = _places(op)
+        return [float(row[0]) in places for row in rows]
+    program = _critical_program(op)
+    ctx.prec = 2200  # exact: the exponents of two float64 differ by no more
+    return [any(ball.is_zero() for ball in program(*row[: len(op.inputs)])) for row in rows]
 
-    def is_critical(*point: arb) -> bool:
-        ctx.prec = 2200
-        return any(ball.is_zero() for ball in program(*point))
 
-    return is_critical
+@cache
+def _places(op: Op) -> frozenset[float]:
+    """Return the kinks and edges of an op of one input that are floats."""
+    roots = {root for e in critical_expressions(op) for root in sympy.solve(e, x)}
+    return frozenset(float(root) for root in roots if root.is_Rational and Rational(float(root)) == root)
+
+
+@cache
+def _critical_program(op: Op) -> Program:
+    return compiled(critical_expressions(op), SYMBOLS[: len(op.inputs)])
 
 
 def conventional(op: Op, arguments: Sequence[arb], form: Format) -> tuple[list[arb], list[arb]]:

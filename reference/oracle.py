@@ -10,7 +10,7 @@ import numpy as np
 from flint import arb, ctx, fmpq
 
 from reference.compiler import STEPS, Emitter, compiled
-from reference.convention import conventional, critical_program
+from reference.convention import conventional, critical
 from reference.derivative import vjp
 from reference.tree import Apply
 
@@ -64,20 +64,24 @@ def is_certified(ball: arb, form: Format) -> bool:
     return bool(ball.rad() * 2**GUARD_BITS <= form.smallest_subnormal)
 
 
-def certified(program: Program, arguments: Sequence[arb], form: Format) -> Sequence[arb]:
-    """Evaluate a plain program, doubling the precision until every result is certified.
+def certified(program: Program, rows: Sequence[Sequence[arb]], form: Format) -> list[Sequence[arb]]:
+    """Evaluate a plain program at each row of arguments, each at the precision that certifies it.
 
-    Arguments are exact: floats, or balls of radius 0.
+    Arguments are exact: floats, or balls of radius 0. Raises UncertifiedError.
     """
+    results: list[Sequence[arb]] = [()] * len(rows)
+    pending: Sequence[int] = range(len(rows))
     bits = form.precision + 2 * GUARD_BITS
-    while bits <= MOST_BITS:
+    while pending and bits <= MOST_BITS:
         ctx.prec = bits
-        results = program(*arguments)
-        if all(is_certified(ball, form) for ball in results):
-            return results
+        for number in pending:
+            results[number] = program(*rows[number])
+        pending = [number for number in pending if not all(is_certified(ball, form) for ball in results[number])]
         bits *= 2
-    message = f"no enclosure within {MOST_BITS} bits is tight enough for {form.name} at {arguments}"
-    raise UncertifiedError(message)
+    if pending:
+        message = f"no enclosure within {MOST_BITS} bits is tight enough for {form.name} at {[float(a) for a in rows[pending[0]]]}"
+        raise UncertifiedError(message)
+    return results
 
 
 @lru_cache(maxsize=256)
@@ -168,77 +172,68 @@ def answer(case: Case) -> Answer:
 
     Raises UncertifiedError where no enclosure is tight enough.
     """
-    truth_program = gradient_program(case.tree)
-    wide_program = allowance_program(case.tree, case.form)
-    critical = critical_program(case.tree.root.op) if case.tree.is_single else None
-    inputs = sum(_size(leaf.shape) for leaf in case.tree.leaves)
-    shared = _shared(case)
-    truths, allowances, conventions = [], [], []
-    for arguments in points(case):
-        exact = critical is not None and critical(*arguments[: len(case.tree.leaves)])
-        if exact:
-            truth, allowance = conventional(case.tree.root.op, arguments, case.form)
-        else:
-            truth = certified(truth_program, arguments, case.form)
-            ctx.prec = 64
-            allowance = wide_program(*arguments[:inputs], *(c * shared for c in arguments[inputs:]))
-        truths.append(truth)
-        allowances.append(allowance)
-        conventions.append(bool(exact))
+    rows = points(case)
+    exact = critical(case.tree.root.op, rows) if case.tree.is_single else [False] * len(rows)
+    smooth = [row for row, is_exact in zip(rows, exact, strict=True) if not is_exact]
+    truths = iter(certified(gradient_program(case.tree), smooth, case.form))
+    allowances = iter(_allowances(case, smooth))
+    pairs = [
+        conventional(case.tree.root.op, row, case.form) if is_exact else (next(truths), next(allowances))
+        for row, is_exact in zip(rows, exact, strict=True)
+    ]
+    share = 1 / fmpq(case.cotangent.size or 1) if case.root == "mean" else ONE
     return Answer(
-        tuple(_collected(case, truths, None, 1 / fmpq(case.cotangent.size or 1) if case.root == "mean" else fmpq(1))),
-        tuple(_collected(case, allowances, case.form)),
-        tuple(_flagged(case, conventions)),
+        tuple(_collected(case, [truth for truth, _ in pairs], None, share)),
+        tuple(_collected(case, [allowance for _, allowance in pairs], case.form)),
+        tuple(_flagged(case, exact)),
     )
+
+
+def _allowances(case: Case, rows: Sequence[Sequence[arb]]) -> list[Sequence[arb]]:
+    """Evaluate reverse mode, widened; a mean hands each point its share of the cotangent, rounded."""
+    program = allowance_program(case.tree, case.form)
+    ctx.prec = 64
+    if case.root != "mean":
+        return [program(*row) for row in rows]
+    inputs = sum(_size(leaf.shape) for leaf in case.tree.leaves)
+    share = arb(fmpq(1, case.cotangent.size or 1)) * arb(1, STEPS * case.form.unit)
+    return [program(*row[:inputs], *(cotangent * share for cotangent in row[inputs:])) for row in rows]
 
 
 def value(case: Case) -> list[Sequence[arb]]:
     """Return the certified value of the function at each point of the batch."""
-    program = value_program(case.tree)
     count = sum(_size(leaf.shape) for leaf in case.tree.leaves)
-    return [certified(program, arguments[:count], case.form) for arguments in points(case)]
+    return certified(value_program(case.tree), [row[:count] for row in points(case)], case.form)
 
 
 def contributions(case: Case) -> list[Sequence[arb]]:
     """Return the certified gradient at each point of the batch, before it is summed for any input."""
-    program = gradient_program(case.tree)
-    return [certified(program, arguments, case.form) for arguments in points(case)]
+    return certified(gradient_program(case.tree), points(case), case.form)
 
 
-def points(case: Case) -> Iterator[list[arb]]:
-    """Yield the inputs and cotangents of each point of the batch, flat, as exact balls."""
+def points(case: Case) -> list[list[arb]]:
+    """Return the inputs and cotangents of each point of the batch, flat, as exact balls."""
     ctx.prec = 64
     columns = []
     for primal, leaf in zip(case.primals, case.tree.leaves, strict=True):
         whole = np.broadcast_to(primal, (*case.batch, *leaf.shape))
         columns.append(whole.reshape(case.points, _size(leaf.shape)))
     columns.append(case.cotangent.reshape(case.points, _size(case.tree.root.shape)))
-    table = np.concatenate(columns, axis=1)
-    for row in table.tolist():
-        yield [arb(number) for number in row]
-
-
-def _shared(case: Case) -> arb:
-    """Return what a mean at the root makes of its cotangent, rounded: it may be subnormal further on."""
-    if case.root != "mean" or not case.cotangent.size:
-        return arb(1)
-    ctx.prec = 64
-    return arb(fmpq(1, case.cotangent.size)) * arb(1, STEPS * case.form.unit)
+    return [list(map(arb, row)) for row in np.concatenate(columns, axis=1).tolist()]
 
 
 def _collected(case: Case, rows: Sequence[Sequence[arb]], form: Format | None, factor: fmpq = ONE) -> Iterator[Array]:
     """Gather the results at points into an array an input, summing where it was broadcast."""
-    start = 0
-    for leaf, batch in zip(case.tree.leaves, case.batches, strict=True):
-        size = _size(leaf.shape)
-        table = np.empty((case.points, size), dtype=object)
-        for number, row in enumerate(rows):
-            table[number] = row[start : start + size]
-        start += size
-        if factor != 1:
-            ctx.prec = 128
-            table = table * arb(factor)
-        whole = table.reshape((*case.batch, size))
+    sizes = [_size(leaf.shape) for leaf in case.tree.leaves]
+    table = np.empty((case.points, sum(sizes)), dtype=object)
+    if rows:
+        table[:] = rows
+    if factor != 1:
+        ctx.prec = 128
+        table = table * arb(factor)
+    starts = np.cumsum([0, *sizes])
+    for leaf, batch, start, size in zip(case.tree.leaves, case.batches, starts, sizes, strict=False):
+        whole = table[:, start : start + size].reshape((*case.batch, size))
         yield _unbroadcast(whole, batch, form).reshape((*batch, *leaf.shape))
 
 

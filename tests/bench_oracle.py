@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, Phase, given, settings
-from hypothesis import strategies as st
 
 from reference.case import Case
 from reference.catalogue import OPS

@@ -65,7 +65,7 @@ def test_uncertified_is_an_error() -> None:
     """What no precision decides is refused, not passed."""
     pole = compiled([1 / x], [x])
     with pytest.raises(UncertifiedError, match="float32"):
-        certified(pole, [arb(0)], FORMATS["float32"])
+        certified(pole, [[arb(0)]], FORMATS["float32"])
 
 
 @pytest.mark.parametrize(

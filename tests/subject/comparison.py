@@ -221,11 +221,11 @@ def _may_vanish(case: Case, number: int, got: float) -> bool:
         return False
     program = gradient_program(case.tree)
     nearby = arb(1, STEPS * case.form.unit)
-    count = len(case.tree.leaves)
+    count, rows = len(case.tree.leaves), points(case)
     ctx.prec = 4 * case.form.precision
     return any(
         program(*(a * nearby for a in arguments[:count]), *arguments[count:])[number].contains(0)
-        for arguments in points(case)
+        for arguments in rows
     )
 
 
