@@ -98,6 +98,16 @@ def log_gamma(ball: arb) -> arb:
     return ball.lgamma() if ball > 0 else abs(ball.gamma()).log()
 
 
+def integer_power(base: arb, exponent: int) -> arb:
+    """Return a positive integer power; flint's own is NaN for a ball that has 0 inside."""
+    result = base if exponent % 2 else None
+    while exponent := exponent // 2:
+        base = base * base
+        if exponent % 2:
+            result = base if result is None else result * base
+    return result
+
+
 def above(difference: arb) -> bool | None:
     """Say whether a ball is positive; None where it does not decide."""
     return True if difference > 0 else False if difference <= 0 else None
@@ -133,6 +143,7 @@ class Emitter:
         self.namespace: dict[str, Any] = {
             "arb": arb, "fmpq": fmpq, "choose": choose, "above": above,
             "at_least": at_least, "both": both, "either": either, "log_gamma": log_gamma,
+            "integer_power": integer_power,
             "NAN": arb.nan(),
         }  # fmt: skip
         self._form = form
@@ -262,7 +273,7 @@ class Scope:
         if exponent == sympy.S.Half:
             return emitter.rounded(f"{self.emit(base)}.sqrt()")
         if exponent.is_Integer:
-            return emitter.rounded(f"{self.emit(base)}**{int(exponent)}")
+            return emitter.rounded(f"integer_power({self.emit(base)}, {int(exponent)})")
         power = f"arb({emitter.constant(exponent)})" if exponent.is_Rational else self.emit(exponent)
         return emitter.rounded(f"{self.emit(base)} ** {power}")
 

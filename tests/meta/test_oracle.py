@@ -55,6 +55,15 @@ def test_saved_output_is_an_identity(name: str) -> None:
         assert one.overlaps(other)
 
 
+@pytest.mark.parametrize("exponent", [2, 3, 5, 8])
+def test_powers_enclose_zero(exponent: int) -> None:
+    """The power of a ball around 0 is a ball around 0, where flint has NaN."""
+    (power,) = compiled([x**exponent], [x])(arb(0, 0.5))
+    assert power.contains(0)
+    assert power.contains(arb(0.5) ** exponent)
+    assert not power.contains(0.3)
+
+
 @pytest.mark.parametrize("ball", [arb.nan(), arb.pos_inf(), arb(1, 1), arb(1, 2.0**-20)], ids=str)
 def test_wide_balls_are_not_certified(ball: arb) -> None:
     """A ball that contains everything, or merely much, certifies nothing."""
