@@ -48,7 +48,7 @@ class Recorder:
         """Print the verdict table."""
         if self._records:
             terminalreporter.section("verdicts")
-            terminalreporter.write(table.rendered(self._records, color=terminalreporter.isatty))
+            terminalreporter.write(table.rendered(self._records, color=bool(terminalreporter.isatty())))
 
     def pytest_unconfigure(self) -> None:
         """Close the file."""
@@ -107,8 +107,8 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
     choice = config.stash[CHOICE]
     assayed = ", ".join(name for name, refusal in choice.devices.items() if refusal is None)
     return [
-        f"gradassay: torch {torch.__version__}, devices: {assayed}, profile: {config.option.profile}, "
-        f"{len(choice.deviations)} known deviations",
+        f"gradassay: torch {torch.__version__}, devices: {assayed}, profile: {config.option.profile}",
+        f"gradassay: {len(choice.deviations)} known deviations of this torch are on file",
         f"gradassay: to draw the same inputs again: --hypothesis-seed={config.option.hypothesis_seed}",
         *(shorten(f"gradassay: device {name} refused: {refusal}", 120) for name, refusal in choice.devices.items() if refusal),
     ]

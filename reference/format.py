@@ -7,9 +7,9 @@ from fractions import Fraction
 from typing import TYPE_CHECKING
 
 import numpy as np
-from flint import arb
 
 if TYPE_CHECKING:
+    from flint import arb
     from numpy.typing import NDArray
 
     Floats = NDArray[np.float64]
@@ -79,7 +79,7 @@ class Format:
                     return values.astype(np.float64).view(np.int64)
 
     def ordinals(self, values: Floats) -> Integers:
-        """Number the values of the format in order: 0 for zero, 1 for the smallest positive.
+        """Return the numbers of values of the format in order: 0 for zero, 1 for the smallest positive.
 
         Both zeros are number 0. Values outside the format are truncated to it.
         """

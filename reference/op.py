@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import sympy
@@ -15,10 +15,10 @@ from sympy import Expr, Symbol
 
 from reference.domain import REAL, Interval
 
-Array = np.ndarray[Any, np.dtype[np.object_]]
+Array = np.ndarray[Any, np.dtype[Any]]
 """A numpy array of sympy expressions."""
 
-Formula = Expr | Callable[..., Any]
+Formula: TypeAlias = "Expr | Callable[..., Any]"
 Shape = tuple[int, ...]
 
 x, y, z = sympy.symbols("x y z", real=True)

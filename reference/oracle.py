@@ -12,7 +12,6 @@ from flint import arb, ctx, fmpq
 from reference.compiler import STEPS, Emitter, compiled
 from reference.convention import conventional, critical
 from reference.derivative import vjp
-from reference.tree import Apply
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from reference.compiler import Program
     from reference.format import Format
     from reference.op import Array, Shape
-    from reference.tree import Node, Tree
+    from reference.tree import Apply, Node, Tree
 
 GUARD_BITS = 12
 """Bits that a certified value must have beyond its format's."""

@@ -40,7 +40,7 @@ def is_smooth(op: Op) -> bool:
     sympy takes a minute over nested Piecewise conditions, and cannot see that what Abs is applied to
     is real.
     """
-    return op.composes and op.elementwise and op.broadcasts and len(op.inputs) <= 2 and not op.formula.has(Abs, Piecewise)
+    return op.composes and op.broadcasts and len(op.inputs) <= 2 and not callable(op.formula) and not op.formula.has(Abs, Piecewise)
 
 
 SMOOTH = tuple(op for op in OPS.values() if is_smooth(op))

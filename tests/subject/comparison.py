@@ -147,7 +147,7 @@ def _judge_input(case: Case, found: Answer, number: int, got: Floats, judgement:
     undecided = unbounded & ~vanished
     overflowed = np.zeros_like(undecided)
     for place in np.flatnonzero(suspect & ~undecided):
-        index = np.unravel_index(int(place), got.shape)
+        index = tuple(int(i) for i in np.unravel_index(int(place), got.shape))
         miss = _miss(case, number, index, flat[place], truth.ravel()[place], ulp[place], share[place])
         if overflows(miss.case):
             overflowed[place] = True
@@ -234,6 +234,6 @@ def _note_worst(case: Case, number: int, shape: Shape, ulp: Floats, judgement: J
         return
     place = int(ulp.argmax())
     judgement.worst_ulp = float(ulp[place])
-    point = isolated(case, number, np.unravel_index(place, shape))
+    point = isolated(case, number, tuple(int(i) for i in np.unravel_index(place, shape)))
     named = Miss("agrees", "", point, case, "").point
     judgement.at = {name: v.hex() for name, v in list(named.items())[:8]}

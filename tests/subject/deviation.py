@@ -75,7 +75,7 @@ class Deviation:
 
     def covers(self, miss: Miss, op: str, mode: str, device: str) -> bool:
         """Say whether a miss is this deviation."""
-        same = (op, miss.case.form.name, device.split(":")[0]) == (self.op, self.dtype, self.device)
+        same = (op, miss.case.form.name, device.split(":", maxsplit=1)[0]) == (self.op, self.dtype, self.device)
         return (
             same
             and miss.verdict in self.verdicts

@@ -10,10 +10,10 @@ import torch
 def _candidates() -> list[str]:
     names = ["cpu"]
     accelerators = {"cuda", "mps", "xpu", "xla", "mtia", "hpu", "npu"}
-    accelerators.add(torch._C._get_privateuse1_backend_name())
+    accelerators.add(torch._C._get_privateuse1_backend_name())  # noqa: SLF001 - torch has no public name for it
     for name in sorted(accelerators):
         module = getattr(torch, name, None)
-        count = module.device_count() if hasattr(module, "device_count") else 1
+        count = module.device_count() if module is not None and hasattr(module, "device_count") else 1
         names += [name] if count <= 1 else [f"{name}:{i}" for i in range(count)]
     return names
 

@@ -61,12 +61,12 @@ def _by_op(records: Iterable[Record]) -> Table:
         table.add_column(name, overflow="fold")
     for (op, dtype, verdict, known), some in sorted(rows.items()):
         worst = max(some, key=lambda r: float("inf") if r.worst_ulp is None else r.worst_ulp)
-        at = ", ".join(f"{name}={_short(value)}" for name, value in list(worst.at.items())[:3])
-        table.add_row(op, dtype, verdict, at, _short(worst.got), _short(worst.expected), "known" if known else "NEW")
+        at = ", ".join(f"{name}={short(value)}" for name, value in list(worst.at.items())[:3])
+        table.add_row(op, dtype, verdict, at, short(worst.got), short(worst.expected), "known" if known else "NEW")
     return table
 
 
-def _short(number: str | None) -> str:
+def short(number: str | None) -> str:
     """Write a hex float in decimal, for reading; anything else as it stands."""
     try:
         return f"{float.fromhex(number or ''):.6g}"

@@ -1,0 +1,66 @@
+"""The page of a run: ``python -m tests.subject.report RECORDS.jsonl REPORT.html``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import jinja2
+
+from tests.subject import record
+from tests.subject.comparison import VERDICTS
+from tests.subject.table import short
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tests.subject.record import Record
+
+TEMPLATE = "report.html.jinja"
+MOST_INPUTS = 4
+"""Inputs of a point that are shown; the rest is in the record."""
+
+
+def page(records: Sequence[Record]) -> str:
+    """Write records as one HTML page that needs nothing else."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined
+    )
+    environment.filters |= {"number": short, "point": _point}
+    columns = sorted({(r.dtype, r.mode, r.device) for r in records})
+    table = {(r.op, r.dtype, r.mode, r.device): r for r in records}
+    ops = list(dict.fromkeys(r.op for r in records))
+    missed = [r for r in records if r.verdict != VERDICTS[0]]
+    return environment.get_template(TEMPLATE).render(
+        torch=", ".join(sorted({r.torch for r in records})) or "not run",
+        seed=", ".join(sorted({str(r.seed) for r in records})),
+        tests=len(records),
+        compared=sum(r.compared for r in records),
+        fresh=[r for r in missed if r.known is None],
+        known=[r for r in missed if r.known is not None],
+        columns=columns,
+        rows=[(op, [table.get((op, *column)) for column in columns]) for op in ops],
+    )
+
+
+def _point(at: dict[str, str]) -> str:
+    shown = [f"{name} = {short(value)}" for name, value in list(at.items())[:MOST_INPUTS]]
+    return ", ".join(shown) + (", ..." if len(at) > MOST_INPUTS else "")
+
+
+def main() -> None:
+    """Read the command line and write the page."""
+    parser = argparse.ArgumentParser(description="Write a page about a run.")
+    parser.add_argument("records", type=Path, help="the file that pytest --records wrote")
+    parser.add_argument("report", type=Path, help="the page to write")
+    options = parser.parse_args()
+    try:
+        text = page(record.read(options.records))
+        options.report.write_text(text, encoding="utf-8")
+    except OSError as error:
+        parser.error(f"{error.filename}: {error.strerror}")
+
+
+if __name__ == "__main__":
+    main()
