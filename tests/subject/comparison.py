@@ -139,8 +139,7 @@ def _judge_input(case: Case, found: Answer, number: int, got: Floats, judgement:
         inside = np.where(np.isfinite(centre), inside, flat == centre)
         ulp = np.abs(distance) / form.ulp(centre)
         share = np.where(distance == 0, 0.0, np.abs(distance) / (radius + np.abs(offset)))
-    # a few roundings below the largest value, sound steps may overflow
-    normal = (np.abs(centre) >= form.smallest_normal) & (np.abs(centre) * (1 + STEPS**2 * form.unit) <= form.largest)
+    normal = (np.abs(centre) >= form.smallest_normal) & (np.abs(centre) <= form.largest)
     vanished = normal & ((flat == 0) | ~np.isfinite(flat))
     by_convention = found.by_convention[number].ravel()
     always_lost = case.tree.is_single and case.tree.root.op.elementwise
