@@ -141,16 +141,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def _is_chosen(item: pytest.Item, choice: Choice) -> bool:
     params = item.callspec.params if hasattr(item, "callspec") else {}
-    if "enumerated" in item.keywords and not choice.profile.enumerates:
-        return False
     if "op" in params and "mode" in params:
-        return isinstance(params["op"], Op)
+        return isinstance(params["op"], Op) and ("enumerated" not in item.keywords or _is_enumerated(params["op"], params["form"], choice))
     if "pool" in params:
         return choice.trees
     if isinstance(params.get("deviation"), Deviation):
         known = params["deviation"]
         return known.op in choice.ops and known.dtype in choice.forms
     return not choice.narrowed
+
+
+def _is_enumerated(op: Op, form: Format, choice: Choice) -> bool:
+    return choice.profile.enumerates and op.elementwise and len(op.inputs) == 1 and form.is_enumerable
 
 
 @pytest.fixture(scope="session")

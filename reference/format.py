@@ -103,13 +103,18 @@ class Format:
         return np.where(ordinals < 0, -magnitude, magnitude)
 
     @property
+    def is_enumerable(self) -> bool:
+        """Whether the format has 16 bits, few enough to try every value."""
+        return self.precision + self.emax.bit_length() <= 16
+
+    @property
     def last_ordinal(self) -> int:
         """The number of the largest finite value."""
         return int(self.ordinals(np.array([self.largest]))[0])
 
     def finite(self) -> Floats:
         """Return every finite value in increasing order, zero once (16-bit formats only)."""
-        if self.precision > 11:
+        if not self.is_enumerable:
             message = f"format={self.name}: only 16-bit formats are enumerated"
             raise ValueError(message)
         return self.values(np.arange(-self.last_ordinal, self.last_ordinal + 1))
