@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import sympy
 from flint import arb, fmpq
-from sympy.core.relational import Relational
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -64,6 +63,8 @@ FUNCTIONS: dict[str, str] = {
     "sign": "{0}.sgn()",
 }
 """How flint spells sympy's functions."""
+
+INEQUALITIES = sympy.StrictGreaterThan | sympy.StrictLessThan | sympy.GreaterThan | sympy.LessThan
 
 EXACT_BITS = 48
 """Rationals with a longer numerator are held as rationals, and enclosed at each evaluation."""
@@ -303,8 +304,8 @@ class Scope:
         if isinstance(condition, sympy.And | sympy.Or):
             parts = ", ".join(self._condition(part) for part in condition.args)
             return f"{'both' if isinstance(condition, sympy.And) else 'either'}({parts})"
-        if not isinstance(condition, Relational):
-            message = f"{condition}: a condition compares two expressions"
+        if not isinstance(condition, INEQUALITIES):
+            message = f"{condition}: a condition is an inequality between two expressions"
             raise UnsupportedExpressionError(message)
         left, right = (self.emit(side) for side in (condition.gts, condition.lts))
         strict = isinstance(condition, sympy.StrictGreaterThan | sympy.StrictLessThan)

@@ -112,13 +112,6 @@ class Format:
         """The number of the largest finite value."""
         return int(self.ordinals(np.array([self.largest]))[0])
 
-    def finite(self) -> Floats:
-        """Return every finite value in increasing order, zero once (16-bit formats only)."""
-        if not self.is_enumerable:
-            message = f"format={self.name}: only 16-bit formats are enumerated"
-            raise ValueError(message)
-        return self.values(np.arange(-self.last_ordinal, self.last_ordinal + 1))
-
     def round(self, value: Fraction) -> float:
         """Round an exact number to nearest, ties to even, overflowing to infinity."""
         if value == 0:

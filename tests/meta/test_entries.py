@@ -1,0 +1,192 @@
+"""Entries, domains and formats refuse what contradicts itself; every entry is reached."""
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import sympy
+from flint import arb, ctx
+from sympy import Abs, Function, Or, Piecewise, Rational, exp
+
+from reference.case import Case
+from reference.catalogue import FAMILIES, OPS, by_name
+from reference.compiler import UnsupportedExpressionError, compiled
+from reference.convention import rule
+from reference.derivative import derivative
+from reference.domain import REAL, Interval
+from reference.format import FORMATS
+from reference.op import InvalidOpError, Op, as_array, x, y
+from reference.oracle import answer
+from reference.tree import single
+from tests.subject.binding import located, written
+
+SOUND = {"name": "own", "torch": "torch.sin", "formula": sympy.sin(x)}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"name": "Own"}, "name='Own'"),
+        ({"torch": "sin"}, "a dotted path"),
+        ({"formula": 3}, "a sympy expression"),
+        ({"formula": sympy.sin(y)}, "the symbols x; x and y"),
+        ({"formula": sympy.Integer(3)}, "the symbols x; x and y"),
+        ({"formula": 0.1 * x}, "Rational"),
+        ({"kinks": (y,)}, "kinks="),
+        ({"saved": lambda _, output: output}, "a mapping"),
+        ({"shapes": (((3,),),)}, "shapes="),
+        ({"domain": {"y": REAL}}, "domain="),
+        ({"domain": {"x": (0, 1)}}, "domain="),
+        ({"formula": lambda x: x}, "shapes="),
+        ({"formula": lambda x, y: x + y, "shapes": (((3,),),)}, "shapes="),
+        ({"formula": lambda x: x, "shapes": (((3,),),), "kinks": (x,)}, "kinks="),
+    ],
+    ids=map(str, range(14)),
+)
+def test_invalid_entries_are_refused(change, said: str) -> None:
+    """An entry that contradicts itself is refused, by field, with what is accepted."""
+    assert Op(**SOUND).elementwise
+    with pytest.raises(InvalidOpError, match="accepted: ") as refused:
+        Op(**(SOUND | change))
+    assert said in str(refused.value)
+
+
+def test_names_are_unique() -> None:
+    """Two entries of one name are refused."""
+    op = Op(**SOUND)
+    with pytest.raises(InvalidOpError, match="twice"):
+        by_name((op, op))
+
+
+@pytest.mark.parametrize("op", OPS.values(), ids=OPS)
+def test_every_entry_is_reached(op: Op) -> None:
+    """Every entry leads to a callable, and its derivative is certified at a point of its domain."""
+    assert callable(located(op.torch)[1])
+    tree = single(op, op.shapes[0] if op.shapes else None)
+    batch = (4,) if op.elementwise else ()
+    primals = tuple(_inside(op, leaf.name, (*batch, *leaf.shape), n) for n, leaf in enumerate(tree.leaves))
+    cotangent = np.arange(1.0, np.prod((*batch, *tree.root.shape), dtype=int) + 1).reshape((*batch, *tree.root.shape))
+    found = answer(Case(tree, FORMATS["float64"], primals, cotangent))
+    assert all(ball.is_finite() for truth in found.truth for ball in truth.flat)
+    assert any(not ball.contains(0) for truth in found.truth for ball in truth.flat)
+
+
+def _inside(op: Op, name: str, shape: tuple[int, ...], number: int) -> np.ndarray:
+    """Return different values inside the domain of an input, other ones for each input."""
+    interval = op.interval(name)
+    lower, upper = float(max(interval.lower, -2)), float(min(interval.upper, max(interval.lower, -2) + 3))
+    count = int(np.prod(shape, dtype=int))
+    return (lower + (upper - lower) * (np.arange(count) + 1.3 - number / 8) / (count + 0.7)).reshape(shape)
+
+
+def test_there_are_enough_entries() -> None:
+    """The catalogue has sixty ops and more, and no family is empty."""
+    assert len(OPS) >= 60
+    assert all(FAMILIES.values())
+
+
+@pytest.mark.parametrize("ends", [(1, 1), (2, 1), (0.5, 1), (0, sympy.I)], ids=str)
+def test_invalid_intervals_are_refused(ends) -> None:
+    """An interval is not empty, and its ends are exact and real."""
+    with pytest.raises(ValueError, match=r"interval is empty|exact real number"):
+        Interval(*ends)
+
+
+def test_intervals_read_as_mathematics() -> None:
+    """An interval is written with brackets, and knows what it encloses."""
+    assert str(Interval(0, 1, closed_below=True)) == "[0, 1)"
+    assert str(Interval(0, 1, closed_above=True)) == "(0, 1]"
+    assert Interval(0, 1).encloses(0.25, 0.75)
+    assert not Interval(0, 1).encloses(0.25, 1.75)
+
+
+@pytest.mark.parametrize(
+    ("value", "rounded"),
+    [
+        (Fraction(0), 0.0),
+        (Fraction(1), 1.0),
+        (1 + Fraction(1, 2**11), 1.0),
+        (1 + Fraction(3, 2**11), 1 + 2**-9),
+        (Fraction(65519), 65504.0),
+        (Fraction(65520), np.inf),
+        (Fraction(-70000), -np.inf),
+        (Fraction(1, 2**25), 0.0),
+        (Fraction(3, 2**25), 2**-23),
+        (-Fraction(1, 3), -0.333251953125),
+    ],
+    ids=str,
+)
+def test_rounding_is_correct(value: Fraction, rounded: float) -> None:
+    """float16 rounds to nearest, ties to even, with subnormals and infinities, as numpy does."""
+    form = FORMATS["float16"]
+    assert form.round(value) == rounded
+    with np.errstate(over="ignore"):
+        assert form.round(value) == float(np.float16(float(value)))
+
+
+def test_undecided_rounding_is_none() -> None:
+    """A ball across the middle between two values rounds to neither, and one that is not finite to none."""
+    form = FORMATS["float16"]
+    assert form.round_enclosure(arb(1 + 2**-11, 2**-20)) is None
+    assert form.round_enclosure(arb.nan()) is None
+    assert form.round_enclosure(arb(1, 2**-20)) == 1
+
+
+def test_order_of_a_derivative_is_positive() -> None:
+    """The third derivative of x^3 is 6; there is no derivative of order 0."""
+    assert derivative(x**3, x, 3) == 6
+    with pytest.raises(ValueError, match="order=0"):
+        derivative(x, x, 0)
+
+
+@pytest.mark.parametrize(
+    "expression", [Function("f")(x), sympy.polygamma(x, x), Piecewise((x, Function("p")(x) > 0), (0, True)), Piecewise((x, sympy.Eq(x, 1)), (0, True))],
+    ids=["function", "order", "condition", "relation"],
+)  # fmt: skip
+def test_unknown_functions_are_refused(expression) -> None:
+    """What the evaluator does not know is refused by name."""
+    with pytest.raises(UnsupportedExpressionError):
+        compiled([expression], [x])
+
+
+def test_undecided_branches_are_united() -> None:
+    """Where a ball does not decide a condition, both branches count; where none holds, the value is NaN."""
+    (either,) = compiled([Piecewise((x + 5, x > 0), (x - 5, True))], [x])(arb(0, 1))
+    assert either.contains(5)
+    assert either.contains(-5)
+    (none,) = compiled([Piecewise((x, x > 0))], [x])(arb(-1))
+    assert none.is_nan()
+    (outside,) = compiled([Piecewise((1, Or(x < -1, x > 1)), (0, True))], [x])(arb(3))
+    assert outside == 1
+
+
+def test_rationals_are_exact() -> None:
+    """One third is enclosed at every precision, as a factor and as an exponent."""
+    ctx.prec = 200
+    third, root = compiled([x * Rational(1, 3), x ** Rational(1, 3)], [x])(arb(1, 0))
+    assert third.rel_accuracy_bits() > 190
+    assert (third * 3).contains(1)
+    assert root.contains(1)
+
+
+def test_slopes_may_be_infinite_downwards() -> None:
+    """By continuity the derivative of -sqrt is minus infinity at 0, and that of a cusp one of the two."""
+    down = Op(name="down", torch="torch.sqrt", formula=-sympy.sqrt(x), domain={"x": Interval(0, sympy.oo, closed_below=True)})
+    assert rule(down, (Fraction(0),)) == (-sympy.oo,)
+    case = Case(single(down), FORMATS["float32"], (np.array(0.0),), np.array(1.0))
+    assert float(answer(case).truth[0][()]) == -np.inf
+    smooth = Op(name="smooth", torch="torch.abs", formula=x * Abs(x), kinks=(x,))
+    assert rule(smooth, (Fraction(0),)) == (0,)
+
+
+def test_arrays_of_expressions_keep_their_shape() -> None:
+    """Lists become arrays of expressions, and one expression an array without dimensions."""
+    assert as_array([x, y]).shape == (2,)
+    assert as_array(exp(x)).shape == ()
+
+
+def test_calls_are_written_as_they_are_made() -> None:
+    """The call in a snippet has the arguments that an entry says."""
+    assert written(OPS["cross_entropy"], ["x"]).startswith("torch.nn.functional.cross_entropy(x, ")
+    assert written(OPS["cat"], ["x", "y"]).startswith("torch.cat((x, y,)")
+    assert written(OPS["trigamma"], ["x"]) == "torch.special.polygamma(1, x)"

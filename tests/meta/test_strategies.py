@@ -1,0 +1,159 @@
+"""The strategies: what they reach, what they shrink to, what they refuse."""
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, Phase, find, given, settings
+from hypothesis import strategies as st
+from hypothesis.errors import NoSuchExample
+from sympy import Rational
+
+from reference.case import LAYOUTS, ROOTS
+from reference.catalogue import OPS
+from reference.domain import POSITIVE, REAL, Interval
+from reference.format import FORMATS
+from reference.oracle import value
+from strategies import batches, layouts, op_cases, points, tree_cases, trees
+from strategies.points import EmptyDomainError, bounds, moderate
+from strategies.trees import LARGEST, LEAF_RANGE, SMOOTH, image, is_smooth
+
+FORM = FORMATS["float32"]
+SEARCH = settings(max_examples=2000, database=None, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+DRAWS = settings(SEARCH, max_examples=60, phases=[Phase.generate])
+
+
+@pytest.mark.parametrize(
+    "place",
+    [0.0, FORM.smallest_subnormal, FORM.smallest_normal, FORM.largest, -FORM.largest, 1.0, -10.0],
+    ids=["zero", "subnormal", "normal", "largest", "lowest", "one", "minus_ten"],
+)
+def test_points_reach(place: float) -> None:
+    """Zero, the ends of the subnormals and of the range, and simple values are drawn."""
+    assert place in find(points(FORM, (64,)), lambda values: place in values, settings=SEARCH)
+
+
+@pytest.mark.parametrize(("op", "kink"), [("relu", 0), ("relu6", 6), ("hardswish", 3), ("hardswish", -3), ("softshrink", 0.5), ("sqrt", 0)])
+def test_points_reach_kinks(op: str, kink: float) -> None:
+    """The kinks and the edges of an op are drawn, and so are their neighbours."""
+    interval = OPS[op].interval("x")
+    drawn = points(FORM, (64,), interval, OPS[op])
+    find(drawn, lambda values: kink in values, settings=SEARCH)
+    find(drawn, lambda values: bool(((values != kink) & (abs(values - kink) < 1e-6)).any()), settings=SEARCH)
+
+
+@pytest.mark.parametrize("interval", [REAL, POSITIVE, Interval(-1, 1), Interval(0, 1, closed_below=True), Interval(1)], ids=str)
+@pytest.mark.parametrize("form", FORMATS.values(), ids=FORMATS)
+def test_points_lie_inside(form, interval) -> None:
+    """Every value drawn is a value of the format inside the interval."""
+    first, last = bounds(form, interval)
+
+    @DRAWS
+    @given(points(form, (64,), interval))
+    def check(values) -> None:
+        ordinals = form.ordinals(values)
+        assert (form.values(ordinals) == values).all()
+        assert ((ordinals >= first) & (ordinals <= last)).all()
+
+    check()
+
+
+def test_points_shrink_to_one() -> None:
+    """The simplest value is 1."""
+    assert (find(points(FORM, (3,)), lambda _: True, settings=SEARCH) == 1).all()
+
+
+def test_empty_domain_is_refused() -> None:
+    """An interval without a value of the format is an error, not an empty array."""
+    between = Interval(1, 1 + Rational(1, 2**20))
+    with pytest.raises(EmptyDomainError, match="float16"):
+        find(points(FORMATS["float16"], (1,), between), lambda _: True, settings=SEARCH)
+
+
+def test_domain_without_simple_values_is_drawn_from() -> None:
+    """A short interval that none of the simple values lies in still has points."""
+    (found,) = find(points(FORM, (1,), Interval(5, 6)), lambda _: True, settings=SEARCH)
+    assert 5 < found < 6
+
+
+@DRAWS
+@given(moderate(FORM, (3, 4), 0.25, 2.0))
+def test_moderate_values_differ(values) -> None:
+    """Values of a row differ, and lie in the range."""
+    assert (np.diff(np.sort(values, axis=-1)) > 0).all()
+    assert ((values >= 0.25) & (values <= 2)).all()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_cases_reach_layouts(layout: str) -> None:
+    """Every layout is drawn for an op; an expanded input has equal rows."""
+    case = find(op_cases(OPS["sin"], FORM), lambda case: layout in case.layouts, settings=SEARCH)
+    if layout == "expanded":
+        assert (case.primals[0] == case.primals[0][:1]).all()
+
+
+def test_layouts_fit_the_shape() -> None:
+    """A tensor without dimensions is contiguous or has an offset, nothing else."""
+    with pytest.raises(NoSuchExample):
+        find(layouts(()), lambda layout: layout not in {"contiguous", "offset"}, settings=SEARCH)
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (1,), (257,), (2, 3, 4, 5)], ids=str)
+def test_batches_reach(shape) -> None:
+    """No dimensions, sizes 0 and 1, past a vector register, and four dimensions are drawn."""
+    assert find(batches(), lambda batch: batch == shape, settings=SEARCH) == shape
+
+
+@DRAWS
+@given(trees(inputs=3))
+def test_trees_are_connected_and_smooth(tree) -> None:
+    """The inputs of a tree are those it uses, and its ops are smooth."""
+    assert set(tree.leaves) <= set(tree.uses)
+    assert all(is_smooth(node.op) for node in tree.applications)
+
+
+@DRAWS
+@given(tree_cases(FORM))
+def test_trees_are_finite(case) -> None:
+    """The value of a tree is certified, and of moderate size."""
+    assert all(abs(ball) <= 2 * LARGEST for row in value(case) for ball in row)
+
+
+@pytest.mark.parametrize("root", ROOTS)
+def test_trees_reach_roots(root: str) -> None:
+    """A cotangent, a sum and a mean are drawn."""
+    assert find(tree_cases(FORM), lambda case: case.root == root, settings=SEARCH).root == root
+
+
+@pytest.mark.parametrize(
+    "op", [op for op in SMOOTH if any(image(op, (extent,) * len(op.inputs)) for extent in (LEAF_RANGE, (0.25, 0.75), (2.0, 8.0)))], ids=lambda op: op.name
+)  # fmt: skip
+def test_every_smooth_op_is_reached(op) -> None:
+    """Trees of an op, and of a few that lead into its domain, have it."""
+    pool = (op, *(OPS[name] for name in ("square", "exp", "sigmoid", "add")))
+    tree = find(trees(pool, inputs=2), lambda tree: any(node.op is op for node in tree.applications), settings=SEARCH)
+    assert op in {node.op for node in tree.applications}
+
+
+def test_shared_nodes_are_reached() -> None:
+    """A node that two others use is drawn: trees are graphs."""
+    tree = find(trees(), lambda tree: any(n > 1 for n in tree.uses.values()), settings=SEARCH)
+    assert max(tree.uses.values()) > 1
+
+
+def test_trees_shrink() -> None:
+    """The smallest tree is one op."""
+    assert len(find(trees(), lambda _: True, settings=SEARCH).applications) == 1
+
+
+@pytest.mark.parametrize("arguments", [{"inputs": 0}, {"most": 0}, {"ops": ()}, {"ops": (OPS["acosh"],)}], ids=["inputs", "most", "ops", "domain"])
+def test_impossible_trees_are_refused(arguments) -> None:
+    """What no tree can be made of is an error."""
+    with pytest.raises(ValueError, match=r"inputs=|none of"):
+        find(trees(**arguments), lambda _: True, settings=SEARCH)
+
+
+@DRAWS
+@given(st.data())
+def test_ties_are_drawn_for_order_ops(data) -> None:
+    """maximum is drawn with inputs of equal shape, where ties are."""
+    case = data.draw(op_cases(OPS["maximum"], FORM))
+    assert case.primals[0].shape == case.primals[1].shape
