@@ -88,7 +88,7 @@ def threshold(notices: Callable[[int, float], bool], most: int) -> str:
             low = k
         else:
             high = k - 1
-    return f"2^-{low} = {2.0**-low:.1e}" if low > 0 else "none up to 1"
+    return f"2^-{low} = {2.0**-low:.1e}" if low >= 0 else "none up to 1"
 
 
 def main() -> None:
