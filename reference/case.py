@@ -20,7 +20,7 @@ LAYOUTS = ("contiguous", "transposed", "strided", "expanded", "offset", "channel
 """How the elements of an input lie in memory."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Case:
     """A tree, the values of its inputs, and how its derivative is asked for.
 
@@ -39,6 +39,11 @@ class Case:
     root: str = "cotangent"
     layouts: tuple[str, ...] = ()
     """One of LAYOUTS for each input; contiguous where there is none."""
+
+    def __repr__(self) -> str:
+        """Say what is asked, without the values of large inputs."""
+        shapes = ", ".join(f"{leaf.name}{list(p.shape)}" for leaf, p in zip(self.tree.leaves, self.primals, strict=True))
+        return f"<{self.tree} in {self.form.name} at {shapes}, root={self.root}, layouts={self.layouts}>"
 
     @cached_property
     def batches(self) -> tuple[Shape, ...]:

@@ -32,7 +32,7 @@ class InvalidOpError(ValueError):
     """An entry of the catalogue contradicts itself."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Op:
     """One op: everything that is known of it, and nothing that follows from the rest.
 
@@ -94,6 +94,10 @@ class Op:
 
     composes: bool = True
     """Whether drawn trees may have it; the entry says why not."""
+
+    def __repr__(self) -> str:
+        """Name the op and its formula."""
+        return f"<{self.name}: {self.formula if self.elementwise else self.torch}>"
 
     def __post_init__(self) -> None:
         """Refuse an entry that contradicts itself, naming the field and what it accepts."""

@@ -1,0 +1,50 @@
+"""What the README shows is what happens."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.subject.choice import PROFILES, chosen
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+
+
+@pytest.fixture
+def example(tmp_path: Path) -> Path:
+    """Write the catalogue that the README shows."""
+    path = tmp_path / "my_ops.py"
+    path.write_text(re.search(r"<!-- example: my_ops.py -->\n```python\n(.*?)```", README, re.DOTALL)[1])
+    return path
+
+
+def test_example_is_a_catalogue(example: Path) -> None:
+    """The example of an own op is read as one."""
+    read = chosen(ops=["my_swish"], modes=(), dtypes=(), devices=(), profile="quick", catalogue=str(example), deviations=None)
+    assert list(read.ops) == ["my_swish"]
+
+
+def test_failure_can_be_pasted(example: Path) -> None:
+    """The snippet of the failure that the README shows prints what it says came."""
+    shown = re.search(r"```\n(d my_swish.*?)```", README, re.DOTALL)[1]
+    got = re.search(r"^got (\S+),", shown, re.MULTILINE)[1]
+    code = shown[shown.index("import my_ops") :]
+    path = os.pathsep.join(map(str, (ROOT, example.parent)))
+    done = subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == f"['{got}']"
+
+
+def test_profiles_are_named() -> None:
+    """The README names every profile, as the command line does."""
+    assert "|".join(PROFILES) in README
+
+
+def test_environments_exist() -> None:
+    """Every tox environment that the README names is there."""
+    named = set(re.findall(r"tox -e (\w+)", README))
+    assert {"assay", "bench", "sensitivity"} <= named
+    assert named <= set(re.findall(r"\[testenv:(\w+)\]", (ROOT / "tox.ini").read_text()))
