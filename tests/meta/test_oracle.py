@@ -115,3 +115,20 @@ def test_oracle_does_not_see_torch(package: str) -> None:
     """Importing the oracle or the strategies does not import torch."""
     code = f"import sys, {package}, reference.oracle; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("root", ["sum", "mean"])
+def test_roots_share_the_cotangent(root: str) -> None:
+    """A mean at the root hands each of three points a third, which its allowance contains."""
+    points = np.array([1.0, 2.0, 3.0])
+    found = answer(Case(single(OPS["square"]), FORMATS["float32"], (points,), np.ones(3), root))
+    share = Fraction(1, 3) if root == "mean" else Fraction(1)
+    for truth, allowance, point in zip(found.truth[0], found.allowance[0], points, strict=True):
+        assert truth.overlaps(arb(2 * point) * share.numerator / share.denominator)
+        assert allowance.contains(truth.mid())
+
+
+def test_broadcast_over_nothing_is_zero() -> None:
+    """An input that is broadcast against a tensor of size 0 has a gradient of exactly 0."""
+    case = Case(single(OPS["mul"]), FORMATS["float32"], (np.ones(1), np.ones(0)), np.ones(0))
+    assert [ball.str() for ball in answer(case).truth[0]] == ["0"]
