@@ -7,9 +7,9 @@ from fractions import Fraction
 from typing import TYPE_CHECKING
 
 import numpy as np
+from flint import arb
 
 if TYPE_CHECKING:
-    from flint import arb
     from numpy.typing import NDArray
 
     Floats = NDArray[np.float64]
@@ -130,6 +130,10 @@ class Format:
         """Round the number inside a ball, or None while the ball does not decide it."""
         if not ball.is_finite():
             return None
+        if abs(ball) * 4 < self.smallest_subnormal:
+            return 0.0  # exp(-1e30) has no fraction that fits in memory
+        if abs(ball) > arb(2) ** (self.emax + 2):
+            return float("inf") if ball > 0 else float("-inf")
         low, high = (self.round(fraction(end)) for end in (ball.lower(), ball.upper()))
         return low if low == high else None
 

@@ -37,7 +37,5 @@ def _value(ball: arb, form: Format) -> float:
     return float(ball) if nearest is None else nearest
 
 
-def pytest_configure() -> None:
-    """Put the stand-in in the place of torch in every mode."""
-    for name, mode in MODES.items():
-        MODES[name] = replace(mode, gradients=rounded)
+for name, mode in tuple(MODES.items()):
+    MODES[name] = replace(mode, gradients=rounded)

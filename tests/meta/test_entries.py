@@ -132,6 +132,14 @@ def test_undecided_rounding_is_none() -> None:
     assert form.round_enclosure(arb(1, 2**-20)) == 1
 
 
+def test_extreme_values_round_at_once() -> None:
+    """exp(1e30) and exp(-1e30) round to infinity and 0, though their fractions would fill no memory."""
+    form = FORMATS["float64"]
+    assert form.round_enclosure(arb(1e30).exp()) == np.inf
+    assert form.round_enclosure(-(arb(1e30).exp())) == -np.inf
+    assert form.round_enclosure(arb(-1e30).exp()) == 0
+
+
 def test_order_of_a_derivative_is_positive() -> None:
     """The third derivative of x^3 is 6; there is no derivative of order 0."""
     assert derivative(x**3, x, 3) == 6
