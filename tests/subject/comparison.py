@@ -142,9 +142,10 @@ def _judge_input(case: Case, found: Answer, number: int, got: Floats, judgement:
     normal = (np.abs(centre) >= form.smallest_normal) & (np.abs(centre) <= form.largest)
     vanished = normal & ((flat == 0) | ~np.isfinite(flat))
     by_convention = found.by_convention[number].ravel()
-    always_lost = case.tree.is_single and case.tree.root.op.elementwise
+    # a sum over a broadcast axis may cancel, as in a composition
+    always_lost = case.tree.is_single and case.tree.root.op.elementwise and case.batches[number] == case.batch
     suspect = ~inside | (vanished & always_lost)
-    undecided = unbounded & ~vanished
+    undecided = unbounded & ~(vanished & always_lost)
     overflowed = np.zeros_like(undecided)
     for place in np.flatnonzero(suspect & ~undecided):
         index = tuple(int(i) for i in np.unravel_index(int(place), got.shape))
