@@ -5,7 +5,7 @@ import numpy as np
 from reference.case import Case
 from reference.format import FORMATS
 from reference.tree import single
-from tests.subject.assay import judged
+from tests.subject.comparison import judged
 from tests.subject.mode import MODES
 
 LENGTH = 64

@@ -42,6 +42,7 @@ def test_fault_is_caught(planted: Fault) -> None:
     with pytest.raises(DisagreementError) as caught:
         run(planted.op, planted.form, planted.mode())
     assert caught.value.miss.verdict in planted.verdicts
+    assert f"is {caught.value.miss.verdict}:\ngot {caught.value.miss.got}, should be " in str(caught.value)
 
 
 @pytest.mark.parametrize(("op", "form"), sorted({(f.op.name, f.form.name) for f in FAULTS}))

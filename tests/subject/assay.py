@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from tests.subject.comparison import VERDICTS, Miss, judge
+from tests.subject.comparison import VERDICTS, Miss, judged
 from tests.subject.explanation import DisagreementError
 from tests.subject.record import Record
 
@@ -101,13 +101,3 @@ class Assay:
             torch=torch.__version__,
             seed=seed,
         )
-
-
-def judged(case: Case, mode: Mode, device: str) -> Judgement:
-    """Ask torch for a gradient and judge it; an exception of torch is a gradient that is not there."""
-    try:
-        gradients = mode.gradients(case, device)
-    except (RuntimeError, NotImplementedError, TypeError, ValueError, IndexError) as error:
-        gradients = [None] * len(case.primals)
-        return judge(case, gradients, device, instead=f"{type(error).__name__}: {str(error).splitlines()[0]}")
-    return judge(case, gradients, device)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from reference.case import Case
     from reference.format import Floats
     from reference.op import Shape
+    from tests.subject.mode import Mode
 
 VERDICTS = ("agrees", "inaccurate", "lost", "convention", "malformed")
 
@@ -87,6 +88,16 @@ class Judgement:
     """Where the worst error in ulp occurred."""
 
     misses: list[Miss] = field(default_factory=list)
+
+
+def judged(case: Case, mode: Mode, device: str) -> Judgement:
+    """Ask torch for a gradient and judge it; an exception of torch is a gradient that is not there."""
+    try:
+        gradients = mode.gradients(case, device)
+    except (RuntimeError, NotImplementedError, TypeError, ValueError, IndexError) as error:
+        gradients = [None] * len(case.primals)
+        return judge(case, gradients, device, instead=f"{type(error).__name__}: {str(error).splitlines()[0]}")
+    return judge(case, gradients, device)
 
 
 def judge(case: Case, gradients: Sequence[torch.Tensor | None], device: str, instead: str = "None") -> Judgement:

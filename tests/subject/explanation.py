@@ -11,7 +11,7 @@ import sympy
 from reference.case import Case
 from reference.derivative import symbols
 from tests.subject import binding
-from tests.subject.comparison import judge
+from tests.subject.comparison import judged
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -84,8 +84,7 @@ def _shortened(formula: str) -> str:
 def reproducing(miss: Miss, mode: Mode, device: str) -> Case:
     """Return the smallest case that still shows a miss: its point, the point repeated, or the whole."""
     for case in _smaller(miss.case):
-        judgement = judge(case, mode.gradients(case, device), device)
-        if any(other.verdict == miss.verdict and other.wrt == miss.wrt for other in judgement.misses):
+        if any(other.verdict == miss.verdict and other.wrt == miss.wrt for other in judged(case, mode, device).misses):
             return case
     return miss.whole
 
@@ -114,8 +113,7 @@ def snippet(case: Case, wrt: str, mode: Mode, device: str) -> str:
         lines.append(f"cotangent = {_tensor(case.cotangent, case, device)}")
     else:
         lines += [f"output = output.{case.root}()", "cotangent = None"]
-    names = ", ".join(leaf.name for leaf in case.tree.leaves)
-    return "\n".join([*lines, mode.snippet.format(inputs=names, wrt=wrt)])
+    return "\n".join([*lines, mode.snippet.format(wrt=wrt)])
 
 
 def _tensor(values: Floats, case: Case, device: str) -> str:
