@@ -16,6 +16,7 @@ from tests.subject import table
 from tests.subject.assay import Assay
 from tests.subject.choice import PROFILES, TREE, ChoiceError, chosen
 from tests.subject.deviation import Deviation
+from tests.subject.device import passing
 from tests.subject.record import Record, Writer
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ def _load_profiles(choice: Choice) -> None:
 def pytest_report_header(config: pytest.Config) -> list[str]:
     """Say what is assayed, what was refused and why, and how to draw the same again."""
     choice = config.stash[CHOICE]
-    assayed = ", ".join(name for name, refusal in choice.devices.items() if refusal is None)
+    assayed = ", ".join(passing(choice.devices))
     return [
         f"gradassay: torch {torch.__version__}, devices: {assayed}, profile: {config.option.profile}",
         f"gradassay: {len(choice.deviations)} known deviations of this torch are on file",
@@ -117,7 +118,7 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Give each conformance test its table: ids read ``softplus-backward-float32-cpu``."""
     choice = metafunc.config.stash[CHOICE]
-    devices = [name for name, refusal in choice.devices.items() if refusal is None]
+    devices = passing(choice.devices)
     tables = {
         "op": choice.ops,
         "pool": {TREE: tuple(choice.catalogue.values())},
@@ -134,9 +135,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out what was not asked for."""
     choice = config.stash[CHOICE]
-    kept = [item for item in items if _is_chosen(item, choice)]
-    config.hook.pytest_deselected(items=[item for item in items if not _is_chosen(item, choice)])
-    items[:] = kept
+    left_out = {item for item in items if not _is_chosen(item, choice)}
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
 
 
 def _is_chosen(item: pytest.Item, choice: Choice) -> bool:

@@ -124,8 +124,7 @@ def _devices(names: Sequence[str]) -> dict[str, str | None]:
     refusals = {name: device.probe(name) for name in names}
     lines = [f"--device {name}: {refusal}" for name, refusal in refusals.items() if refusal]
     if lines:
-        found = [name for name, refusal in device.probed().items() if refusal is None]
-        message = f"{'; '.join(lines)}; accepted: {', '.join(found)}"
+        message = f"{'; '.join(lines)}; accepted: {', '.join(device.passing(device.probed()))}"
         raise ChoiceError(message)
     return refusals
 
@@ -171,7 +170,7 @@ def _imported(path: Path) -> Any:
     except InvalidOpError as error:
         message = f"--catalogue {path}: {error}"
         raise ChoiceError(message) from error
-    except Exception as error:
+    except Exception as error:  # a user's file may raise anything: it is all the one usage error, which quotes it
         message = f"--catalogue {path}: does not import: {type(error).__name__}: {error}"
         raise ChoiceError(message) from error
     return module

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 def _candidates() -> list[str]:
@@ -36,6 +40,6 @@ def probed() -> dict[str, str | None]:
     return {name: probe(name) for name in _candidates()}
 
 
-def available() -> list[str]:
-    """Return the names of the devices that passed the probe."""
-    return [name for name, refusal in probed().items() if refusal is None]
+def passing(probes: Mapping[str, str | None]) -> list[str]:
+    """Return the names of the devices that were not refused."""
+    return [name for name, refusal in probes.items() if refusal is None]

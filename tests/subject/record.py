@@ -30,10 +30,10 @@ class Record:
     """The largest distance as a share of the allowance; None as above."""
 
     verdict: str
-    """The gravest verdict met, known deviations included; ``error`` where the test itself broke."""
+    """That of the new miss, else of the first known one, else ``agrees``; ``error`` where the test itself broke."""
 
     at: dict[str, str]
-    """The inputs of the gravest miss, or of the worst error, as hex floats."""
+    """The inputs of that miss, or of the worst error, as hex floats."""
 
     got: str | None
     expected: str | None
