@@ -68,6 +68,11 @@ class Case:
         """The number of entries of the gradient, over all inputs."""
         return sum(primal.size for primal in self.primals)
 
+    def repeated(self, count: int) -> Case:
+        """Return the case with every input and cotangent that often, along a new first dimension."""
+        primals = tuple(np.repeat(primal[None], count, axis=0) for primal in self.primals)
+        return Case(self.tree, self.form, primals, np.repeat(self.cotangent[None], count, axis=0), self.root)
+
     def at(self, index: Shape) -> Case:
         """Return the case at one point of the batch alone, asked with its cotangent."""
         primals = []

@@ -5,18 +5,15 @@ import numpy as np
 from reference.case import Case
 from reference.format import FORMATS
 from reference.tree import single
-from tests.subject.comparison import judged
+from tests.subject.comparison import REPEATS, judged
 from tests.subject.mode import MODES
-
-LENGTH = 64
-"""Pinned inputs are repeated: some deviations are the vectorised loop's alone."""
 
 
 def test_pinned_input_shows_it(deviation, catalogue) -> None:
     """At its pinned input the deviation has its verdict, and its region covers it."""
     op = catalogue[deviation.op]
-    primals = tuple(np.full(LENGTH, deviation.pinned[name]) for name in op.inputs)
-    case = Case(single(op), FORMATS[deviation.dtype], primals, np.full(LENGTH, deviation.cotangent))
+    primals = tuple(np.array(deviation.pinned[name]) for name in op.inputs)
+    case = Case(single(op), FORMATS[deviation.dtype], primals, np.array(deviation.cotangent)).repeated(REPEATS)
     for mode in deviation.modes:
         misses = judged(case, MODES[mode], deviation.device).misses
         assert any(deviation.covers(miss, op.name, mode, deviation.device) for miss in misses), (

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 VERDICTS = ("agrees", "inaccurate", "lost", "convention", "malformed")
 
+REPEATS = 64
+"""How often a point is repeated, where only torch's vectorised loop goes wrong at it."""
+
 
 class OracleError(AssertionError):
     """The oracle contradicts itself."""

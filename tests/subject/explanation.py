@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import sympy
 
-from reference.case import Case
 from reference.derivative import symbols
 from tests.subject import binding
-from tests.subject.comparison import judged
+from tests.subject.comparison import REPEATS, judged
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from reference.case import Case
     from reference.format import Floats
     from reference.tree import Node, Tree
     from tests.subject.comparison import Miss
@@ -23,9 +23,6 @@ if TYPE_CHECKING:
 
 LONGEST = 400
 """Characters of a formula that are shown: a derivative of a large tensor op fills pages."""
-
-REPEATS = 64
-"""How often a point is repeated, where only torch's vectorised loop goes wrong at it."""
 
 LAYOUTS = {
     "contiguous": "{0}",
@@ -92,8 +89,7 @@ def reproducing(miss: Miss, mode: Mode, device: str) -> Case:
 def _smaller(case: Case) -> Iterator[Case]:
     if case.batch == ():
         yield case
-        repeated = tuple(np.broadcast_to(p, (REPEATS, *p.shape)).copy() for p in case.primals)
-        yield Case(case.tree, case.form, repeated, np.broadcast_to(case.cotangent, (REPEATS, *case.cotangent.shape)).copy())
+        yield case.repeated(REPEATS)
     elif case.layouts:
         yield replace(case, layouts=())
 
