@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from reference.format import Floats, Format
     from reference.op import Shape
     from reference.tree import Tree
@@ -16,8 +18,15 @@ if TYPE_CHECKING:
 ROOTS = ("cotangent", "sum", "mean")
 """How a derivative of a non-scalar is asked for: with a cotangent, or of its sum or mean."""
 
-LAYOUTS = ("contiguous", "transposed", "strided", "expanded", "offset", "channels_last")
-"""How the elements of an input lie in memory."""
+LAYOUTS: dict[str, Callable[[Shape], bool]] = {
+    "contiguous": lambda _: True,
+    "transposed": lambda shape: len(shape) > 1,
+    "strided": lambda shape: len(shape) > 0,
+    "expanded": lambda shape: len(shape) > 0 and shape[0] > 1,
+    "offset": lambda _: True,
+    "channels_last": lambda shape: len(shape) == 4,
+}
+"""How the elements of an input lie in memory, and which shapes can be laid out so."""
 
 
 @dataclass(frozen=True, repr=False)

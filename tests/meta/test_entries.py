@@ -1,5 +1,7 @@
 """Entries, domains and formats refuse what contradicts itself; every entry is reached."""
 
+import subprocess
+import sys
 from fractions import Fraction
 
 import numpy as np
@@ -18,7 +20,8 @@ from reference.format import FORMATS
 from reference.op import InvalidOpError, Op, as_array, x, y
 from reference.oracle import answer
 from reference.tree import single
-from tests.subject.binding import located, written
+from tests.subject.binding import located, tensor, written
+from tests.subject.explanation import LAYOUTS
 
 SOUND = {"name": "own", "torch": "torch.sin", "formula": sympy.sin(x)}
 
@@ -198,3 +201,13 @@ def test_calls_are_written_as_they_are_made() -> None:
     assert written(OPS["cross_entropy"], ["x"]).startswith("torch.nn.functional.cross_entropy(x, ")
     assert written(OPS["cat"], ["x", "y"]).startswith("torch.cat((x, y,)")
     assert written(OPS["trigamma"], ["x"]) == "torch.special.polygamma(1, x)"
+
+
+def test_snippets_lay_tensors_out_alike() -> None:
+    """The layouts that a snippet writes have the strides and the offset of those that were assayed."""
+    values = np.ones((2, 3, 4, 5))
+    lines = ["import torch", "dense = torch.ones((2, 3, 4, 5))"]
+    lines += [f"t = {written}\nprint(t.stride(), t.storage_offset())" for written in LAYOUTS.values()]
+    done = subprocess.run([sys.executable, "-c", "\n".join(lines).replace("{0}", "dense")], capture_output=True, text=True, check=True)
+    laid = [tensor(values, FORMATS["float32"], "cpu", layout) for layout in LAYOUTS]
+    assert done.stdout.splitlines() == [f"{t.stride()} {t.storage_offset()}" for t in laid]

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from reference.case import LAYOUTS
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -107,18 +109,10 @@ def tensor(values: Floats, form: Format, device: str, layout: str = "contiguous"
 
 
 def applies(layout: str, values: Floats) -> bool:
-    """Say whether values can be laid out so: only equal rows can be expanded from one."""
-    match layout:
-        case "transposed":
-            return values.ndim > 1
-        case "strided":
-            return values.ndim > 0
-        case "expanded":
-            return values.ndim > 0 and len(values) > 0 and bool((values == values[:1]).all())
-        case "channels_last":
-            return values.ndim == 4
-        case _:
-            return layout != "contiguous"
+    """Say whether a layout changes anything, and can: only equal rows can be expanded from one."""
+    if layout == "contiguous" or not LAYOUTS[layout](values.shape):
+        return False
+    return layout != "expanded" or bool((values == values[:1]).all())
 
 
 def leaves(case: Case, device: str) -> list[torch.Tensor]:
