@@ -182,8 +182,9 @@ class Emitter:
     def total(self, terms: Sequence[str]) -> str:
         """Write a sum of variables, in any order of summation.
 
-        A sum of n terms rounds n - 1 times, pairwise summation about log2(n) times: the bound
-        on the error is that many u times the sum of magnitudes.
+        A sum of n terms rounds n - 1 times: the bound on the error is that many u times the sum of
+        magnitudes. Pairwise summation, or a wider accumulator, stays far below; a product of
+        matrices reaches it where terms are alike.
         """
         if len(terms) == 1:
             return terms[0]
@@ -191,8 +192,7 @@ class Emitter:
         if self._form is None or len(terms) == 2:
             return self.rounded(code, underflows=False)
         magnitude = " + ".join(f"abs({term})" for term in terms)
-        roundings = min(len(terms) - 1, STEPS * len(terms).bit_length())
-        self.namespace[f"O{len(terms)}"] = arb(0, roundings * self._form.unit)
+        self.namespace[f"O{len(terms)}"] = arb(0, (len(terms) - 1) * self._form.unit)
         return self.assign(f"({code}) * W + ({magnitude}) * O{len(terms)}")
 
     def branch(self, write: Callable[[], str]) -> str:

@@ -5,9 +5,17 @@ import math
 import pytest
 import sympy
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
+from reference.case import Case
+from reference.catalogue import OPS
 from reference.derivative import derivative
-from reference.op import x
+from reference.op import Op, x
+from reference.tree import Apply, Leaf, Tree
+from strategies.points import moderate
+
+DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
 
 
 def slope(formula: sympy.Expr, at: float) -> float:
@@ -38,55 +46,122 @@ def test_mean_of_squares() -> None:
     assert [f"{g:.4f}" for g in values.grad.tolist()] == ["0.6667", "1.3333", "2.0000"]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
-def test_neuron_chain(dtype: torch.dtype) -> None:
-    """The chain dL/dp dp/dz dz/dw of a logistic neuron is what backward gives.
+# A neuron reads x, is to answer y, and has a weight and a bias.
+#
+#     score       z = w x + b
+#     prediction  p = 1 / (1 + exp(-z))
+#     loss        L = -(y log p + (1 - y) log(1 - p))
 
-    The clamp's 1e-8 vanishes in float32 next to 1, so there it only guards the lower end.
-    """
-    inp, target = 6.7, 0.0
-    weight, bias = (torch.tensor(v, dtype=dtype, requires_grad=True) for v in (1.0, 0.0))
-    prediction = torch.sigmoid(weight * inp + bias).clamp(1e-8, 1 - 1e-8)
-    loss = -(target * prediction.log() + (1 - target) * (1 - prediction).log())
+W, X, B, Y, Z, P = sympy.symbols("w x b y z p", real=True)
+SCORE = W * X + B
+PREDICTION = 1 / (1 + sympy.exp(-Z))
+LOSS = -(Y * sympy.log(P) + (1 - Y) * sympy.log(1 - P))
+POINT = {X: 6.7, Y: 0, W: 1, B: 0}
+FACTORS = {"dL/dp": "813.4", "dp/dz": "0.001228", "dz/dw": "6.700", "dz/db": "1.000", "dL/dw": "6.692", "dL/db": "0.9988"}
+"""At that point, to four digits."""
+
+
+def neuron(dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """Run the neuron at the point, and backward; what comes back has every step, by name."""
+    weight, bias = (torch.tensor(float(POINT[s]), dtype=dtype, requires_grad=True) for s in (W, B))
+    score = weight * POINT[X] + bias
+    prediction = torch.sigmoid(score)
+    guarded = prediction.clamp(1e-8, 1 - 1e-8)
+    loss = -(POINT[Y] * guarded.log() + (1 - POINT[Y]) * (1 - guarded).log())
+    for step in (score, prediction):
+        step.retain_grad()
     loss.backward()
+    return {"w": weight, "b": bias, "z": score, "p": prediction, "L": loss}
 
-    p = 1 / (1 + math.exp(-inp))
-    loss_by_prediction = (p - target) / (p * (1 - p))
-    prediction_by_score = p * (1 - p)
-    by_hand = loss_by_prediction * prediction_by_score
-    shown = [loss.item(), weight.grad.item(), bias.grad.item()]
-    assert [f"{v:.4f}" for v in (by_hand * inp, by_hand)] == ["6.6918", "0.9988"]
+
+def digits(value: sympy.Expr | float) -> str:
+    """Write a number to four significant digits."""
+    return f"{float(value):#.4g}"
+
+
+def test_neuron_factors_by_sympy() -> None:
+    """The chain rule: dL/dw = dL/dp dp/dz dz/dw, and dL/db = dL/dp dp/dz dz/db."""
+    assert sympy.simplify(LOSS.diff(P) - (P - Y) / (P * (1 - P))) == 0
+    assert sympy.simplify(PREDICTION.diff(Z) - PREDICTION * (1 - PREDICTION)) == 0
+    steps = {
+        "dL/dp": LOSS.diff(P).subs(P, PREDICTION).subs(Z, SCORE),
+        "dp/dz": PREDICTION.diff(Z).subs(Z, SCORE),
+        "dz/dw": SCORE.diff(W),
+        "dz/db": SCORE.diff(B),
+    }
+    steps["dL/dw"] = steps["dL/dp"] * steps["dp/dz"] * steps["dz/dw"]
+    steps["dL/db"] = steps["dL/dp"] * steps["dp/dz"] * steps["dz/db"]
+    assert {name: digits(step.subs(POINT).evalf(30)) for name, step in steps.items()} == FACTORS
+
+
+def test_chain_is_the_whole_derivative() -> None:
+    """The product of the factors is sympy's derivative of the whole loss: (p - y) x, and p - y."""
+    whole = LOSS.subs(P, PREDICTION).subs(Z, SCORE)
+    prediction = PREDICTION.subs(Z, SCORE)
+    assert sympy.simplify(whole.diff(W) - (prediction - Y) * X) == 0
+    assert sympy.simplify(whole.diff(B) - (prediction - Y)) == 0
+
+
+@DTYPES
+def test_neuron_factors_by_autograd(dtype: torch.dtype) -> None:
+    """What torch keeps at each step is the factors multiplied up to there."""
+    step = neuron(dtype)
+    found = {
+        "dL/dp": step["p"].grad,
+        "dp/dz": step["z"].grad / step["p"].grad,
+        "dz/dw": step["w"].grad / step["z"].grad,
+        "dz/db": step["b"].grad / step["z"].grad,
+        "dL/dw": step["w"].grad,
+        "dL/db": step["b"].grad,
+    }
+    assert {name: digits(gradient.item()) for name, gradient in found.items()} == FACTORS
+
+
+@DTYPES
+def test_neuron_loss(dtype: torch.dtype) -> None:
+    """The loss is 6.7012, dL/dw 6.6918, dL/db 0.9988."""
+    step = neuron(dtype)
+    shown = (step["L"].item(), step["w"].grad.item(), step["b"].grad.item())
     assert [f"{v:.4f}" for v in shown] == ["6.7012", "6.6918", "0.9988"]
 
 
-def test_clamp_vanishes_in_float32() -> None:
-    """1 - 1e-8 is 1 in float32: a saturated prediction has an infinite loss and a NaN gradient."""
-    score = torch.tensor(40.0, requires_grad=True)
-    prediction = torch.sigmoid(score).clamp(1e-8, 1 - 1e-8)
-    loss = -(1 - prediction).log()
-    loss.backward()
-    assert prediction.item() == 1
-    assert math.isinf(loss.item())
-    assert not math.isfinite(score.grad.item())
+GUARD = Op(
+    name="guard", torch="torch.clamp", kwargs={"min": 1e-8, "max": 1 - 1e-8}, kinks=(x - sympy.Rational(1, 10**8), x - 1 + sympy.Rational(1, 10**8)),
+    formula=sympy.Piecewise((sympy.Rational(1, 10**8), x < sympy.Rational(1, 10**8)), (x, x <= 1 - sympy.Rational(1, 10**8)), (1 - sympy.Rational(1, 10**8), True)),
+)  # fmt: skip
 
 
-def test_gradients_accumulate_until_zeroed() -> None:
-    """A second backward adds; `zero_` clears; the next backward gives the bare derivative."""
-    point = torch.tensor(3.0, requires_grad=True)
-    (point**2).backward()
-    (point**2).backward()
-    assert point.grad.item() == 12
-    point.grad.zero_()
-    assert point.grad.item() == 0
-    (point**2).backward()
-    assert point.grad.item() == 6
+def neuron_tree() -> Tree:
+    """Return the neuron as a tree of ops, the same chain as above."""
+    weight, inp, bias, target = (Leaf(name) for name in "wxby")
+    score = Apply(OPS["add"], (Apply(OPS["mul"], (weight, inp)), bias))
+    guarded = Apply(GUARD, (Apply(OPS["sigmoid"], (score,)),))
+    return Tree(Apply(OPS["binary_cross_entropy"], (guarded, target)), (weight, inp, bias, target))
 
 
-def test_non_leaf_grad_is_not_kept() -> None:
-    """`.grad` of a non-leaf is None, and reading it warns."""
-    point = torch.tensor(3.0, requires_grad=True)
-    square = point**2
-    square.backward()
-    assert not square.is_leaf
-    with pytest.warns(UserWarning, match="not a leaf"):
-        assert square.grad is None
+@given(data=st.data())
+def test_neuron_at_any_point(form, assay, data) -> None:
+    """The gradients by w, x, b and y of any neuron that is not saturated are what rounding allows."""
+    ranges = [(-1.5, 1.5), (-1.5, 1.5), (-0.25, 0.25), (0.0625, 0.9375)]
+    primals = tuple(data.draw(moderate(form, (64,), *extent)) for extent in ranges)
+    assay.assert_agrees(Case(neuron_tree(), form, primals, form.values(form.ordinals(primals[1]))))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "prediction", "loss", "gradient"),
+    [(torch.float64, 1 - 1e-8, 18.4207, 0.0), (torch.float32, 1.0, math.inf, math.nan)],
+    ids=["float64", "float32"],
+)
+def test_saturated_prediction(dtype, prediction, loss, gradient) -> None:
+    """In float64 the clamp bounds the loss and stops the gradient; in float32 it vanishes.
+
+    1 - 1e-8 is 1 in float32, so a prediction that has rounded to 1 has the loss -log 0 = inf, and the
+    gradient inf * 0 = NaN. A clamp at 1e-7 would have held.
+    """
+    score = torch.tensor(40.0, dtype=dtype, requires_grad=True)
+    guarded = torch.sigmoid(score).clamp(1e-8, 1 - 1e-8)
+    found = -(1 - guarded).log()
+    found.backward()
+    assert guarded.item() == prediction
+    assert found.item() == pytest.approx(loss, abs=5e-5)
+    assert score.grad.item() == pytest.approx(gradient, nan_ok=True, abs=0)
