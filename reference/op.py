@@ -95,6 +95,9 @@ class Op:
     composes: bool = True
     """Whether drawn trees may have it; the entry says why not."""
 
+    in_place: bool = True
+    """Whether torch differentiates the variant that overwrites its input, where there is one."""
+
     def __repr__(self) -> str:
         """Name the op and its formula."""
         return f"<{self.name}: {self.formula if self.elementwise else self.torch}>"

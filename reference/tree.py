@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import TYPE_CHECKING
 
+import numpy as np
 import sympy
 
 from reference.derivative import symbols, vjp
@@ -18,7 +19,13 @@ from reference.derivative import symbols, vjp
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from sympy import Expr
+
     from reference.op import Array, Op, Shape
+
+
+MANNERS = ("call", "in_place", "through_view")
+"""Ways to apply an op of one argument: as a function, on a copy in place, or in place on a view of a copy."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +49,8 @@ class Apply:
 
     op: Op
     children: tuple[Node, ...]
+    manner: str = "call"
+    """One of MANNERS: how torch is asked to compute it, which changes nothing of its value."""
 
     @cached_property
     def rule(self) -> Rule:
@@ -54,8 +63,9 @@ class Apply:
         return self.rule.outputs.shape
 
     def __str__(self) -> str:
-        """Write the node as a call."""
-        return f"{self.op.name}({', '.join(str(child) for child in self.children)})"
+        """Write the node as a call, with torch's underscore where it is in place."""
+        mark = "" if self.manner == "call" else "_"
+        return f"{self.op.name}{mark}({', '.join(str(child) for child in self.children)})"
 
 
 Node = Leaf | Apply
@@ -132,10 +142,13 @@ class Rule:
 
 @cache
 def rule(op: Op, shapes: tuple[Shape, ...]) -> Rule:
-    """Differentiate an op at these shapes of its inputs, once."""
-    inputs = tuple(
-        symbols(name, shape) for name, shape in zip(op.inputs, shapes, strict=True)
-    )
+    """Differentiate an op at these shapes of its inputs, once.
+
+    Raises ValueError or IndexError where the op does not take these shapes.
+    """
+    if op.elementwise and any(shapes):
+        return _lifted(rule(op, ((),) * len(shapes)), op, shapes)
+    inputs = tuple(symbols(name, shape) for name, shape in zip(op.inputs, shapes, strict=True))
     outputs = op(*inputs)
     cotangents = symbols("cotangent", outputs.shape)
     gradients = vjp(outputs, cotangents, inputs)
@@ -152,6 +165,42 @@ def rule(op: Op, shapes: tuple[Shape, ...]) -> Rule:
             for g in array.flat
         ]  # fmt: skip
     return Rule(inputs, outputs, cotangents, gradients, saved, value, through)
+
+
+def _lifted(scalar: Rule, op: Op, shapes: tuple[Shape, ...]) -> Rule:
+    """Apply the rule of scalars to each element; the gradient of what is broadcast is a sum."""
+    inputs = tuple(symbols(name, shape) for name, shape in zip(op.inputs, shapes, strict=True))
+    shape = np.broadcast_shapes(*shapes)
+    cotangents, saved = symbols("cotangent", shape), symbols("saved", shape)
+    sources = [a[()] for a in (*scalar.inputs, scalar.cotangents)] + ([] if scalar.saved is None else [scalar.saved[()]])
+    spread = [np.broadcast_to(array, shape).ravel() for array in (*inputs, cotangents, saved)]
+    places = [dict(zip(sources, elements, strict=False)) for elements in zip(*spread, strict=True)]
+
+    def each(expression: Expr) -> Array:
+        return _filled(shape, [expression.xreplace(place) for place in places])
+
+    def gradients(scalars: tuple[Array, ...]) -> tuple[Array, ...]:
+        return tuple(_summed(each(g[()]), target) for g, target in zip(scalars, shapes, strict=True))
+
+    return Rule(
+        inputs, each(scalar.outputs[()]), cotangents, gradients(scalar.gradients),
+        None if scalar.saved is None else saved,
+        None if scalar.saved_value is None else each(scalar.saved_value[()]),
+        gradients(scalar.saved_gradients),
+    )  # fmt: skip
+
+
+def _filled(shape: Shape, elements: Sequence[Expr]) -> Array:
+    array = np.empty(shape, dtype=object)
+    array.ravel()[:] = elements
+    return array
+
+
+def _summed(array: Array, shape: Shape) -> Array:
+    """Sum an array down to a shape that broadcasts to its own."""
+    padded = (1,) * (array.ndim - len(shape)) + shape
+    axes = tuple(i for i, n in enumerate(padded) if n == 1 and array.shape[i] != 1)
+    return (np.sum(array, axis=axes, keepdims=True) if axes else array).reshape(shape)
 
 
 def single(op: Op, shapes: tuple[Shape, ...] | None = None) -> Tree:

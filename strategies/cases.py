@@ -21,6 +21,12 @@ if TYPE_CHECKING:
     from reference.op import Op, Shape
 
 COTANGENTS = (1.0, -1.0, 2.0, 0.5, -0.75)
+STEPS, TENSOR_STEPS = 8, 5
+"""The most ops that a tree of scalars, or of tensors, has."""
+
+TENSOR_POINTS = 8
+"""Points at which a tree of tensors is evaluated."""
+
 TENSOR_RANGE = 2.5
 """Inputs of tensor ops lie within this of 0, where their domain is the whole line."""
 
@@ -85,12 +91,13 @@ def _cotangent(draw: st.DrawFn, form: Format, shape: Shape) -> Floats:
 
 @st.composite
 def tree_cases(draw: st.DrawFn, form: Format, ops: Sequence[Op] = SMOOTH, most: int = 64) -> Case:
-    """Cases of a drawn tree: broadcast inputs, shared nodes, a sum or mean at the root."""
-    tree = draw(trees(ops, inputs=draw(st.integers(1, 3))))
+    """Cases of a drawn tree: broadcast inputs, shared nodes, reductions inside, a sum or mean at the root."""
+    tensors = draw(st.sampled_from((False, False, True)))
+    tree = draw(trees(ops, inputs=draw(st.integers(1, 3)), most=TENSOR_STEPS if tensors else STEPS, tensors=tensors))
     count = len(tree.leaves)
-    shapes = draw(broadcastable(count) | st.just(((most,),) * count))
-    primals = tuple(draw(moderate(form, shape, *LEAF_RANGE)) for shape in shapes)
+    shapes = ((TENSOR_POINTS,),) * count if tensors else draw(broadcastable(count) | st.just(((most,),) * count))
+    primals = tuple(draw(moderate(form, (*shape, *leaf.shape), *LEAF_RANGE)) for shape, leaf in zip(shapes, tree.leaves, strict=True))
     root = draw(st.sampled_from(ROOTS))
-    batch = np.broadcast_shapes(*shapes)
-    cotangent = _cotangent(draw, form, batch) if root == "cotangent" else np.ones(batch)
+    whole = (*np.broadcast_shapes(*shapes), *tree.root.shape)
+    cotangent = _cotangent(draw, form, whole) if root == "cotangent" else np.ones(whole)
     return _laid_out(draw, Case(tree, form, primals, cotangent, root))

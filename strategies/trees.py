@@ -12,12 +12,14 @@ from sympy import Abs, Piecewise
 
 from reference.catalogue import OPS
 from reference.compiler import compiled
-from reference.op import Op, x, y
-from reference.tree import Apply, Leaf, Tree
+from reference.op import x, y
+from reference.oracle import flat
+from reference.tree import MANNERS, Apply, Leaf, Tree, rule
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from reference.op import Array, Op, Shape
     from reference.tree import Node
 
 Range = tuple[float, float]
@@ -34,13 +36,24 @@ PIECES = 8
 GRAIN = 16
 """Ends of ranges are rounded outward to multiples of 1/GRAIN, so that few are distinct."""
 
+SHAPES: tuple[Shape, ...] = ((2, 3), (1, 3), (2, 1), (1, 1))
+"""Shapes of the inputs of a tree of tensors; they broadcast against each other."""
+
+MOST_ELEMENTS = 6
+"""The elements that a node may have: sympy differentiates by each."""
+
+
 def is_smooth(op: Op) -> bool:
-    """Say whether trees may have an op: elementwise, of one or two arguments, smooth on its domain.
+    """Say whether trees may have an op: of one or two arguments, smooth on its domain, with any batch.
 
     sympy takes a minute over nested Piecewise conditions, and cannot see that what Abs is applied to
     is real.
     """
-    return op.composes and op.broadcasts and len(op.inputs) <= 2 and not callable(op.formula) and not op.formula.has(Abs, Piecewise)
+    if not op.composes or len(op.inputs) > 2:
+        return False
+    if callable(op.formula):
+        return op.batched == len(op.inputs) and not any(e.has(Abs, Piecewise) for e in rule(op, op.shapes[0]).outputs.flat)
+    return op.broadcasts and not op.formula.has(Abs, Piecewise)
 
 
 SMOOTH = tuple(op for op in OPS.values() if is_smooth(op))
@@ -48,20 +61,26 @@ SMOOTH = tuple(op for op in OPS.values() if is_smooth(op))
 
 
 @cache
-def image(op: Op, ranges: tuple[Range, ...]) -> Range | None:
-    """Enclose what an elementwise op makes of ranges; None where it is not smooth and bounded."""
+def image(op: Op, ranges: tuple[Range, ...], shapes: tuple[Shape, ...]) -> Range | None:
+    """Enclose what an op makes of ranges; None where it is not smooth and bounded, or refuses the shapes."""
     if not all(op.interval(n).encloses(*r) for n, r in zip(op.inputs, ranges, strict=True)):
         return None
-    assert not callable(op.formula)
-    program = compiled([op.formula, *op.kinks], (x, y)[: len(ranges)])
+    try:
+        local = rule(op, shapes)
+    except (ValueError, IndexError):
+        return None
+    if local.outputs.size > MOST_ELEMENTS:
+        return None
     ctx.prec = 64
-    results = [program(*cell) for cell in _cells(ranges)]
-    if any(not ball.is_finite() for row in results for ball in row):
+    if callable(op.formula):
+        values, kinks = compiled(flat((local.outputs,)), flat(local.inputs))(*_everywhere(local.inputs, ranges)), []
+    else:
+        program = compiled([op.formula, *op.kinks], (x, y)[: len(ranges)])
+        values, *kinks = zip(*(program(*cell) for cell in _cells(ranges)), strict=True)
+    if not all(ball.is_finite() for ball in values) or any(not ball.is_finite() or ball.contains(0) for row in kinks for ball in row):
         return None
-    if any(ball.contains(0) for row in results for ball in row[1:]):
-        return None
-    lower = min(math.floor(float(row[0].lower()) * GRAIN - 1e-9) for row in results) / GRAIN
-    upper = max(math.ceil(float(row[0].upper()) * GRAIN + 1e-9) for row in results) / GRAIN
+    lower = min(math.floor(float(ball.lower()) * GRAIN - 1e-9) for ball in values) / GRAIN
+    upper = max(math.ceil(float(ball.upper()) * GRAIN + 1e-9) for ball in values) / GRAIN
     return (lower, upper) if max(-lower, upper) <= LARGEST else None
 
 
@@ -74,10 +93,16 @@ def _cells(ranges: tuple[Range, ...]) -> list[tuple[arb, ...]]:
     return cells
 
 
-@st.composite
-def trees(draw: st.DrawFn, ops: Sequence[Op] = SMOOTH, inputs: int = 2, most: int = 8) -> Tree:
-    """Trees of elementwise ops over scalar inputs in LEAF_RANGE, with shared nodes.
+def _everywhere(inputs: Sequence[Array], ranges: tuple[Range, ...]) -> tuple[arb, ...]:
+    balls = (arb((lower + upper) / 2, (upper - lower) / 2) for lower, upper in ranges)
+    return tuple(ball for array, ball in zip(inputs, balls, strict=True) for _ in range(array.size))
 
+
+@st.composite
+def trees(draw: st.DrawFn, ops: Sequence[Op] = SMOOTH, inputs: int = 2, most: int = 8, *, tensors: bool = False) -> Tree:
+    """Trees over inputs in LEAF_RANGE, with shared nodes: of scalars, or of small tensors.
+
+    Trees of tensors broadcast inside, and have reductions, contractions and ops that move elements.
     Built upwards: each step applies an op whose domain contains the ranges of nodes made
     before, any of which may be used again. Shrinks towards few nodes and the first of the ops.
     Raises ValueError where no tree can be made of them.
@@ -85,8 +110,9 @@ def trees(draw: st.DrawFn, ops: Sequence[Op] = SMOOTH, inputs: int = 2, most: in
     if inputs < 1 or most < 1:
         message = f"inputs={inputs}, most={most}: a tree has at least one input and one op"
         raise ValueError(message)
-    smooth = [op for op in ops if is_smooth(op)]
-    leaves = tuple(Leaf(name) for name in ("x", "y", "z", "w")[:inputs])
+    smooth = [op for op in ops if is_smooth(op) and (tensors or op.elementwise)]
+    shapes = [draw(st.sampled_from(SHAPES)) if tensors else () for _ in range(inputs)]
+    leaves = tuple(Leaf(name, shape) for name, shape in zip(("x", "y", "z", "w"), shapes, strict=False))
     nodes: list[tuple[Node, Range]] = [(leaf, LEAF_RANGE) for leaf in leaves]
     for _ in range(draw(st.integers(1, most))):
         nodes.append(_grown(draw, nodes, smooth))
@@ -100,12 +126,14 @@ def _grown(draw: st.DrawFn, nodes: list[tuple[Node, Range]], ops: Sequence[Op]) 
     """Draw one more node; the newest node is its first argument, so that the graph is connected."""
     newest = nodes[-1]
     others = draw(st.sampled_from(nodes))
+    manner = draw(st.sampled_from(MANNERS))
     offered = [(op, (newest, others)[: len(op.inputs)]) for op in ops]
     start = draw(st.integers(0, max(len(offered) - 1, 0)))
     for step in range(len(offered)):
         op, arguments = offered[(start + step) % len(offered)]
-        reached = image(op, tuple(extent for _, extent in arguments))
+        reached = image(op, tuple(extent for _, extent in arguments), tuple(node.shape for node, _ in arguments))
         if reached is not None:
-            return Apply(op, tuple(node for node, _ in arguments)), reached
+            children = tuple(node for node, _ in arguments)
+            return Apply(op, children, manner if op.elementwise and op.in_place and len(children) == 1 else MANNERS[0]), reached
     message = f"none of {len(ops)} ops takes the range {newest[1]}"
     raise ValueError(message)

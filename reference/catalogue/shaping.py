@@ -17,6 +17,6 @@ OPS = (
     ),
     Op(
         name="cat", torch="torch.cat", kwargs={"dim": -1}, packed=True,
-        formula=lambda x, y: np.concatenate([x, y], axis=-1), shapes=(((2,), (1,)),), batched=0,
+        formula=lambda x, y: np.concatenate([x, y], axis=-1), shapes=(((2,), (1,)),), batched=2,
     ),
 )  # fmt: skip

@@ -13,6 +13,7 @@ from reference.case import Case
 from reference.catalogue import OPS
 from reference.compiler import compiled
 from reference.convention import rule
+from reference.derivative import vjp
 from reference.format import FORMATS
 from reference.op import InvalidOpError, Op, x
 from reference.oracle import UncertifiedError, answer, certified, is_certified
@@ -53,6 +54,16 @@ def test_saved_output_is_an_identity(name: str) -> None:
     for one, other in zip(plain(*point), through(*point), strict=True):
         assert one.rel_accuracy_bits() > 90
         assert one.overlaps(other)
+
+
+@pytest.mark.parametrize(("name", "shapes"), [("mul", ((2, 3), (1, 3))), ("atan2", ((1, 3), (2, 1))), ("tanh", ((2, 1),))])
+def test_lifted_rule_is_the_derivative(name: str, shapes: tuple[tuple[int, ...], ...]) -> None:
+    """The rule of scalars, lifted to tensors that broadcast, is sympy's derivative of the whole."""
+    lifted = local_rule(OPS[name], shapes)
+    whole = vjp(lifted.outputs, lifted.cotangents, lifted.inputs)
+    for ours, theirs, shape in zip(lifted.gradients, whole, shapes, strict=True):
+        assert ours.shape == shape
+        assert all(sympy.simplify(a - b) == 0 for a, b in zip(ours.flat, theirs.flat, strict=True))
 
 
 @pytest.mark.parametrize("exponent", [2, 3, 5, 8])

@@ -12,6 +12,7 @@ from reference.catalogue import OPS
 from reference.domain import POSITIVE, REAL, Interval
 from reference.format import FORMATS
 from reference.oracle import value
+from reference.tree import MANNERS
 from strategies import batches, layouts, op_cases, points, tree_cases, trees
 from strategies.points import EmptyDomainError, bounds, moderate
 from strategies.trees import LARGEST, LEAF_RANGE, SMOOTH, image, is_smooth
@@ -124,13 +125,33 @@ def test_trees_reach_roots(root: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "op", [op for op in SMOOTH if any(image(op, (extent,) * len(op.inputs)) for extent in (LEAF_RANGE, (0.25, 0.75), (2.0, 8.0)))], ids=lambda op: op.name
+    "op", [op for op in SMOOTH if op.elementwise and any(image(op, (extent,) * len(op.inputs), ((),) * len(op.inputs)) for extent in (LEAF_RANGE, (0.25, 0.75), (2.0, 8.0)))],
+    ids=lambda op: op.name,
 )  # fmt: skip
 def test_every_smooth_op_is_reached(op) -> None:
     """Trees of an op, and of a few that lead into its domain, have it."""
     pool = (op, *(OPS[name] for name in ("square", "exp", "sigmoid", "add")))
     tree = find(trees(pool, inputs=2), lambda tree: any(node.op is op for node in tree.applications), settings=SEARCH)
     assert op in {node.op for node in tree.applications}
+
+
+@pytest.mark.parametrize("op", [op for op in SMOOTH if not op.elementwise], ids=lambda op: op.name)
+def test_tensor_ops_are_reached_inside(op) -> None:
+    """Reductions, contractions and ops that move elements are drawn below the root of trees of tensors."""
+    tree = find(trees((op, OPS["sin"]), tensors=True), lambda tree: any(node.op is op for node in tree.applications[:-1]), settings=SEARCH)
+    assert op in {node.op for node in tree.applications}
+
+
+def test_broadcasting_inside_is_reached() -> None:
+    """A tree of tensors broadcasts one node against another."""
+    find(trees(tensors=True), lambda tree: any(child.shape != node.shape for node in tree.applications if node.op.elementwise for child in node.children), settings=SEARCH)
+
+
+@pytest.mark.parametrize("manner", MANNERS)
+def test_manners_are_reached(manner: str) -> None:
+    """Calls, steps in place and steps in place through a view are drawn."""
+    tree = find(trees(), lambda tree: any(node.manner == manner for node in tree.applications), settings=SEARCH)
+    assert tree.applications
 
 
 def test_shared_nodes_are_reached() -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from reference.case import Case
     from reference.format import Floats, Format
     from reference.op import Op
-    from reference.tree import Node, Tree
+    from reference.tree import Apply, Node, Tree
 
 
 class BindingError(ValueError):
@@ -70,13 +70,44 @@ def written(op: Op, inputs: Sequence[str]) -> str:
     return f"{op.torch}({', '.join(arguments)})"
 
 
+def in_place(node: Apply) -> str | None:
+    """Return torch's method that applies a node in place, where that is asked for and torch has one."""
+    name = node.op.torch.removeprefix("torch.")
+    return f"{name}_" if node.manner != "call" and "." not in name and hasattr(torch.Tensor, f"{name}_") else None
+
+
+def applied(node: Apply, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Compute a node in the manner it asks for: what is overwritten is a copy."""
+    method = in_place(node)
+    if method is None:
+        return apply(node.op, inputs)
+    copy = inputs[0].clone()
+    if node.manner == "in_place":
+        result: torch.Tensor = getattr(copy, method)(**node.op.kwargs)
+        return result
+    base = copy.unsqueeze(0)
+    getattr(base[0], method)(**node.op.kwargs)
+    return base.squeeze(0)
+
+
+def steps(node: Apply, result: str, inputs: Sequence[str]) -> list[str]:
+    """Write what `applied` does, with a name for the result and for the inputs."""
+    method = in_place(node)
+    if method is None:
+        return [f"{result} = {written(node.op, inputs)}"]
+    call = f"{method}({', '.join(f'{k}={v!r}' for k, v in node.op.kwargs.items())})"
+    if node.manner == "in_place":
+        return [f"{result} = {inputs[0]}.clone().{call}"]
+    return [f"{result} = {inputs[0]}.clone().unsqueeze(0)", f"{result}[0].{call}", f"{result} = {result}.squeeze(0)"]
+
+
 def function(tree: Tree) -> Callable[..., torch.Tensor]:
     """Return the tree as a function of tensors."""
 
     def evaluate(*inputs: torch.Tensor) -> torch.Tensor:
         values: dict[Node, torch.Tensor] = dict(zip(tree.leaves, inputs, strict=True))
         for node in tree.applications:
-            values[node] = apply(node.op, [values[child] for child in node.children])
+            values[node] = applied(node, [values[child] for child in node.children])
         return values[tree.root]
 
     return evaluate

@@ -128,6 +128,6 @@ def _calls(tree: Tree) -> list[str]:
     lines = []
     for number, node in enumerate(tree.applications):
         name = "output" if node is tree.root else f"t{number}"
-        lines.append(f"{name} = {binding.written(node.op, [names[child] for child in node.children])}")
+        lines += binding.steps(node, name, [names[child] for child in node.children])
         names[node] = name
     return lines
