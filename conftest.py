@@ -167,8 +167,9 @@ def catalogue(request: pytest.FixtureRequest) -> Mapping[str, Op]:
 @pytest.fixture
 def assay(request: pytest.FixtureRequest, mode: Mode, form: Format, device: str) -> Assay:
     """Return the assay of this test, which its record is made of."""
-    op = request.node.callspec.params.get("op")
-    return Assay(op.name if op else TREE, mode, form, device, request.config.stash[CHOICE].deviations)
+    params = request.node.callspec.params
+    name = params["op"].name if "op" in params else TREE if "pool" in params else request.node.originalname.removeprefix("test_")
+    return Assay(name, mode, form, device, request.config.stash[CHOICE].deviations)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -106,19 +106,6 @@ class Tree:
         """How often each node is an argument of another."""
         return Counter(child for node in self.applications for child in node.children)
 
-    def outputs(self, inputs: Sequence[Array]) -> Array:
-        """Apply the whole tree to arrays of sympy expressions."""
-        values: dict[Node, Array] = dict(zip(self.leaves, inputs, strict=True))
-        for node in self.applications:
-            values[node] = node.op(*(values[child] for child in node.children))
-        return values[self.root]
-
-    def symbolic(self) -> tuple[Sequence[Array], Array, Array]:
-        """Return symbols for the inputs, the outputs in them, and symbols for the cotangent."""
-        inputs = [symbols(leaf.name, leaf.shape) for leaf in self.leaves]
-        outputs = self.outputs(inputs)
-        return inputs, outputs, symbols("cotangent", outputs.shape)
-
 
 @dataclass(frozen=True)
 class Rule:
@@ -188,6 +175,23 @@ def _lifted(scalar: Rule, op: Op, shapes: tuple[Shape, ...]) -> Rule:
         None if scalar.saved_value is None else each(scalar.saved_value[()]),
         gradients(scalar.saved_gradients),
     )  # fmt: skip
+
+
+@cache
+def jacobian(op: Op, shapes: tuple[Shape, ...]) -> tuple[tuple[int, int, int, Expr], ...]:
+    """Differentiate each element of an op's output, once: its number, the input, the element of that, the derivative.
+
+    Derivatives that are 0 are left out.
+    """
+    local = rule(op, shapes)
+    found = []
+    for number, array in enumerate(local.inputs):
+        every = np.arange(array.size)
+        reached = np.broadcast_to(every.reshape(array.shape), local.outputs.shape).reshape(-1, 1) if op.elementwise else [every] * local.outputs.size
+        for output, value in enumerate(local.outputs.flat):
+            slopes = ((int(element), sympy.diff(value, array.flat[element])) for element in reached[output])
+            found += [(output, number, element, slope) for element, slope in slopes if slope != 0]
+    return tuple(found)
 
 
 def _filled(shape: Shape, elements: Sequence[Expr]) -> Array:

@@ -12,7 +12,7 @@ from reference.case import ROOTS, Case
 from reference.tree import single
 from strategies.points import moderate, points
 from strategies.shapes import batches, broadcastable, layouts, wholes
-from strategies.trees import LEAF_RANGE, SMOOTH, trees
+from strategies.trees import COMPOSABLE, LEAF_RANGE, trees
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -90,7 +90,7 @@ def _cotangent(draw: st.DrawFn, form: Format, shape: Shape) -> Floats:
 
 
 @st.composite
-def tree_cases(draw: st.DrawFn, form: Format, ops: Sequence[Op] = SMOOTH, most: int = 64) -> Case:
+def tree_cases(draw: st.DrawFn, form: Format, ops: Sequence[Op] = COMPOSABLE, most: int = 64) -> Case:
     """Cases of a drawn tree: broadcast inputs, shared nodes, reductions inside, a sum or mean at the root."""
     tensors = draw(st.sampled_from((False, False, True)))
     tree = draw(trees(ops, inputs=draw(st.integers(1, 3)), most=TENSOR_STEPS if tensors else STEPS, tensors=tensors))

@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING
 
 from flint import arb, ctx
 from hypothesis import strategies as st
-from sympy import Abs, Piecewise
 
 from reference.catalogue import OPS
+from reference.chain import flat
 from reference.compiler import compiled
 from reference.op import x, y
-from reference.oracle import flat
 from reference.tree import MANNERS, Apply, Leaf, Tree, rule
 
 if TYPE_CHECKING:
@@ -43,20 +42,14 @@ MOST_ELEMENTS = 6
 """The elements that a node may have: sympy differentiates by each."""
 
 
-def is_smooth(op: Op) -> bool:
-    """Say whether trees may have an op: of one or two arguments, smooth on its domain, with any batch.
-
-    sympy takes a minute over nested Piecewise conditions, and cannot see that what Abs is applied to
-    is real.
-    """
+def is_composable(op: Op) -> bool:
+    """Say whether trees may have an op: of one or two arguments, and with any batch."""
     if not op.composes or len(op.inputs) > 2:
         return False
-    if callable(op.formula):
-        return op.batched == len(op.inputs) and not any(e.has(Abs, Piecewise) for e in rule(op, op.shapes[0]).outputs.flat)
-    return op.broadcasts and not op.formula.has(Abs, Piecewise)
+    return op.batched == len(op.inputs) if callable(op.formula) else op.broadcasts
 
 
-SMOOTH = tuple(op for op in OPS.values() if is_smooth(op))
+COMPOSABLE = tuple(op for op in OPS.values() if is_composable(op))
 """The ops of the catalogue that trees may have."""
 
 
@@ -99,7 +92,7 @@ def _everywhere(inputs: Sequence[Array], ranges: tuple[Range, ...]) -> tuple[arb
 
 
 @st.composite
-def trees(draw: st.DrawFn, ops: Sequence[Op] = SMOOTH, inputs: int = 2, most: int = 8, *, tensors: bool = False) -> Tree:
+def trees(draw: st.DrawFn, ops: Sequence[Op] = COMPOSABLE, inputs: int = 2, most: int = 8, *, tensors: bool = False) -> Tree:
     """Trees over inputs in LEAF_RANGE, with shared nodes: of scalars, or of small tensors.
 
     Trees of tensors broadcast inside, and have reductions, contractions and ops that move elements.
@@ -110,12 +103,12 @@ def trees(draw: st.DrawFn, ops: Sequence[Op] = SMOOTH, inputs: int = 2, most: in
     if inputs < 1 or most < 1:
         message = f"inputs={inputs}, most={most}: a tree has at least one input and one op"
         raise ValueError(message)
-    smooth = [op for op in ops if is_smooth(op) and (tensors or op.elementwise)]
+    offered = [op for op in ops if is_composable(op) and (tensors or op.elementwise)]
     shapes = [draw(st.sampled_from(SHAPES)) if tensors else () for _ in range(inputs)]
     leaves = tuple(Leaf(name, shape) for name, shape in zip(("x", "y", "z", "w"), shapes, strict=False))
     nodes: list[tuple[Node, Range]] = [(leaf, LEAF_RANGE) for leaf in leaves]
     for _ in range(draw(st.integers(1, most))):
-        nodes.append(_grown(draw, nodes, smooth))
+        nodes.append(_grown(draw, nodes, offered))
     root = nodes[-1][0]
     assert isinstance(root, Apply)
     whole = Tree(root, leaves)

@@ -12,8 +12,9 @@ from hypothesis import HealthCheck, Phase, given, settings
 
 from reference.case import Case
 from reference.catalogue import OPS
+from reference.chain import allowance_program, gradient_program
 from reference.format import FORMATS
-from reference.oracle import allowance_program, answer, gradient_program
+from reference.oracle import answer
 from reference.tree import Tree, rule, single
 from strategies import trees
 from tests.subject import binding

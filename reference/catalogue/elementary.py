@@ -51,8 +51,7 @@ CIRCULAR = (
     Op(name="asin", torch="torch.asin", formula=asin(x), domain={"x": Interval(-1, 1)}),
     Op(name="acos", torch="torch.acos", formula=acos(x), domain={"x": Interval(-1, 1)}),
     Op(name="atan", torch="torch.atan", formula=atan(x)),
-    # sympy takes minutes to look for multiples of pi in the argument of a sine
-    Op(name="deg2rad", torch="torch.deg2rad", formula=x * pi * Rational(1, 180), composes=False),
+    Op(name="deg2rad", torch="torch.deg2rad", formula=x * pi * Rational(1, 180)),
 )
 
 HYPERBOLIC = (

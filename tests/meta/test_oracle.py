@@ -11,14 +11,15 @@ from flint import arb, arb_series, ctx
 
 from reference.case import Case
 from reference.catalogue import OPS
+from reference.chain import flat, gradient_program
 from reference.compiler import compiled
 from reference.convention import rule
-from reference.derivative import vjp
+from reference.derivative import symbols, vjp
 from reference.format import FORMATS
 from reference.op import InvalidOpError, Op, x
 from reference.oracle import UncertifiedError, answer, certified, is_certified
+from reference.tree import Apply, Leaf, Tree, single
 from reference.tree import rule as local_rule
-from reference.tree import single
 
 SERIES = {
     "exp": lambda s: s.exp(), "log": lambda s: s.log(), "sin": lambda s: s.sin(), "cos": lambda s: s.cos(),
@@ -64,6 +65,37 @@ def test_lifted_rule_is_the_derivative(name: str, shapes: tuple[tuple[int, ...],
     for ours, theirs, shape in zip(lifted.gradients, whole, shapes, strict=True):
         assert ours.shape == shape
         assert all(sympy.simplify(a - b) == 0 for a, b in zip(ours.flat, theirs.flat, strict=True))
+
+
+def shared() -> Tree:
+    """Return exp(x) * sin(exp(x) / y), in which exp(x) is used twice."""
+    one, other = Leaf("x"), Leaf("y")
+    first = Apply(OPS["exp"], (one,))
+    return Tree(Apply(OPS["mul"], (first, Apply(OPS["sin"], (Apply(OPS["div"], (first, other)),)))), (one, other))
+
+
+def reduced() -> Tree:
+    """Return sum(x * softmax(x + y)) over rows, of which y has one and x two."""
+    one, other = Leaf("x", (2, 3)), Leaf("y", (1, 3))
+    weights = Apply(OPS["softmax"], (Apply(OPS["add"], (one, other)),))
+    return Tree(Apply(OPS["sum"], (Apply(OPS["mul"], (one, weights)),)), (one, other))
+
+
+@pytest.mark.parametrize("tree", [shared(), reduced()], ids=str)
+def test_chain_is_the_whole_derivative(tree: Tree) -> None:
+    """The derivative accumulated forwards overlaps sympy's of the whole tree as one expression, and both are tight."""
+    inputs = [symbols(leaf.name, leaf.shape) for leaf in tree.leaves]
+    values = dict(zip(tree.leaves, inputs, strict=True))
+    for node in tree.applications:
+        values[node] = node.op(*(values[child] for child in node.children))
+    cotangents = symbols("cotangent", tree.root.shape)
+    arguments = flat((*inputs, cotangents))
+    whole = compiled(flat(vjp(values[tree.root], cotangents, inputs)), arguments)
+    ctx.prec = 160
+    point = [arb(3 * i + 5) / 16 for i in range(len(arguments))]
+    for ours, theirs in zip(gradient_program(tree)(*point), whole(*point), strict=True):
+        assert min(ours.rel_accuracy_bits(), theirs.rel_accuracy_bits()) > 120
+        assert ours.overlaps(theirs)
 
 
 @pytest.mark.parametrize("exponent", [2, 3, 5, 8])

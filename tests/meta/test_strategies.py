@@ -15,7 +15,7 @@ from reference.oracle import value
 from reference.tree import MANNERS
 from strategies import batches, layouts, op_cases, points, tree_cases, trees
 from strategies.points import EmptyDomainError, bounds, moderate
-from strategies.trees import LARGEST, LEAF_RANGE, SMOOTH, image, is_smooth
+from strategies.trees import COMPOSABLE, LARGEST, LEAF_RANGE, image, is_composable
 
 FORM = FORMATS["float32"]
 SEARCH = settings(max_examples=2000, database=None, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
@@ -108,7 +108,7 @@ def test_batches_reach(shape) -> None:
 def test_trees_are_connected_and_smooth(tree) -> None:
     """The inputs of a tree are those it uses, and its ops are smooth."""
     assert set(tree.leaves) <= set(tree.uses)
-    assert all(is_smooth(node.op) for node in tree.applications)
+    assert all(is_composable(node.op) for node in tree.applications)
 
 
 @DRAWS
@@ -125,7 +125,7 @@ def test_trees_reach_roots(root: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "op", [op for op in SMOOTH if op.elementwise and any(image(op, (extent,) * len(op.inputs), ((),) * len(op.inputs)) for extent in (LEAF_RANGE, (0.25, 0.75), (2.0, 8.0)))],
+    "op", [op for op in COMPOSABLE if op.elementwise and any(image(op, (extent,) * len(op.inputs), ((),) * len(op.inputs)) for extent in (LEAF_RANGE, (0.25, 0.75), (2.0, 8.0)))],
     ids=lambda op: op.name,
 )  # fmt: skip
 def test_every_smooth_op_is_reached(op) -> None:
@@ -135,7 +135,7 @@ def test_every_smooth_op_is_reached(op) -> None:
     assert op in {node.op for node in tree.applications}
 
 
-@pytest.mark.parametrize("op", [op for op in SMOOTH if not op.elementwise], ids=lambda op: op.name)
+@pytest.mark.parametrize("op", [op for op in COMPOSABLE if not op.elementwise], ids=lambda op: op.name)
 def test_tensor_ops_are_reached_inside(op) -> None:
     """Reductions, contractions and ops that move elements are drawn below the root of trees of tensors."""
     tree = find(trees((op, OPS["sin"]), tensors=True), lambda tree: any(node.op is op for node in tree.applications[:-1]), settings=SEARCH)

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from flint import arb, ctx
 
+from reference.chain import gradient_program
 from reference.compiler import STEPS
-from reference.oracle import Answer, answer, contributions, gradient_program, points, value
+from reference.oracle import Answer, answer, contributions, points, value
 from tests.subject import binding
 
 if TYPE_CHECKING:

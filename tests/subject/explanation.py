@@ -9,15 +9,17 @@ import numpy as np
 import sympy
 
 from reference.derivative import symbols
+from reference.tree import rule
 from tests.subject import binding
 from tests.subject.comparison import REPEATS, judged
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from reference.case import Case
     from reference.format import Floats
-    from reference.tree import Node, Tree
+    from reference.op import Array
+    from reference.tree import Apply, Node, Tree
     from tests.subject.comparison import Miss
     from tests.subject.mode import Mode
 
@@ -57,21 +59,33 @@ def explained(miss: Miss, mode: Mode, device: str) -> str:
     lines = [f"d {tree}/d{miss.wrt} at {at} {where} is {miss.verdict}:", f"got {miss.got}, should be {miss.expected}{sure}"]
     if np.isfinite(miss.ulp):
         lines.append(f"off by {miss.ulp:.3g} ulp, {miss.share:.3g} times the rounding allowance")
-    function, derivative = formulas(tree, miss.wrt)
-    lines += ["", f"{tree} = {function}", f"d/d{miss.wrt} = {derivative}", "", "To see it in plain torch:", ""]
+    lines += ["", *formulas(tree, miss.wrt), "", "To see it in plain torch:", ""]
     return "\n".join(lines) + "\n" + snippet(reproducing(miss, mode, device), miss.wrt, mode, device)
 
 
-def formulas(tree: Tree, wrt: str) -> tuple[str, str]:
-    """Return the function of a tree and its derivative by an input, as sympy writes them."""
-    inputs = [symbols(leaf.name, leaf.shape) for leaf in tree.leaves]
-    for leaf, array in zip(tree.leaves, inputs, strict=True):
-        if not leaf.shape:
-            array[()] = sympy.Symbol(leaf.name, real=True)
-    outputs = tree.outputs(inputs)
-    variable = next(a.flat[0] for leaf, a in zip(tree.leaves, inputs, strict=True) if leaf.name == wrt)
-    first = next((e for e in outputs.flat if e.has(variable)), outputs.flat[0])
-    return _shortened(str(first)), _shortened(str(sympy.diff(first, variable)))
+def formulas(tree: Tree, wrt: str) -> list[str]:
+    """Return the function of a tree and its derivative as sympy writes them: of one op by one input, of a tree step by step."""
+    names = _names(tree)
+    if tree.is_single:
+        return _step(tree.root, str(tree), names, wrt)
+    return [line for node in tree.applications for line in _step(node, names[node], names)]
+
+
+def _step(node: Apply, head: str, names: Mapping[Node, str], wrt: str | None = None) -> list[str]:
+    """Write what one op gives (of a tensor, the first element that has the input), and its derivatives."""
+    op = node.op
+    local = rule(op, tuple(() if op.elementwise else child.shape for child in node.children))
+    inputs = {names[child]: _named(names[child], array) for child, array in zip(node.children, local.inputs, strict=True)}
+    place = {symbol: new for child, array in zip(node.children, local.inputs, strict=True) for symbol, new in zip(array.flat, inputs[names[child]].flat, strict=True)}
+    outputs = [expression.xreplace(place) for expression in local.outputs.flat]
+    variables = {name: array.flat[0] for name, array in inputs.items() if wrt in {None, name}}
+    first = next((e for e in outputs if e.has(*variables.values())), outputs[0])
+    over = "d" if wrt else f"d{head}"
+    return [f"{head} = {_shortened(str(first))}", *(f"{over}/d{v} = {_shortened(str(sympy.diff(first, v)))}" for v in variables.values())]
+
+
+def _named(name: str, array: Array) -> Array:
+    return symbols(name, array.shape) if array.shape else np.array(sympy.Symbol(name, real=True), dtype=object)
 
 
 def _shortened(formula: str) -> str:
@@ -124,10 +138,11 @@ def _tensor(values: Floats, case: Case, device: str) -> str:
 
 
 def _calls(tree: Tree) -> list[str]:
-    names: dict[Node, str] = {leaf: leaf.name for leaf in tree.leaves}
-    lines = []
-    for number, node in enumerate(tree.applications):
-        name = "output" if node is tree.root else f"t{number}"
-        lines += binding.steps(node, name, [names[child] for child in node.children])
-        names[node] = name
-    return lines
+    names = _names(tree)
+    return [line for node in tree.applications for line in binding.steps(node, names[node], [names[child] for child in node.children])]
+
+
+def _names(tree: Tree) -> dict[Node, str]:
+    """Name the nodes of a tree: the inputs by their names, the root output."""
+    steps = {node: "output" if node is tree.root else f"t{number}" for number, node in enumerate(tree.applications)}
+    return {leaf: leaf.name for leaf in tree.leaves} | steps
