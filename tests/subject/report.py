@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import jinja2
 
+from reference.format import FORMATS
 from tests.subject import record
 from tests.subject.comparison import VERDICTS
 from tests.subject.table import short
@@ -27,8 +28,8 @@ def page(records: Sequence[Record]) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined
     )
-    environment.filters |= {"number": short, "point": _point}
-    columns = sorted({(r.dtype, r.mode, r.device) for r in records})
+    environment.filters |= {"number": short, "point": _point, "folded": _folded}
+    columns = sorted({(r.dtype, r.mode, r.device) for r in records}, key=lambda column: (list(FORMATS).index(column[0]), column))
     table = {(r.op, r.dtype, r.mode, r.device): r for r in records}
     ops = list(dict.fromkeys(r.op for r in records))
     missed = [r for r in records if r.verdict != VERDICTS[0]]
@@ -42,6 +43,14 @@ def page(records: Sequence[Record]) -> str:
         columns=columns,
         rows=[(op, [table.get((op, *column)) for column in columns]) for op in ops],
     )
+
+
+def _folded(records: Sequence[Record]) -> list[tuple[Record, list[str]]]:
+    """Put records that differ only in the mode on one row: the first of them, and the modes."""
+    rows: dict[tuple[str | None, ...], list[Record]] = {}
+    for r in records:
+        rows.setdefault((r.op, r.dtype, r.device, r.verdict, r.known or r.got), []).append(r)
+    return [(same[0], [r.mode for r in same]) for same in rows.values()]
 
 
 def _point(at: dict[str, str]) -> str:
