@@ -90,20 +90,18 @@ def decode(words: Integers, form: Format, interval: Interval, op: Op | None = No
     if not simple.size:
         simple = np.array([(lower + upper) // 2])
     special = critical(op, form, interval)
-    one = int(form.ordinals(np.array([1.0]))[0])
-    binade = 1 << (form.precision - 1)
-    reach = one + 5 * binade
-    middle = np.array([max(lower, -reach), min(upper, reach)])
-    if middle[0] > middle[1]:
-        middle = np.array([lower, upper])
     kind, rest = words >> 30, words & 0x3FFFFFFF
-    anywhere = _spread(rest, lower, upper)
-    around = _spread(rest, int(middle[0]), int(middle[1]))
-    tiny = (np.abs(around) < one - 10 * binade) & (kind == 3)
-    around = np.where(tiny & (around > 0), np.minimum(one - 1 - np.abs(around) % (10 * binade), middle[1]), around)
-    around = np.where(tiny & (around < 0), np.maximum(-(one - 1 - np.abs(around) % (10 * binade)), middle[0]), around)
-    chosen = [simple[rest % simple.size], special[rest % special.size], anywhere, around]
+    near = _around_one(form, lower, upper)
+    around = np.where(rest & 1, _spread(rest >> 1, *near[0]), _spread(rest >> 1, *near[-1]))
+    chosen = [simple[rest % simple.size], special[rest % special.size], _spread(rest, lower, upper), around]
     return form.values(np.choose(kind, chosen))
+
+
+def _around_one(form: Format, lower: int, upper: int) -> list[tuple[int, int]]:
+    """Return the numbers of the values between 2**-10 and 2**5 of either sign that lie in a range, or the range."""
+    first, last = (int(n) for n in form.ordinals(np.array([2.0**-10, 2.0**5])))
+    both = ((first, last), (-last, -first))
+    return [(max(low, lower), min(high, upper)) for low, high in both if low <= upper and high >= lower] or [(lower, upper)]
 
 
 def _spread(rest: Integers, lower: int, upper: int) -> Integers:

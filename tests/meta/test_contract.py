@@ -108,8 +108,9 @@ def test_broken_catalogue_is_refused(tmp_path: Path, text: str, said: str) -> No
         (("==2.13.*", "two"), "two"),
         (("0x1.3p+3", "nine"), "hexadecimal"),
         (("float32", "float99"), "dtype='float99'"),
+        (("region =", "most_ulp = 0, region ="), "most_ulp=0; accepted"),
     ],
-    ids=["toml", "op", "verdict", "field", "pinned", "region", "torch", "hex", "dtype"],
+    ids=["toml", "op", "verdict", "field", "pinned", "region", "torch", "hex", "dtype", "most_ulp"],
 )
 def test_broken_deviations_are_refused(tmp_path: Path, change: tuple[str, str], said: str) -> None:
     """A deviation of nothing, or one that is not complete, is refused with what is accepted."""

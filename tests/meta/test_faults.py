@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from reference.case import Case
 from reference.catalogue import OPS
 from reference.format import FORMATS
-from reference.tree import Apply, Leaf, Tree
+from reference.tree import Apply, Leaf, Tree, single
 from strategies import op_cases
 from tests.meta.faults import FAKES, FAULTS, Fault, each
 from tests.subject import deviation
@@ -71,6 +71,17 @@ def test_overwritten_adjoint_is_caught() -> None:
     Assay("tree", MODES["backward"], case.form, "cpu", ()).assert_agrees(case)
     with pytest.raises(DisagreementError, match=r"got 0x1\.8"):
         Assay("tree", overwritten, case.form, "cpu", ()).assert_agrees(case)
+
+
+def test_deviation_bounds_how_far() -> None:
+    """What is off by more than a known deviation says is new, though its region covers it."""
+    op, form = OPS["lgamma"], FORMATS["float64"]
+    (known,) = (d for d in KNOWN if d.op == op.name and d.most_ulp < 10)
+    case = Case(single(op), form, (np.array([known.pinned["x"]]),), np.array([known.cotangent]))
+    Assay(op.name, MODES["backward"], form, "cpu", KNOWN).assert_agrees(case)
+    further = Fault("further", op, form, (), each(lambda g: g * (1 + 2.0**-48))).mode()
+    with pytest.raises(DisagreementError, match=r"inaccurate"):
+        Assay(op.name, further, form, "cpu", KNOWN).assert_agrees(case)
 
 
 def test_comparing_nothing_fails() -> None:

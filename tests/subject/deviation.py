@@ -65,6 +65,9 @@ class Deviation:
     cotangent: float = 1.0
     """The cotangent that shows it there: some overflows need one below 1."""
 
+    most_ulp: float = math.inf
+    """How far off it may be: what is further off is new."""
+
     reason: str
     link: str
     """An upstream report, or ``unreported`` and the date it was found."""
@@ -79,6 +82,7 @@ class Deviation:
         return (
             same
             and miss.verdict in self.verdicts
+            and not miss.ulp > self.most_ulp
             and mode in self.modes
             and any(self.holds(dict(zip(NAMES, point, strict=False)), g) for *point, g in _points(miss))
         )
@@ -138,7 +142,7 @@ def _entry(path: Path, number: int, entry: Mapping[str, Any], ops: Mapping[str, 
 
 def _refuse_fields(place: str, given: Mapping[str, Any]) -> None:
     accepted = {each.name for each in fields(Deviation)}
-    due = accepted - {"modes", "device", "cotangent"}
+    due = accepted - {"modes", "device", "cotangent", "most_ulp"}
     unknown, missing = sorted(set(given) - accepted), sorted(due - set(given))
     if unknown or missing:
         said = [f"unknown: {', '.join(unknown)}"] * bool(unknown) + [f"missing: {', '.join(missing)}"] * bool(missing)
@@ -155,6 +159,9 @@ def _validate(deviation: Deviation, ops: Mapping[str, Op]) -> None:
             message = f"{name}={value!r}; accepted: {', '.join(names)}"
             raise ValueError(message)
     SpecifierSet(deviation.torch)
+    if not deviation.most_ulp > 0:
+        message = f"most_ulp={deviation.most_ulp}; accepted: a number above 0"
+        raise ValueError(message)
     inputs = NAMES[: len(ops[deviation.op].inputs)]
     if tuple(sorted(deviation.pinned)) != tuple(sorted(inputs)):
         message = f"pinned={dict(deviation.pinned)}; accepted: a hex float for each of {', '.join(inputs)}"
