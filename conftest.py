@@ -117,8 +117,8 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Give each conformance test its table: ids read ``softplus-backward-float32-cpu``."""
-    if metafunc.definition.path.parent.name == "meta":
-        return  # the suite's own tests choose their own
+    marks = (mark.args[0] for mark in metafunc.definition.iter_markers("parametrize"))
+    own = {name for names in marks for name in ([names] if isinstance(names, str) else names)}
     choice = metafunc.config.stash[CHOICE]
     devices = passing(choice.devices)
     tables = {
@@ -130,7 +130,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         "deviation": {str(d): d for d in choice.deviations if d.device in {name.split(":")[0] for name in devices}},
     }
     for name, rows in tables.items():
-        if name in metafunc.fixturenames:
+        if name in metafunc.fixturenames and name not in own:
             metafunc.parametrize(name, rows.values(), ids=rows)
 
 

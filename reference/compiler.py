@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import sympy
-from flint import arb, fmpq
+from flint import arb, ctx, fmpq
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -128,9 +128,24 @@ def either(*parts: bool | None) -> bool | None:
 
 
 def is_dyadic(value: Expr) -> bool:
-    """Say whether a rational is held exactly by a ball of any precision in use here."""
+    """Say whether an expression is a number that is held exactly by a ball of any precision in use here."""
+    if not value.is_Rational:
+        return False
     numerator, denominator = int(value.p), int(value.q)
     return denominator & (denominator - 1) == 0 and numerator.bit_length() <= EXACT_BITS
+
+
+def by_precision(evaluate: Callable[[], tuple[arb, ...]]) -> Callable[[], tuple[arb, ...]]:
+    """Keep what a function of no arguments returns, for each working precision."""
+    kept: dict[int, tuple[arb, ...]] = {}
+
+    def recalled() -> tuple[arb, ...]:
+        found = kept.get(ctx.prec)
+        if found is None:
+            found = kept[ctx.prec] = evaluate()
+        return found
+
+    return recalled
 
 
 class Emitter:
@@ -142,12 +157,14 @@ class Emitter:
         self.namespace: dict[str, Any] = {
             "arb": arb, "fmpq": fmpq, "choose": choose, "above": above,
             "at_least": at_least, "both": both, "either": either, "log_gamma": log_gamma,
-            "integer_power": integer_power,
+            "integer_power": integer_power, "by_precision": by_precision,
             "NAN": arb.nan(),
         }  # fmt: skip
         self._form = form
         self._count = 0
         self._indent = "    "
+        self._fixed: list[str] = []
+        self._fixed_lines: list[str] = []
         self._constants: dict[Expr, str] = {}
         if form is not None:
             self.namespace["S"] = arb(0, form.smallest_subnormal)
@@ -206,15 +223,30 @@ class Emitter:
         self._indent = self._indent[:-4]
         return name
 
+    def fixed(self, write: Callable[[], str]) -> str:
+        """Write what depends on no argument, to be evaluated once for each precision."""
+        lines, indent = self.lines, self._indent
+        self.lines, self._indent = self._fixed_lines, "    "
+        name = write()
+        self.lines, self._indent = lines, indent
+        self._fixed.append(name)
+        return name
+
     def program(self, arguments: Sequence[str], results: Iterable[str]) -> Program:
         """Compile what was written: a function of balls that returns a tuple of balls."""
-        head = f"def program({', '.join(arguments)}):"
-        tail = f"    return ({''.join(f'{r}, ' for r in results)})"
-        source = "\n".join([head, *self.lines, tail])
+        head, tail = [f"def program({', '.join(arguments)}):"], f"    return {_tuple(results)}"
+        if self._fixed:
+            once = ["@by_precision", "def fixed():", *self._fixed_lines, f"    return {_tuple(self._fixed)}"]
+            head = [*once, *head, f"    {_tuple(self._fixed)} = fixed()"]
         namespace = dict(self.namespace)
+        source = "\n".join([*head, *self.lines, tail])
         exec(compile(source, "<gradassay>", "exec"), namespace)  # noqa: S102 - our own expressions, nothing that anyone typed
         program: Program = namespace["program"]
         return program
+
+
+def _tuple(names: Iterable[str]) -> str:
+    return f"({''.join(f'{name}, ' for name in names)})"
 
 
 class Scope:
@@ -228,7 +260,8 @@ class Scope:
     def emit(self, expression: Expr) -> str:
         """Write the steps of an expression and return the variable that holds its value."""
         if expression not in self._memo:
-            self._memo[expression] = self._write(expression)
+            once = not expression.free_symbols and not is_dyadic(expression)
+            self._memo[expression] = self._emitter.fixed(lambda: self._write(expression)) if once else self._write(expression)
         return self._memo[expression]
 
     def _write(self, e: Expr) -> str:
@@ -272,7 +305,9 @@ class Scope:
         if exponent == sympy.S.Half:
             return emitter.rounded(f"{self.emit(base)}.sqrt()")
         if exponent.is_Integer:
-            return emitter.rounded(f"integer_power({self.emit(base)}, {int(exponent)})")
+            name = self.emit(base)
+            short = exponent <= 3
+            return emitter.rounded(" * ".join([name] * int(exponent)) if short else f"integer_power({name}, {int(exponent)})")
         power = f"arb({emitter.constant(exponent)})" if exponent.is_Rational else self.emit(exponent)
         return emitter.rounded(f"{self.emit(base)} ** {power}")
 
