@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import sympy
 from flint import arb, ctx, fmpq
 
+from reference.functions import nearest, scaled_bessel_i, scaled_erfc
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
@@ -61,6 +63,11 @@ FUNCTIONS: dict[str, str] = {
     "besseli": "{1}.bessel_i({0})",
     "Abs": "abs({0})",
     "sign": "{0}.sgn()",
+    "Step": "{0}.floor()",
+    "Nearest": "nearest({0})",
+    "Sign": "{0}.sgn()",
+    "ScaledBesselI": "scaled_bessel_i({0}, {1})",
+    "ScaledErfc": "scaled_erfc({0})",
 }
 """How flint spells sympy's functions."""
 
@@ -69,7 +76,7 @@ INEQUALITIES = sympy.StrictGreaterThan | sympy.StrictLessThan | sympy.GreaterTha
 EXACT_BITS = 48
 """Rationals with a longer numerator are held as rationals, and enclosed at each evaluation."""
 
-EXACT = {"Abs", "sign"}
+EXACT = {"Abs", "sign", "Step", "Nearest", "Sign"}
 """Functions whose value is not rounded."""
 
 CONSTANTS: dict[Expr, str] = {
@@ -158,6 +165,7 @@ class Emitter:
             "arb": arb, "fmpq": fmpq, "choose": choose, "above": above,
             "at_least": at_least, "both": both, "either": either, "log_gamma": log_gamma,
             "integer_power": integer_power, "by_precision": by_precision,
+            "nearest": nearest, "scaled_bessel_i": scaled_bessel_i, "scaled_erfc": scaled_erfc,
             "NAN": arb.nan(),
         }  # fmt: skip
         self._form = form
@@ -282,12 +290,15 @@ class Scope:
         return self._function(e)
 
     def _product(self, e: Expr) -> str:
-        factors = list(e.args)
-        negative = factors[0] == -1
-        product = self.emit(factors[1 if negative else 0])
-        for factor in factors[2 if negative else 1 :]:
+        """Write a product, its number last: a partial product that underflows is off by that many times more."""
+        number, factors = e.as_coeff_mul()
+        names = iter(factors)
+        product = self.emit(next(names))
+        for factor in names:
             product = self._times(product, factor)
-        return self._emitter.assign(f"-{product}") if negative else product
+        if number == -1:
+            return self._emitter.assign(f"-{product}")
+        return product if number == 1 else self._emitter.rounded(f"{product} * {self.emit(number)}")
 
     def _times(self, product: str, factor: Expr) -> str:
         if factor.is_Pow and factor.args[1].is_negative:
@@ -296,8 +307,6 @@ class Scope:
 
     def _power(self, base: Expr, exponent: Expr) -> str:
         emitter = self._emitter
-        if base is sympy.E:
-            return emitter.rounded(f"{self.emit(exponent)}.exp()")
         if exponent == -sympy.S.Half:
             return emitter.rounded(f"{self.emit(base)}.rsqrt()")
         if exponent.is_negative:
@@ -325,7 +334,11 @@ class Scope:
     def _piecewise(self, e: Expr) -> str:
         conditions = [self._condition(condition) for _, condition in e.args]
         branches = [self._branch(value) for value, _ in e.args]
-        return self._emitter.assign(f"choose(({', '.join(conditions)},), ({', '.join(branches)},))")
+        code = f"choose(({', '.join(conditions)},), ({', '.join(branches)},))"
+        for number in reversed(range(len(branches))):  # at most points the conditions decide, and this costs less
+            decided = [f"{condition} is False" for condition in conditions[:number]] + [f"{conditions[number]} is True"]
+            code = f"{branches[number]}() if {' and '.join(decided)} else {code}"
+        return self._emitter.assign(code)
 
     def _branch(self, value: Expr) -> str:
         outer = dict(self._memo)
@@ -344,7 +357,7 @@ class Scope:
             raise UnsupportedExpressionError(message)
         left, right = (self.emit(side) for side in (condition.gts, condition.lts))
         strict = isinstance(condition, sympy.StrictGreaterThan | sympy.StrictLessThan)
-        return f"{'above' if strict else 'at_least'}({left} - {right})"
+        return self._emitter.assign(f"{'above' if strict else 'at_least'}({left} - {right})")
 
 
 def _polygamma(order: int, argument: str) -> str:

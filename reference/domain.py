@@ -15,6 +15,8 @@ class Interval:
     upper: sympy.Expr = sympy.S.Infinity
     closed_below: bool = False
     closed_above: bool = False
+    without: tuple[sympy.Rational, ...] = ()
+    """Points inside at which the function is not defined: poles."""
 
     def __post_init__(self) -> None:
         """Refuse an empty interval and inexact ends."""
@@ -32,7 +34,8 @@ class Interval:
         """Write the interval as mathematics does."""
         left = "[" if self.closed_below else "("
         right = "]" if self.closed_above else ")"
-        return f"{left}{self.lower}, {self.upper}{right}"
+        poles = f" without {', '.join(map(str, self.without))}" if self.without else ""
+        return f"{left}{self.lower}, {self.upper}{right}{poles}"
 
     @property
     def edges(self) -> tuple[sympy.Expr, ...]:
@@ -43,9 +46,10 @@ class Interval:
 
     def encloses(self, lower: float, upper: float) -> bool:
         """Say whether [lower, upper] lies strictly inside."""
-        return bool(self.lower < lower) and bool(upper < self.upper)
+        return bool(self.lower < lower) and bool(upper < self.upper) and not any(lower <= pole <= upper for pole in self.without)
 
 
 REAL = Interval()
+NON_ZERO = Interval(without=(sympy.S.Zero,))
 POSITIVE = Interval(sympy.S.Zero)
 NON_NEGATIVE = Interval(sympy.S.Zero, closed_below=True)

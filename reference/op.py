@@ -50,6 +50,9 @@ class Op:
     formula: Formula
     """The mathematics, exact: no Python float occurs in it."""
 
+    aliases: tuple[str, ...] = ()
+    """Dotted paths of other names that torch has for it, on real inputs."""
+
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     """Fixed keyword arguments of the callable."""
 
@@ -63,7 +66,7 @@ class Op:
     """Whether the callable takes its inputs as one tuple, as ``torch.cat`` does."""
 
     constants: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    """Keyword arguments that are tensors of integers: class targets, indices."""
+    """Keyword arguments that are tensors of integers or truths: class targets, indices, conditions."""
 
     domain: Mapping[str, Interval] = field(default_factory=dict)
     """The interval of each input that is not the whole real line."""

@@ -49,11 +49,9 @@ def bounds(form: Format, interval: Interval) -> tuple[int, int]:
 
 def _boundary(form: Format, end: sympy.Expr, *, inside: bool, side: int) -> int:
     near = int(form.ordinals(np.array([float(end)]))[0])
-    for ordinal in range(near - side, near + 3 * side, side):
-        number = sympy.Rational(float(form.values(np.array([ordinal]))[0]))
-        if (number - end) * side > 0 or (inside and number == end):
-            return ordinal
-    raise AssertionError(end)
+    around = range(near - side, near + 3 * side, side)
+    numbers = (sympy.Rational(value) for value in form.values(np.array(around)).tolist())
+    return next(ordinal for ordinal, number in zip(around, numbers, strict=True) if (number - end) * side > 0 or (inside and number == end))
 
 
 @cache
@@ -68,7 +66,7 @@ def critical(op: Op | None, form: Format, interval: Interval) -> Integers:
     places += [np.log(form.largest), -np.log(form.smallest_subnormal), digits, digits / 2]
     places += [np.sqrt(form.largest), np.sqrt(form.smallest_subnormal), np.sqrt(digits)]
     places += [2.0**n for n in range(-8, 9)]
-    signed = [sign * place for place in places for sign in (1, -1)]
+    signed = [sign * place for place in places for sign in (1, -1)] + [float(pole) for pole in interval.without]
     if op is not None and len(op.inputs) == 1:
         signed += [float(r) for e in critical_expressions(op) for r in sympy.solve(e, x)]
     centres = form.ordinals(np.array(signed + [float(e) for e in (interval.lower, interval.upper) if e.is_finite]))
@@ -94,7 +92,9 @@ def decode(words: Integers, form: Format, interval: Interval, op: Op | None = No
     near = _around_one(form, lower, upper)
     around = np.where(rest & 1, _spread(rest >> 1, *near[0]), _spread(rest >> 1, *near[-1]))
     chosen = [simple[rest % simple.size], special[rest % special.size], _spread(rest, lower, upper), around]
-    return form.values(np.choose(kind, chosen))
+    poles = form.ordinals(np.array([float(pole) for pole in interval.without]))
+    numbers = np.choose(kind, chosen)
+    return form.values(numbers + np.isin(numbers, poles))
 
 
 def _around_one(form: Format, lower: int, upper: int) -> list[tuple[int, int]]:

@@ -3,9 +3,10 @@
 What torch documents as piecewise is piecewise here: softplus turns linear above its threshold.
 """
 
-from sympy import Abs, Piecewise, Rational, erf, exp, log, sqrt, tanh
+import numpy as np
+from sympy import Abs, Piecewise, Rational, erf, exp, log, pi, sqrt, tanh
 
-from reference.op import OUTPUT, Op, x
+from reference.op import OUTPUT, Array, Op, x
 
 ALPHA = Rational("1.6732632423543772848170429916717")
 SCALE = Rational("1.0507009873554804934193349852946")
@@ -18,7 +19,7 @@ def clipped(lower: int, upper: int) -> Piecewise:
 
 
 RECTIFIERS = (
-    Op(name="relu", torch="torch.relu", formula=Piecewise((x, x > 0), (0, True)), kinks=(x,)),
+    Op(name="relu", torch="torch.relu", aliases=("torch.nn.functional.relu",), formula=Piecewise((x, x > 0), (0, True)), kinks=(x,)),
     Op(name="relu6", torch="torch.nn.functional.relu6", formula=clipped(0, 6), kinks=(x, x - 6)),
     Op(
         name="leaky_relu", torch="torch.nn.functional.leaky_relu", kinks=(x,),
@@ -38,13 +39,36 @@ RECTIFIERS = (
         name="softshrink", torch="torch.nn.functional.softshrink", kinks=(x - Rational(1, 2), x + Rational(1, 2)),
         formula=Piecewise((x - Rational(1, 2), x > Rational(1, 2)), (x + Rational(1, 2), x < -Rational(1, 2)), (0, True)),
     ),
+    Op(
+        name="hardshrink", torch="torch.nn.functional.hardshrink", kinks=(x - Rational(1, 2), x + Rational(1, 2)), composes=False,
+        formula=Piecewise((x, x > Rational(1, 2)), (x, x < -Rational(1, 2)), (0, True)),
+    ),
+    Op(name="threshold", torch="torch.nn.functional.threshold", kwargs={"threshold": 1, "value": 2}, formula=Piecewise((x, x > 1), (2, True)), kinks=(x - 1,), composes=False),
+    Op(
+        name="rrelu", torch="torch.nn.functional.rrelu", kwargs={"training": False}, kinks=(x,),
+        formula=Piecewise((x, x > 0), (x * Rational(11, 48), True)),
+    ),
+    Op(
+        name="leaky_relu_steep", torch="torch.nn.functional.leaky_relu", kwargs={"negative_slope": 0.5}, kinks=(x,),
+        formula=Piecewise((x, x > 0), (x / 2, True)),
+    ),
+    Op(name="hardtanh_wide", torch="torch.nn.functional.hardtanh", kwargs={"min_val": -2, "max_val": 3}, formula=clipped(-2, 3), kinks=(x + 2, x - 3)),
 )  # fmt: skip
 
 EXPONENTIAL = (
     Op(name="elu", torch="torch.nn.functional.elu", formula=Piecewise((x, x > 0), (exp(x) - 1, True))),
     Op(name="celu", torch="torch.nn.functional.celu", kwargs={"alpha": 2.0}, formula=Piecewise((x, x > 0), (2 * (exp(x / 2) - 1), True))),
-    Op(name="selu", torch="torch.selu", formula=Piecewise((SCALE * x, x > 0), (SCALE * ALPHA * (exp(x) - 1), True)), kinks=(x,)),
+    Op(name="selu", torch="torch.selu", aliases=("torch.nn.functional.selu",), formula=Piecewise((SCALE * x, x > 0), (SCALE * ALPHA * (exp(x) - 1), True)), kinks=(x,)),
     Op(name="softplus", torch="torch.nn.functional.softplus", formula=Piecewise((x, x > 20), (log(1 + exp(x)), True))),
+    Op(name="elu_double", torch="torch.nn.functional.elu", kwargs={"alpha": 2}, formula=Piecewise((x, x > 0), (2 * (exp(x) - 1), True)), kinks=(x,)),
+    Op(
+        name="softplus_double", torch="torch.nn.functional.softplus", kwargs={"beta": 2},
+        formula=Piecewise((x, 2 * x > 20), (log(1 + exp(2 * x)) / 2, True)),
+    ),
+    Op(
+        name="gelu_tanh", torch="torch.nn.functional.gelu", kwargs={"approximate": "tanh"},
+        formula=x * (1 + tanh(sqrt(2 / pi) * (x + Rational(44715, 10**6) * x**3))) / 2,
+    ),
     Op(name="logsigmoid", torch="torch.nn.functional.logsigmoid", formula=-log(1 + exp(-x))),
     Op(
         name="silu", torch="torch.nn.functional.silu", formula=x / (1 + exp(-x)),
@@ -56,5 +80,14 @@ EXPONENTIAL = (
     Op(name="tanhshrink", torch="torch.nn.functional.tanhshrink", formula=x - tanh(x)),
 )  # fmt: skip
 
-OPS = (*RECTIFIERS, *EXPONENTIAL)
+
+
+def parametric(x: Array, weight: Array) -> Array:
+    """Return x where it is positive, weight times it elsewhere."""
+    return np.array([Piecewise((e, e > 0), (e * weight[0], True)) for e in x.flat], dtype=object).reshape(x.shape)
+
+
+PARAMETRIC = (Op(name="prelu", torch="torch.nn.functional.prelu", formula=parametric, shapes=(((4,), (1,)),), composes=False),)
+
+OPS = (*RECTIFIERS, *EXPONENTIAL, *PARAMETRIC)
 

@@ -1,30 +1,48 @@
 """Elementwise functions of two or three variables."""
 
-from sympy import Piecewise, atan2, exp, log, sqrt
+from sympy import Abs, Piecewise, atan2, exp, log, sqrt
 
-from reference.domain import POSITIVE
+from reference.domain import NON_ZERO, POSITIVE, Interval
+from reference.functions import Sign, Step
 from reference.op import OUTPUT, Op, x, y, z
 
 ARITHMETIC = (
-    Op(name="add", torch="torch.add", formula=x + y),
-    Op(name="sub", torch="torch.sub", formula=x - y),
-    Op(name="mul", torch="torch.mul", formula=x * y),
-    Op(name="div", torch="torch.div", formula=x / y, domain={"y": POSITIVE}),
+    Op(name="add", torch="torch.add", formula=x + y, aliases=("torch.Tensor.__radd__",)),
+    Op(name="sub", torch="torch.sub", formula=x - y, aliases=("torch.subtract",)),
+    Op(name="mul", torch="torch.mul", formula=x * y, aliases=("torch.multiply", "torch.Tensor.__rmul__")),
+    Op(name="add_scaled", torch="torch.add", kwargs={"alpha": 3}, formula=x + 3 * y),
+    Op(name="rsub", torch="torch.rsub", formula=y - x, aliases=("torch.Tensor.__rsub__",)),
+    Op(name="div", torch="torch.div", formula=x / y, domain={"y": NON_ZERO}, aliases=("torch.divide", "torch.true_divide")),
+    Op(name="rdiv", torch="torch.Tensor.__rdiv__", formula=y / x, domain={"x": NON_ZERO}),
+    Op(name="div_floor", torch="torch.div", kwargs={"rounding_mode": "floor"}, formula=Step(x / y), domain={"y": NON_ZERO}, composes=False),
+    Op(name="ldexp", torch="torch.ldexp", formula=x * 2**y),
+    Op(name="addcdiv", torch="torch.addcdiv", formula=x + y / (2 * z), kwargs={"value": 0.5}, domain={"z": NON_ZERO}),
     Op(name="lerp", torch="torch.lerp", formula=x + z * (y - x)),
     Op(name="addcmul", torch="torch.addcmul", formula=x + y * z / 2, kwargs={"value": 0.5}),
 )
 
 TRANSCENDENTAL = (
     Op(name="pow", torch="torch.pow", formula=x**y, domain={"x": POSITIVE}, saves=x ** (y - 1), saved={x**y: x * OUTPUT}),
-    Op(name="atan2", torch="torch.atan2", formula=atan2(x, y), domain={"y": POSITIVE}),
+    Op(name="rpow", torch="torch.Tensor.__rpow__", formula=y**x, domain={"y": POSITIVE}, saves=y ** (x - 1), saved={y**x: y * OUTPUT}),
+    Op(name="atan2", torch="torch.atan2", aliases=("torch.arctan2",), formula=atan2(x, y), domain={"y": POSITIVE}),
     Op(name="hypot", torch="torch.hypot", formula=sqrt(x**2 + y**2), domain={"y": POSITIVE}),
-    Op(name="xlogy", torch="torch.xlogy", formula=x * log(y), domain={"y": POSITIVE}),
+    Op(name="xlogy", torch="torch.xlogy", aliases=("torch.special.xlogy",), formula=x * log(y), domain={"y": POSITIVE}),
+    Op(name="xlog1py", torch="torch.special.xlog1py", formula=x * log(1 + y), domain={"y": Interval(-1)}),
+    Op(name="logaddexp2", torch="torch.logaddexp2", formula=log(2**x + 2**y) / log(2), saves=x - y, saved={x: OUTPUT, y: 0}),
     Op(name="logaddexp", torch="torch.logaddexp", formula=log(exp(x) + exp(y)), saves=x - y, saved={x: OUTPUT, y: 0}),
 )
 
 ORDER = (
-    Op(name="maximum", torch="torch.maximum", formula=Piecewise((x, x > y), (y, True)), kinks=(x - y,)),
-    Op(name="minimum", torch="torch.minimum", formula=Piecewise((x, x < y), (y, True)), kinks=(x - y,)),
+    Op(name="maximum", torch="torch.maximum", aliases=("torch.max",), formula=Piecewise((x, x > y), (y, True)), kinks=(x - y,)),
+    Op(name="minimum", torch="torch.minimum", aliases=("torch.min",), formula=Piecewise((x, x < y), (y, True)), kinks=(x - y,)),
+    Op(name="fmax", torch="torch.fmax", formula=Piecewise((x, x > y), (y, True)), kinks=(x - y,)),
+    Op(name="fmin", torch="torch.fmin", formula=Piecewise((x, x < y), (y, True)), kinks=(x - y,)),
+    Op(name="clamp_min", torch="torch.clamp_min", formula=Piecewise((x, x > y), (y, True)), kinks=(x - y,)),
+    Op(name="clamp_max", torch="torch.clamp_max", formula=Piecewise((x, x < y), (y, True)), kinks=(x - y,)),
+    Op(name="copysign", torch="torch.copysign", formula=Abs(x) * Sign(y), kinks=(x,), domain={"y": NON_ZERO}, composes=False),
+    Op(name="fmod", torch="torch.fmod", formula=x - y * Sign(x / y) * Step(Abs(x / y)), domain={"y": NON_ZERO}, composes=False),
+    Op(name="remainder", torch="torch.remainder", formula=x - y * Step(x / y), domain={"y": NON_ZERO}, composes=False),
+    Op(name="rmod", torch="torch.Tensor.__rmod__", formula=y - x * Step(y / x), domain={"x": NON_ZERO}, composes=False),
 )
 
 OPS = (*ARITHMETIC, *TRANSCENDENTAL, *ORDER)

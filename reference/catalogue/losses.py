@@ -32,6 +32,10 @@ OPS = (
         formula=Piecewise(((x - y) ** 2 / 2, Abs(x - y) <= 1), (Abs(x - y) - Rational(1, 2), True)),
     ),
     Op(
+        name="smooth_l1_loss", torch="torch.nn.functional.smooth_l1_loss", kwargs=EACH | {"beta": 0.5}, broadcasts=False,
+        formula=Piecewise(((x - y) ** 2, Abs(x - y) < Rational(1, 2)), (Abs(x - y) - Rational(1, 4), True)),
+    ),
+    Op(
         name="binary_cross_entropy", torch="torch.nn.functional.binary_cross_entropy", kwargs=EACH, broadcasts=False,
         formula=-(y * log(x) + (1 - y) * log(1 - x)), domain={"x": UNIT, "y": UNIT},
     ),

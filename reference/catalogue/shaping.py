@@ -12,6 +12,10 @@ OPS = (
     ),
     Op(name="flip", torch="torch.flip", kwargs={"dims": (-1,)}, formula=lambda x: x[..., ::-1], shapes=(((3,),),)),
     Op(
+        name="where", torch="torch.where", keywords=("input", "other"), constants={"condition": (True, False, True)},
+        formula=lambda x, y: np.stack([x[..., 0], y[..., 1], x[..., 2]], axis=-1), shapes=(((3,), (3,)),), batched=2,
+    ),
+    Op(
         name="index_select", torch="torch.index_select", kwargs={"dim": -1}, constants={"index": (2, 0, 2)},
         formula=lambda x: x[..., [2, 0, 2]], shapes=(((3,),),),
     ),

@@ -132,7 +132,7 @@ def without_mean(case: Case, gradients: Gradients) -> Gradients:
 
 def raised(case: Case, gradients: Gradients) -> Gradients:
     """Have no kernel."""
-    message = "not implemented for this dtype"
+    message = "the back end gave up"
     raise NotImplementedError(message)
 
 

@@ -19,9 +19,13 @@ from reference.domain import REAL, Interval
 from reference.format import FORMATS
 from reference.op import InvalidOpError, Op, as_array, x, y
 from reference.oracle import answer
+from reference.tree import rule as local_rule
 from reference.tree import single
 from tests.subject.binding import located, tensor, written
 from tests.subject.explanation import LAYOUTS
+
+STEPS = {op for op in OPS.values() if op.elementwise and all(g[()] == 0 for g in local_rule(op, ((),) * len(op.inputs)).gradients)}
+"""The ops that are constant between jumps."""
 
 SOUND = {"name": "own", "torch": "torch.sin", "formula": sympy.sin(x)}
 
@@ -71,13 +75,13 @@ def test_every_entry_is_reached(op: Op) -> None:
     cotangent = np.arange(1.0, np.prod((*batch, *tree.root.shape), dtype=int) + 1).reshape((*batch, *tree.root.shape))
     found = answer(Case(tree, FORMATS["float64"], primals, cotangent))
     assert all(ball.is_finite() for truth in found.truth for ball in truth.flat)
-    assert any(not ball.contains(0) for truth in found.truth for ball in truth.flat)
+    assert op in STEPS or any(not ball.contains(0) for truth in found.truth for ball in truth.flat)
 
 
 def _inside(op: Op, name: str, shape: tuple[int, ...], number: int) -> np.ndarray:
     """Return different values inside the domain of an input, other ones for each input."""
     interval = op.interval(name)
-    lower, upper = float(max(interval.lower, -2)), float(min(interval.upper, max(interval.lower, -2) + 3))
+    lower, upper = float(max(interval.lower, -2)), float(min(interval.upper, max(interval.lower, -2) + 4))
     count = int(np.prod(shape, dtype=int))
     return (lower + (upper - lower) * (np.arange(count) + 1.3 - number / 8) / (count + 0.7)).reshape(shape)
 

@@ -11,6 +11,7 @@ from reference.format import FORMATS
 from reference.tree import Apply, Leaf, Tree, single
 from strategies import op_cases
 from tests.meta.faults import FAKES, FAULTS, Fault, each
+from tests.meta.test_entries import STEPS
 from tests.subject import deviation
 from tests.subject.assay import Assay, ComparedNothingError
 from tests.subject.explanation import DisagreementError
@@ -57,7 +58,10 @@ def test_sound_twin_passes(op: str, form: str) -> None:
 @pytest.mark.parametrize("fake", FAKES)
 @pytest.mark.parametrize("op", OPS)
 def test_fake_back_end_fails_every_op(op: str, fake: str) -> None:
-    """A back end of zeros, one of NaN and one that returns its inputs fail whatever they are asked."""
+    """A back end of zeros, one of NaN and one that returns its inputs fail whatever they are asked; zeros are right for steps."""
+    if fake == "zeros" and OPS[op] in STEPS:
+        assert run(OPS[op], FORMATS["float32"], Fault(fake, OPS[op], FORMATS["float32"], (), FAKES[fake]).mode()).unsupported is None
+        return
     planted = Fault(fake, OPS[op], FORMATS["float32"], (), FAKES[fake])
     with pytest.raises(DisagreementError):
         run(OPS[op], planted.form, planted.mode())
@@ -82,6 +86,17 @@ def test_deviation_bounds_how_far() -> None:
     further = Fault("further", op, form, (), each(lambda g: g * (1 + 2.0**-48))).mode()
     with pytest.raises(DisagreementError, match=r"inaccurate"):
         Assay(op.name, further, form, "cpu", KNOWN).assert_agrees(case)
+
+
+def test_missing_kernel_is_unsupported() -> None:
+    """Where torch says that it has no kernel nothing was compared, and the record says why."""
+    op, form = OPS["erfcx"], FORMATS["float16"]
+    assay = Assay(op.name, MODES["backward"], form, "cpu", ())
+    assay.assert_agrees(Case(single(op), form, (np.array([1.0]),), np.array([1.0])))
+    assay.assert_compared()
+    record = assay.record(0, passed=False)
+    assert (record.verdict, record.compared) == ("unsupported", 0)
+    assert "not implemented for 'Half'" in record.got
 
 
 def test_comparing_nothing_fails() -> None:

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import sympy
 from flint import arb, arb_series, ctx
+from sympy import And, Piecewise
+from sympy.core.function import ArgumentIndexError
 
 from reference.case import Case
 from reference.catalogue import OPS
@@ -16,6 +18,7 @@ from reference.compiler import compiled
 from reference.convention import rule
 from reference.derivative import symbols, vjp
 from reference.format import FORMATS
+from reference.functions import Nearest, ScaledBesselI, ScaledErfc, Sign
 from reference.op import InvalidOpError, Op, x
 from reference.oracle import UncertifiedError, answer, certified, is_certified
 from reference.tree import Apply, Leaf, Tree, single
@@ -96,6 +99,61 @@ def test_chain_is_the_whole_derivative(tree: Tree) -> None:
     for ours, theirs in zip(gradient_program(tree)(*point), whole(*point), strict=True):
         assert min(ours.rel_accuracy_bits(), theirs.rel_accuracy_bits()) > 120
         assert ours.overlaps(theirs)
+
+
+def test_chain_through_a_step_is_zero() -> None:
+    """What depends on an input through a step function alone has a derivative of exactly 0."""
+    leaf = Leaf("x")
+    tree = Tree(Apply(OPS["exp"], (Apply(OPS["floor"], (leaf,)),)), (leaf,))
+    assert [ball.str() for ball in gradient_program(tree)(arb(1.5), arb(3))] == ["0"]
+    case = Case(tree, FORMATS["float32"], (np.array([1.5]),), np.array([3.0]))
+    assert repr(case) == "<exp(floor(x)) in float32 at x[1], root=cotangent, layouts=()>"
+    assert answer(case).truth[0][0] == 0
+
+
+def test_conditions_of_two_parts() -> None:
+    """A branch whose condition has two parts is taken where both hold, and united with the next where it is not decided."""
+    (program,) = (compiled([Piecewise((x, And(x > 1, x < 3)), (0, True))], [x]),)
+    assert program(arb(2))[0] == 2
+    assert program(arb(4))[0] == 0
+    (either,) = program(arb(3, 0.5))
+    assert either.contains(0)
+    assert either.contains(2.75)
+
+
+@pytest.mark.parametrize(("form", "small"), [(form, form.name in {"float16", "bfloat16"}) for form in FORMATS.values()], ids=FORMATS)
+def test_enumerable_formats(form, small) -> None:
+    """The formats of 16 bits, and no others, are small enough to try every value."""
+    assert form.is_enumerable == small
+
+
+@pytest.mark.parametrize(
+    ("value", "whole"), [(0.5, 0), (1.5, 2), (2.5, 2), (-0.5, 0), (-1.5, -2), (0.49, 0), (1.51, 2), (-2.75, -3)]
+)  # fmt: skip
+def test_nearest_takes_ties_to_even(value: float, whole: int) -> None:
+    """The nearest integer, of a tie the even one."""
+    assert compiled([Nearest(x)], [x])(arb(value))[0] == whole
+
+
+@pytest.mark.parametrize("at", [-30.0, -2.0, -0.25, 0.0, 0.5, 3.0, 27.5])
+def test_scaled_functions_are_their_factors(at: float) -> None:
+    """erfcx is exp(x^2) erfc(x), and the scaled Bessel functions exp(-|x|) I_n(x); their derivatives are sympy's."""
+    ctx.prec = 2000
+    point = arb(at)
+    for scaled, factors in (
+        (ScaledErfc(x), sympy.exp(x**2) * sympy.erfc(x)),
+        (ScaledBesselI(0, x), sympy.exp(-Sign(x) * x) * sympy.besseli(0, x)),
+        (ScaledBesselI(1, x), sympy.exp(-Sign(x) * x) * sympy.besseli(1, x)),
+    ):
+        for ours, theirs in zip(compiled([scaled, scaled.diff(x)], [x])(point), compiled([factors, factors.diff(x)], [x])(point), strict=True):
+            assert ours.rel_accuracy_bits() > 100 or at == 0
+            assert ours.overlaps(theirs)
+
+
+def test_scaled_bessel_refuses_its_order() -> None:
+    """There is no derivative by the order."""
+    with pytest.raises(ArgumentIndexError):
+        ScaledBesselI(1, x).fdiff(1)
 
 
 @pytest.mark.parametrize("exponent", [2, 3, 5, 8])

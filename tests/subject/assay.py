@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from tests.subject.comparison import VERDICTS, Miss, judged
+from tests.subject.comparison import UNSUPPORTED, VERDICTS, Miss, UnsupportedError, judged
 from tests.subject.explanation import DisagreementError
 from tests.subject.record import Record
 
@@ -39,13 +39,18 @@ class Assay:
         self._at: dict[str, str] = {}
         self._miss: Miss | None = None
         self._reason: str | None = None
+        self._refusal: str | None = None
 
     def assert_agrees(self, case: Case) -> None:
         """Assert that torch's gradient of a case could have come from correctly rounded steps.
 
-        A miss that a known deviation covers is noted and passes.
+        A miss that a known deviation covers is noted and passes; so is that torch has no kernel.
         """
-        judgement = judged(case, self._mode, self._device)
+        try:
+            judgement = judged(case, self._mode, self._device)
+        except UnsupportedError as error:
+            self._refusal = str(error)
+            return
         self._note(judgement)
         fresh = None
         for miss in judgement.misses:
@@ -73,16 +78,21 @@ class Assay:
         covering = (d for d in self._known if d.covers(miss, self._name, self._mode.name, self._device))
         return next(covering, None)
 
+    @property
+    def unsupported(self) -> str | None:
+        """What torch said where it has no kernel for any of it."""
+        return None if self._compared else self._refusal
+
     def assert_compared(self) -> None:
-        """Assert that something was judged."""
-        if not self._compared:
+        """Assert that something was judged, or refused."""
+        if not self._compared and self._refusal is None:
             message = f"{self._name}: no entry of any gradient was compared, so this test could not fail"
             raise ComparedNothingError(message)
 
     def record(self, seed: int, *, passed: bool) -> Record:
         """Return the record of the test."""
         miss = self._miss
-        broke = not passed and (miss is None or self._reason is not None)
+        broke = not passed and not self.unsupported and (miss is None or self._reason is not None)
         ulp, share = (self._worst_ulp, self._worst_share) if miss is None else (miss.ulp, miss.share)
         return Record(
             op=self._name,
@@ -93,9 +103,9 @@ class Assay:
             compared=self._compared,
             worst_ulp=ulp if math.isfinite(ulp) else None,
             worst_share=share if math.isfinite(share) else None,
-            verdict="error" if broke else VERDICTS[0] if miss is None else miss.verdict,
+            verdict="error" if broke else UNSUPPORTED if self.unsupported else VERDICTS[0] if miss is None else miss.verdict,
             at=self._at if miss is None else {name: value.hex() for name, value in miss.point.items()},
-            got=None if miss is None else miss.got,
+            got=self.unsupported if miss is None else miss.got,
             expected=None if miss is None else miss.expected,
             known=self._reason,
             torch=torch.__version__,

@@ -24,8 +24,18 @@ if TYPE_CHECKING:
 
 VERDICTS = ("agrees", "inaccurate", "lost", "convention", "malformed")
 
+UNSUPPORTED = "unsupported"
+"""What is recorded where torch says that it has no kernel: counted and shown, neither a pass nor a miss."""
+
+NO_KERNEL = "not implemented for"
+"""What torch says then, before the name of the dtype."""
+
 REPEATS = 64
 """How often a point is repeated, where only torch's vectorised loop goes wrong at it."""
+
+
+class UnsupportedError(NotImplementedError):
+    """Torch says that it has no kernel for the dtype on the device."""
 
 
 class OracleError(AssertionError):
@@ -95,10 +105,15 @@ class Judgement:
 
 
 def judged(case: Case, mode: Mode, device: str) -> Judgement:
-    """Ask torch for a gradient and judge it; an exception of torch is a gradient that is not there."""
+    """Ask torch for a gradient and judge it; an exception of torch is a gradient that is not there.
+
+    Raises UnsupportedError where torch says that it has no kernel.
+    """
     try:
         gradients = mode.gradients(case, device)
     except (RuntimeError, NotImplementedError, TypeError, ValueError, IndexError) as error:
+        if NO_KERNEL in str(error):
+            raise UnsupportedError(str(error).splitlines()[0]) from error
         gradients = [None] * len(case.primals)
         return judge(case, gradients, device, instead=f"{type(error).__name__}: {str(error).splitlines()[0]}")
     return judge(case, gradients, device)
@@ -168,11 +183,12 @@ def _judge_input(case: Case, found: Answer, number: int, got: Floats, judgement:
         if overflows(miss.case):
             overflowed[place] = True
             continue
-        if vanished[place] and not (inside[place] and _may_vanish(miss.case, number, flat[place])):
+        if by_convention[place]:
+            judgement.misses.append(replace(miss, verdict="convention"))
+        elif vanished[place] and not (inside[place] and _may_vanish(miss.case, number, flat[place])):
             judgement.misses.append(replace(miss, verdict="lost"))
         elif not inside[place]:
-            verdict = "convention" if by_convention[place] else "inaccurate"
-            judgement.misses.append(replace(miss, verdict=verdict))
+            judgement.misses.append(replace(miss, verdict="inaccurate"))
     compared = ~undecided & ~overflowed
     judgement.undecided += int(undecided.sum())
     judgement.overflowed += int(overflowed.sum())
@@ -218,8 +234,8 @@ def overflows(case: Case) -> bool:
     A gradient there is moot: an overflow of the forward, of the local derivative that the cotangent
     multiplies, or of a term of a sum over a broadcast axis, is not the derivative's fault.
     """
-    if not all(case.tree.root.op.interval(leaf.name).encloses(p.min(initial=1), p.max(initial=1))
-               for leaf, p in zip(case.tree.leaves, case.primals, strict=True)):  # fmt: skip
+    if not all(case.tree.root.op.interval(leaf.name).encloses(v, v)
+               for leaf, p in zip(case.tree.leaves, case.primals, strict=True) for v in np.unique(p).tolist()):  # fmt: skip
         return False
     local = replace(case, cotangent=np.ones_like(case.cotangent))
     terms = contributions(local) if case.tree.is_single and (case.cotangent != 1).any() else []

@@ -10,7 +10,7 @@ import jinja2
 
 from reference.format import FORMATS
 from tests.subject import record
-from tests.subject.comparison import VERDICTS
+from tests.subject.comparison import UNSUPPORTED, VERDICTS
 from tests.subject.table import short
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def page(records: Sequence[Record]) -> str:
     columns = sorted({(r.dtype, r.mode, r.device) for r in records}, key=lambda column: (list(FORMATS).index(column[0]), column))
     table = {(r.op, r.dtype, r.mode, r.device): r for r in records}
     ops = list(dict.fromkeys(r.op for r in records))
-    missed = [r for r in records if r.verdict != VERDICTS[0]]
+    missed = [r for r in records if r.verdict not in {VERDICTS[0], UNSUPPORTED}]
     return environment.get_template(TEMPLATE).render(
         torch=", ".join(sorted({r.torch for r in records})) or "not run",
         seed=", ".join(sorted({str(r.seed) for r in records})),

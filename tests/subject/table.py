@@ -10,17 +10,17 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from tests.subject.comparison import VERDICTS
+from tests.subject.comparison import UNSUPPORTED, VERDICTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from tests.subject.record import Record
 
-WIDTH = 110
+WIDTH = 120
 """Columns of a table that is not printed to a terminal."""
 
-GRAVITY = (*VERDICTS, "error")
+GRAVITY = (*VERDICTS, "error", UNSUPPORTED)
 """Verdicts, the least grave first."""
 
 
@@ -28,7 +28,7 @@ def rendered(records: Sequence[Record], *, color: bool) -> str:
     """Return the tables as text: verdicts for each format and device, then each op that deviates."""
     console = Console(file=io.StringIO(), force_terminal=color, width=None if color else WIDTH)
     console.print(_by_format(records))
-    deviating = [r for r in records if r.verdict != VERDICTS[0]]
+    deviating = [r for r in records if r.verdict not in {VERDICTS[0], UNSUPPORTED}]
     if deviating:
         console.print(_by_op(deviating))
     assert isinstance(console.file, io.StringIO)
@@ -39,7 +39,7 @@ def _by_format(records: Iterable[Record]) -> Table:
     rows: dict[tuple[str, str], list[Record]] = defaultdict(list)
     for record in records:
         rows[record.dtype, record.device].append(record)
-    table = Table(box=box.SIMPLE, caption="known: deviations of this torch that are on file", caption_justify="left")
+    table = Table(box=box.SIMPLE, caption="known: deviations of this torch that are on file; unsupported: torch says that it has no kernel", caption_justify="left")
     table.add_column("dtype")
     table.add_column("device")
     for name in ("tests", "entries", VERDICTS[0], "known", *GRAVITY[1:]):

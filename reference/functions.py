@@ -1,0 +1,77 @@
+"""Functions that sympy lacks, with the derivatives that define them."""
+
+from __future__ import annotations
+
+import sympy
+from flint import arb
+from sympy import Expr, Function, pi, sqrt
+from sympy.core.function import ArgumentIndexError
+
+
+class Step(Function):
+    """The largest integer below: floor, with the derivative that it has between the integers."""
+
+    def fdiff(self, argindex: int = 1) -> Expr:
+        """Return 0."""
+        return sympy.Integer(argindex - 1)
+
+
+class Nearest(Function):
+    """The nearest integer, ties to even, with the derivative that it has between the ties."""
+
+    def fdiff(self, argindex: int = 1) -> Expr:
+        """Return 0."""
+        return sympy.Integer(argindex - 1)
+
+
+class Sign(Function):
+    """-1, 0 or 1, with the derivative that it has off 0 (sympy's own has an impulse there)."""
+
+    def fdiff(self, argindex: int = 1) -> Expr:
+        """Return 0."""
+        return sympy.Integer(argindex - 1)
+
+
+class ScaledBesselI(Function):
+    """exp(-|x|) I_n(x), the modified Bessel function of integer order without its growth: of n and x."""
+
+    def fdiff(self, argindex: int = 2) -> Expr:
+        """Return the derivative by x."""
+        if argindex != 2:
+            raise ArgumentIndexError(self, argindex)
+        n, x = self.args
+        return (ScaledBesselI(abs(n - 1), x) + ScaledBesselI(n + 1, x)) / 2 - Sign(x) * self
+
+
+class ScaledErfc(Function):
+    """exp(x^2) erfc(x), which does not underflow as its factors do."""
+
+    def fdiff(self, argindex: int = 1) -> Expr:
+        """Return 2 x erfcx(x) - 2/sqrt(pi)."""
+        (x,) = self.args
+        return argindex * (2 * x * self - 2 / sqrt(pi))
+
+
+def nearest(ball: arb) -> arb:
+    """Return the nearest integer, ties to even."""
+    below = (ball + arb(0.5)).floor()
+    tie = below - ball == arb(0.5)
+    return below - 1 if tie and (below / 2).floor() * 2 != below else below
+
+
+def scaled_bessel_i(order: arb, ball: arb) -> arb:
+    """Return exp(-|x|) I_n(x); I_n is even or odd as n is."""
+    if ball >= 0:
+        return ball.bessel_i(order, scaled=True)
+    if ball < 0:
+        mirrored = (-ball).bessel_i(order, scaled=True)
+        return mirrored if (order / 2).is_integer() else -mirrored
+    return ball.bessel_i(order) * (-abs(ball)).exp()
+
+
+def scaled_erfc(ball: arb) -> arb:
+    """Return exp(x^2) erfc(x): for positive x by Tricomi's function, U(1/2, 1/2, x^2)/sqrt(pi)."""
+    if not ball > 1:
+        return (ball * ball).exp() * ball.erfc()
+    half = arb(0.5)
+    return (ball * ball).hypgeom_u(half, half) / arb.pi().sqrt()

@@ -1,0 +1,53 @@
+"""The page of covered ops is torch's own table, and the README says what it says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import settings
+
+from reference.case import Case
+from reference.catalogue import OPS
+from reference.format import FORMATS
+from reference.tree import single
+from tests.subject import binding
+from tests.subject.coverage import REASONS, coverage
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+README = (Path(__file__).parents[2] / "README.md").read_text()
+
+
+@pytest.fixture(scope="module")
+def covered() -> Mapping[str, tuple[str, ...]]:
+    """Return which entries cover each op of torch's table, which loads a profile of Hypothesis of its own."""
+    profile = settings.get_current_profile_name()
+    found = coverage()
+    settings.load_profile(profile)
+    return found
+
+
+def test_what_is_not_covered_has_a_reason(covered) -> None:
+    """An op of torch's table is covered, or is listed with the reason why not, not both."""
+    assert {name for name, entries in covered.items() if not entries} == set(REASONS)
+
+
+def test_readme_tells_the_numbers(covered) -> None:
+    """The README counts the ops that are covered, those that are not, and the entries."""
+    count = sum(map(bool, covered.values()))
+    assert f"{count} of {len(covered)} differentiable elementwise ops" in README
+    assert f"{len(OPS)} entries" in README
+
+
+@pytest.mark.parametrize(("op", "alias"), [(op, alias) for op in OPS.values() for alias in op.aliases], ids=lambda each: getattr(each, "name", each))
+def test_aliases_are_the_same_function(op, alias: str) -> None:
+    """Every other name of an op gives the same value."""
+    primals = tuple(np.full(3, float(max(op.interval(name).lower, 0)) + 0.375 + n / 4) for n, name in enumerate(op.inputs))
+    inputs = binding.leaves(Case(single(op), FORMATS["float32"], primals, np.ones(3)), "cpu")
+    first, other = (binding.resolve(path)(*op.leading, *inputs, **op.kwargs) for path in (op.torch, alias))
+    assert torch.equal(first, other)

@@ -1,0 +1,86 @@
+"""Which of torch's elementwise ops the catalogue covers: ``python -m tests.subject.coverage``.
+
+Joins the catalogue to torch's own table of ops, the one that torch's own tests go through.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from reference.catalogue import OPS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from reference.op import Op
+
+FURTHER = (
+    "addcdiv", "addcmul", "clamp", "lerp", "where", "nn.functional.binary_cross_entropy",
+    "nn.functional.binary_cross_entropy_with_logits", "nn.functional.gelu", "nn.functional.hardswish", "nn.functional.huber_loss",
+    "nn.functional.kl_div", "nn.functional.l1_loss", "nn.functional.leaky_relu", "nn.functional.smooth_l1_loss",
+)  # fmt: skip
+"""Elementwise ops that torch's table does not mark as such."""
+
+REASONS = {
+    "bfloat16": "casts to another dtype",
+    "cdouble": "complex result",
+    "cfloat": "complex result",
+    "chalf": "complex result",
+    "complex": "complex result",
+    "double": "casts to another dtype",
+    "fill": "constant, so that its gradient has nothing to judge",
+    "float": "casts to another dtype",
+    "float_power": "computes in float64 whatever the dtype",
+    "frexp": "returns two tensors",
+    "half": "casts to another dtype",
+    "imag": "of complex arguments only",
+    "nextafter": "not differentiable",
+    "polar": "complex result",
+}
+"""Why an op of the table is not in the catalogue."""
+
+
+def paths(op: Op) -> tuple[str, ...]:
+    """Return the names that torch has for an op, as its table writes them."""
+    return tuple(path.removeprefix("torch.").removeprefix("Tensor.") for path in (op.torch, *op.aliases))
+
+
+def table() -> list[str]:
+    """Return the names of torch's differentiable elementwise ops, each once."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from torch.testing._internal.common_methods_invocations import op_db  # noqa: PLC0415 - a slow import, of this command alone
+        from torch.testing._internal.opinfo.core import BinaryUfuncInfo, UnaryUfuncInfo  # noqa: PLC0415
+    marked = {info.name for info in op_db if isinstance(info, UnaryUfuncInfo | BinaryUfuncInfo) and info.supports_autograd}
+    return sorted(marked | set(FURTHER))
+
+
+def coverage() -> Mapping[str, tuple[str, ...]]:
+    """Return, for each op of the table, the entries that cover it."""
+    covering: dict[str, list[str]] = {}
+    for op in OPS.values():
+        for path in paths(op):
+            covering.setdefault(path, []).append(op.name)
+    return {name: tuple(covering.get(name, ())) for name in table()}
+
+
+def main() -> None:
+    """Print the table."""
+    found = coverage()
+    lines = Table(box=box.SIMPLE)
+    for name in ("torch", "entries", "why not"):
+        lines.add_column(name, overflow="fold")
+    for name, entries in found.items():
+        lines.add_row(name, ", ".join(entries), "" if entries else REASONS.get(name, "not yet"))
+    console = Console()
+    console.print(lines)
+    console.print(f"{sum(map(bool, found.values()))} of {len(found)} differentiable elementwise ops are covered, by {len(OPS)} entries in all")
+
+
+if __name__ == "__main__":
+    main()
