@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+from reference.convention import clause, places
 from reference.op import Op
 from tests.subject import table
 from tests.subject.assay import Assay
@@ -129,6 +130,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         "device": {name: name for name in devices},
         "deviation": {str(d): d for d in choice.deviations if d.device in {name.split(":")[0] for name in devices}},
     }
+    if "kink" in metafunc.fixturenames and "kink" not in own:
+        kinks = {f"{op.name}-at-{','.join(map(str, place))}-{clause(op, place)}": (op, place) for op in choice.ops.values() for place in places(op)}
+        metafunc.parametrize(("op", "kink"), kinks.values(), ids=kinks)
+        own |= {"op"}
     for name, rows in tables.items():
         if name in metafunc.fixturenames and name not in own:
             metafunc.parametrize(name, rows.values(), ids=rows)
@@ -145,7 +150,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def _is_chosen(item: pytest.Item, choice: Choice) -> bool:
     params = item.callspec.params if hasattr(item, "callspec") else {}
     if "op" in params and "mode" in params:
-        return isinstance(params["op"], Op) and ("enumerated" not in item.keywords or _is_enumerated(params["op"], params["form"], choice))
+        listed = item.get_closest_marker("enumerated")
+        return isinstance(params["op"], Op) and (listed is None or _is_enumerated(params["op"], params["form"], choice, **listed.kwargs))
     if "pool" in params:
         return choice.trees
     if isinstance(params.get("deviation"), Deviation):
@@ -154,8 +160,8 @@ def _is_chosen(item: pytest.Item, choice: Choice) -> bool:
     return not choice.narrowed
 
 
-def _is_enumerated(op: Op, form: Format, choice: Choice) -> bool:
-    return choice.profile.enumerates and op.elementwise and len(op.inputs) == 1 and form.is_enumerable
+def _is_enumerated(op: Op, form: Format, choice: Choice, *, arguments: tuple[int, ...], bits: tuple[int, ...]) -> bool:
+    return choice.profile.enumerates and op.elementwise and len(op.inputs) in arguments and form.bits in bits
 
 
 @pytest.fixture(scope="session")

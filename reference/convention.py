@@ -9,6 +9,7 @@ sympy's limits of the derivative on either side.
 
 from __future__ import annotations
 
+from fractions import Fraction
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,6 @@ from reference.op import x, y, z
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from fractions import Fraction
 
     from reference.compiler import Program
     from reference.format import Format
@@ -32,6 +32,14 @@ SYMBOLS = (x, y, z)
 STEP = Symbol("step", real=True)
 NEARBY = Rational(1, 2**1200)
 """The distance at which branches are looked up: nearer than two values of any format."""
+
+CLAUSES = (
+    "differentiable, the derivative",
+    "locally convex, the sub-gradient of least norm",
+    "locally concave, the super-gradient of least norm",
+    "defined, by continuity",
+)
+"""The clauses of torch's rule, in their order."""
 
 Vector = tuple[Expr, ...]
 
@@ -55,6 +63,17 @@ def critical(op: Op, rows: Sequence[Sequence[arb]]) -> list[bool]:
     program = _critical_program(op)
     ctx.prec = 2200  # exact: the exponents of two float64 differ by no more
     return [any(ball.is_zero() for ball in program(*row[: len(op.inputs)])) for row in rows]
+
+
+def places(op: Op) -> list[tuple[Fraction, ...]]:
+    """Return points at which the rule is needed: all of an op of one input, of two inputs one for each kink."""
+    if len(op.inputs) == 1:
+        return [(Fraction(place),) for place in sorted(_places(op))]
+    found: list[tuple[Fraction, ...]] = []
+    for kink in op.kinks:
+        for root in sympy.solve(kink.subs(y, 2), x):
+            found.append((Fraction(root.p, root.q), Fraction(2)))  # noqa: PERF401 - reads better
+    return found
 
 
 @cache
@@ -107,13 +126,7 @@ def rule(op: Op, point: tuple[Fraction, ...]) -> Vector:
     the function is defined.
     """
     exact = tuple(Rational(c.numerator, c.denominator) for c in point)
-    normal = next(
-        _normal(e, op, exact)
-        for e in critical_expressions(op)
-        if e.subs(dict(zip(SYMBOLS, exact, strict=False)), simultaneous=True) == 0
-    )
-    sides = [_limit(op, exact, tuple(s * n for n in normal)) for s in (-1, 1)]
-    below, above = sides
+    below, above = _sides(op, exact)
     if below is None or above is None:
         inside = below or above
         assert inside is not None
@@ -123,8 +136,28 @@ def rule(op: Op, point: tuple[Fraction, ...]) -> Vector:
     return _shortest(below, above)
 
 
-def _normal(expression: Expr, op: Op, point: Vector) -> Vector:
+def _sides(op: Op, point: Vector) -> tuple[Vector | None, Vector | None]:
+    """Return the limits of the gradient on either side of a critical point."""
+    normal = _across(op, point)
+    return _limit(op, point, tuple(-n for n in normal)), _limit(op, point, normal)
+
+
+def clause(op: Op, point: tuple[Fraction, ...]) -> str:
+    """Return which clause of torch's rule decides at a critical point: one of CLAUSES."""
+    exact = tuple(Rational(c.numerator, c.denominator) for c in point)
+    below, above = _sides(op, exact)
+    if below is None or above is None or any(c.is_infinite for c in (*below, *above)):
+        return CLAUSES[3]
+    if below == above:
+        return CLAUSES[0]
+    rising = sum((a - b) * n for b, a, n in zip(below, above, _across(op, exact), strict=True))
+    return CLAUSES[1] if rising > 0 else CLAUSES[2]
+
+
+def _across(op: Op, point: Vector) -> Vector:
+    """Return the direction from one side of a critical point to the other."""
     at = dict(zip(SYMBOLS, point, strict=False))
+    expression = next(e for e in critical_expressions(op) if e.subs(at, simultaneous=True) == 0)
     return tuple(expression.diff(s).subs(at) for s in SYMBOLS[: len(op.inputs)])
 
 

@@ -103,9 +103,9 @@ class Format:
         return np.where(ordinals < 0, -magnitude, magnitude)
 
     @property
-    def is_enumerable(self) -> bool:
-        """Whether the format has 16 bits, few enough to try every value."""
-        return self.precision + self.emax.bit_length() <= 16
+    def bits(self) -> int:
+        """The bits of a value: significand without its implicit bit, exponent and sign."""
+        return self.precision + self.emax.bit_length() + 1
 
     @property
     def last_ordinal(self) -> int:

@@ -27,6 +27,11 @@ class Nearest(Function):
 class Sign(Function):
     """-1, 0 or 1, with the derivative that it has off 0 (sympy's own has an impulse there)."""
 
+    @classmethod
+    def eval(cls, argument: Expr) -> Expr | None:
+        """Return the sign of a rational number."""
+        return sympy.sign(argument) if argument.is_Rational else None
+
     def fdiff(self, argindex: int = 1) -> Expr:
         """Return 0."""
         return sympy.Integer(argindex - 1)

@@ -111,6 +111,48 @@ def _spread(rest: Integers, lower: int, upper: int) -> Integers:
     return np.asarray(lower + (scrambled % np.uint64(span)).astype(np.int64), dtype=np.int64)
 
 
+def everything(form: Format, interval: Interval) -> Floats:
+    """Return every value of the format in the interval, in order."""
+    lower, upper = bounds(form, interval)
+    return _without_poles(np.arange(lower, upper + 1), form, interval)
+
+
+def hard(form: Format, interval: Interval, op: Op | None = None, count: int = 300) -> Floats:
+    """Return that many values of the interval, the same each time: critical ones and their neighbours, and some of every binade.
+
+    Half of them are critical where there are so many; an interval with fewer values gives all of them.
+    """
+    lower, upper = bounds(form, interval)
+    special = critical(op, form, interval)
+    steps = min(count - 1, upper - lower)
+    spread = np.array([lower + (upper - lower) * i // steps for i in range(steps + 1)], dtype=np.int64)
+    chosen = special[np.unique(np.linspace(0, special.size - 1, count // 2).round().astype(np.int64))]
+    rest = np.setdiff1d(spread, chosen)
+    some = rest[np.unique(np.linspace(0, rest.size - 1, min(count - chosen.size, rest.size)).round().astype(np.int64))]
+    return _without_poles(np.union1d(chosen, some), form, interval)
+
+
+def stratified(form: Format, interval: Interval, op: Op | None = None, count: int = 100_000) -> Floats:
+    """Return at least that many values of the interval, the same each time: each binade has as many, and all critical ones.
+
+    Neighbours in the array are neighbours in value.
+    """
+    lower, upper = bounds(form, interval)
+    width = max((upper - lower) // count, 1)
+    starts = np.arange(lower, upper + 1, width, dtype=np.int64)
+    jitter = np.random.default_rng(0).integers(0, width, starts.size)
+    return _without_poles(np.union1d(np.minimum(starts + jitter, upper), critical(op, form, interval)), form, interval)
+
+
+def _without_poles(numbers: Integers, form: Format, interval: Interval) -> Floats:
+    """Return the values with these numbers, without the poles of the interval, and with 0 of either sign."""
+    poles = form.ordinals(np.array([float(pole) for pole in interval.without]))
+    kept = np.setdiff1d(numbers, poles)
+    zero = int(np.searchsorted(kept, 0))
+    values = form.values(kept)
+    return np.insert(values, zero, -0.0) if zero < kept.size and kept[zero] == 0 else values
+
+
 @st.composite
 def points(draw: st.DrawFn, form: Format, shape: Shape, interval: Interval = REAL, op: Op | None = None) -> Floats:
     """Arrays of a shape of values of a format inside an interval, for an op if one is given.

@@ -1,17 +1,56 @@
-"""Every finite value of the 16-bit formats, on each op of one argument (profile exhaustive)."""
+"""Not drawn but listed (profile exhaustive): every value of the 16-bit formats, hard pairs, and every binade."""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
 from reference.case import Case
 from reference.tree import single
-from strategies.points import bounds
+from strategies.points import everything, hard, stratified
 
-pytestmark = pytest.mark.enumerated
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from reference.format import Floats
+
+CHUNK = 100_000
+"""Points that are judged at once."""
+
+HARD = {2: 300, 3: 45}
+"""Values a side for ops of so many arguments; every combination of them is tried."""
 
 
+@pytest.mark.enumerated(arguments=(1,), bits=(16,))
 def test_gradient_at_every_value(op, form, assay) -> None:
     """The gradient could have come from correctly rounded steps at every value of the domain."""
-    first, last = bounds(form, op.interval("x"))
-    values = form.values(np.arange(first, last + 1))
-    assay.assert_agrees(Case(single(op), form, (values,), np.ones_like(values)))
+    for case in cases(op, form, (everything(form, op.interval("x")),)):
+        assay.assert_agrees(case)
+
+
+@pytest.mark.enumerated(arguments=(1,), bits=(32, 64))
+def test_gradient_in_every_binade(op, form, assay) -> None:
+    """The gradient could have come from correctly rounded steps at 100,000 values, as many of each binade, and all critical ones."""
+    for case in cases(op, form, (stratified(form, op.interval("x"), op),)):
+        assay.assert_agrees(case)
+
+
+@pytest.mark.enumerated(arguments=(2, 3), bits=(16, 32, 64))
+def test_gradient_at_hard_combinations(op, form, assay) -> None:
+    """The gradient could have come from correctly rounded steps at every combination of hard values."""
+    sides = [hard(form, op.interval(name), op, HARD[len(op.inputs)]) for name in op.inputs]
+    columns = tuple(column.ravel() for column in np.meshgrid(*sides, indexing="ij"))
+    for case in cases(op, form, columns):
+        assay.assert_agrees(case)
+
+
+def cases(op, form, columns: tuple[Floats, ...]) -> Iterator[Case]:
+    """Split columns of points into cases with a cotangent of 1."""
+    for start in itertools.count(0, CHUNK):
+        primals = tuple(column[start : start + CHUNK] for column in columns)
+        if not primals[0].size:
+            return
+        yield Case(single(op), form, primals, np.ones_like(primals[0]))

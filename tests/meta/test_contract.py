@@ -10,7 +10,7 @@ import pytest
 
 from reference.catalogue import OPS
 from reference.format import FORMATS
-from tests.subject import record
+from tests.subject import atlas, record
 from tests.subject.choice import PROFILES, TREE, ChoiceError, chosen
 from tests.subject.mode import MODES
 
@@ -130,6 +130,22 @@ def test_broken_deviations_are_refused(tmp_path: Path, change: tuple[str, str], 
     path.write_text(text.replace(*change))
     with pytest.raises(ChoiceError, match=said):
         chosen(**(NOTHING | {"deviations": str(path)}))
+
+
+def test_atlas_has_the_worst_of_each(tmp_path: Path) -> None:
+    """The atlas has one row for an op and format, sums the inputs of its records, and shows what agrees least."""
+    records = tmp_path / "records.jsonl"
+    run("--op", "tanh", "--dtype", "float32,float16", "--records", str(records))
+    lines = [line.split("\t") for line in written(records, tmp_path / "atlas.tsv").splitlines()]
+    assert lines[0] == list(atlas.COLUMNS)
+    assert [line[:2] for line in lines[1:]] == [["tanh", "float16"], ["tanh", "float32"]]
+    assert int(lines[1][4]) == sum(r.compared for r in record.read(records) if r.dtype == "float16")
+
+
+def written(records: Path, path: Path) -> str:
+    """Run the command that writes the atlas, and return what it wrote."""
+    subprocess.run([sys.executable, "-m", "tests.subject.atlas", str(records), str(path)], cwd=ROOT, check=True)
+    return path.read_text()
 
 
 def test_options_repeat_and_take_commas() -> None:

@@ -13,10 +13,11 @@ from sympy import Abs, Function, Or, Piecewise, Rational, exp
 from reference.case import Case
 from reference.catalogue import FAMILIES, OPS, by_name
 from reference.compiler import UnsupportedExpressionError, compiled
-from reference.convention import rule
+from reference.convention import NEARBY, clause, places, rule, smooth_branch
 from reference.derivative import derivative
 from reference.domain import REAL, Interval
 from reference.format import FORMATS
+from reference.functions import Sign, Step
 from reference.op import InvalidOpError, Op, as_array, x, y
 from reference.oracle import answer
 from reference.tree import rule as local_rule
@@ -84,6 +85,50 @@ def _inside(op: Op, name: str, shape: tuple[int, ...], number: int) -> np.ndarra
     lower, upper = float(max(interval.lower, -2)), float(min(interval.upper, max(interval.lower, -2) + 4))
     count = int(np.prod(shape, dtype=int))
     return (lower + (upper - lower) * (np.arange(count) + 1.3 - number / 8) / (count + 0.7)).reshape(shape)
+
+
+def seams(op: Op) -> set[tuple[Fraction, ...]]:
+    """Return points, of two inputs one for each, where a formula changes branch or the argument of an absolute value is 0."""
+    between = {part.args[0] for part in op.formula.atoms(Abs)} | {rel.lhs - rel.rhs for rel in op.formula.atoms(sympy.core.relational.Relational)}
+    roots = [root for e in between for root in sympy.solve(e.subs(y, 2), x) if root.is_Rational]
+    return {tuple(Fraction(int(c.p), int(c.q)) for c in (root, sympy.Integer(2))[: len(op.inputs)]) for root in roots}
+
+
+def turns(op: Op, point: tuple[Fraction, ...]) -> bool:
+    """Say whether a formula is continuous at a point along x, and its slope is not."""
+    exact = {s: Rational(c.numerator, c.denominator) for s, c in zip((x, y), point, strict=False)}
+    step = sympy.Symbol("step", positive=True)
+    values, slopes = set(), set()
+    for side in (-1, 1):
+        near = smooth_branch(op.formula, exact | {x: exact[x] + side * NEARBY})
+        along = exact | {x: exact[x] + side * step}
+        values.add(sympy.limit(near.subs(along), step, 0))
+        slopes.add(sympy.limit(near.diff(x).subs(along), step, 0))
+    return len(values) == 1 and len(slopes) == 2
+
+
+@pytest.mark.parametrize("op", [op for op in OPS.values() if op.elementwise and len(op.inputs) < 3 and op.formula.has(Abs, Piecewise) and not op.formula.has(Sign, Step)], ids=lambda op: op.name)
+def test_no_kink_is_forgotten(op: Op) -> None:
+    """Where a formula is continuous and its slope is not, its entry says that there is a kink (sympy has no limits of steps)."""
+    forgotten = {point for point in seams(op) if all(op.interval(n).encloses(c, c) for n, c in zip(op.inputs, point, strict=True)) and turns(op, point)}
+    assert forgotten <= set(places(op))
+
+
+def test_forgotten_kinks_are_found() -> None:
+    """An entry of relu without its kink is found out."""
+    careless = Op(name="careless", torch="torch.relu", formula=Piecewise((x, x > 0), (0, True)))
+    assert seams(careless) == {(Fraction(0),)}
+    assert turns(careless, (Fraction(0),))
+    assert not places(careless)
+
+
+@pytest.mark.parametrize(
+    ("op", "point", "said"),
+    [("relu", (0,), "convex"), ("hardtanh", (1,), "concave"), ("sqrt", (0,), "continuity"), ("sinc", (0,), "differentiable"), ("maximum", (2, 2), "convex"), ("minimum", (2, 2), "concave")],
+)  # fmt: skip
+def test_clauses_decide(op: str, point: tuple[int, ...], said: str) -> None:
+    """Each clause of torch's rule decides somewhere."""
+    assert said in clause(OPS[op], tuple(map(Fraction, point)))
 
 
 def test_there_are_enough_entries() -> None:

@@ -9,12 +9,12 @@ from sympy import Rational
 
 from reference.case import LAYOUTS, ROOTS
 from reference.catalogue import OPS
-from reference.domain import POSITIVE, REAL, Interval
+from reference.domain import NON_ZERO, POSITIVE, REAL, Interval
 from reference.format import FORMATS
 from reference.oracle import value
 from reference.tree import MANNERS
 from strategies import batches, layouts, op_cases, points, tree_cases, trees
-from strategies.points import EmptyDomainError, bounds, moderate
+from strategies.points import EmptyDomainError, bounds, critical, everything, hard, moderate, stratified
 from strategies.trees import COMPOSABLE, LARGEST, LEAF_RANGE, image, is_composable
 
 FORM = FORMATS["float32"]
@@ -55,6 +55,36 @@ def test_points_lie_inside(form, interval) -> None:
         assert ((ordinals >= first) & (ordinals <= last)).all()
 
     check()
+
+
+@pytest.mark.parametrize("form", [FORMATS["float16"], FORMATS["bfloat16"]], ids=lambda form: form.name)
+def test_everything_is_every_value(form) -> None:
+    """All finite values of a format of 16 bits, zeros of either sign among them, but no pole."""
+    values = everything(form, REAL)
+    assert values.size == 2 * form.last_ordinal + 2
+    assert (np.diff(values) >= 0).all()
+    assert np.signbit(values[values == 0]).tolist() == [True, False]
+    assert not (everything(form, NON_ZERO) == 0).any()
+
+
+@pytest.mark.parametrize("form", FORMATS.values(), ids=FORMATS)
+def test_hard_values_are_spread_and_critical(form) -> None:
+    """Three hundred values from end to end of the range, half of them within eight values of a critical one."""
+    values = hard(form, REAL, OPS["sqrt"])
+    assert 300 <= values.size <= 302
+    assert {-form.largest, form.largest} <= set(values.tolist())
+    assert np.isin(form.ordinals(values), critical(OPS["sqrt"], form, REAL)).sum() >= 150
+    assert (np.abs(values) < form.smallest_normal).sum() > 2
+
+
+@pytest.mark.parametrize("form", [FORMATS["float32"], FORMATS["float64"]], ids=lambda form: form.name)
+def test_strata_reach_every_binade(form) -> None:
+    """A hundred thousand values, of every binade of either sign, with the neighbours of a kink."""
+    values = stratified(form, REAL, OPS["hardswish"])
+    assert values.size >= 100_000
+    exponents = np.frexp(values[values > 0])[1]
+    assert set(exponents) >= set(range(form.emin + 1, form.emax + 2))
+    assert {3.0, 3 + float(form.ulp(np.array(3.0))), -3.0} <= set(values.tolist())
 
 
 def test_points_shrink_to_one() -> None:

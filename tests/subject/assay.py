@@ -52,15 +52,16 @@ class Assay:
             self._refusal = str(error)
             return
         self._note(judgement)
-        fresh = None
+        fresh = []
         for miss in judgement.misses:
             deviation = self._deviation(miss)
             if deviation is None:
-                fresh = fresh or miss
+                fresh.append(miss)
             elif self._miss is None:
                 self._miss, self._reason = miss, f"{deviation.reason} ({deviation.link})"
-        if fresh is not None:
-            self._miss, self._reason = fresh, None
+        if fresh:
+            fresh.sort(key=lambda miss: VERDICTS.index(miss.verdict), reverse=True)
+            self._miss, self._reason = fresh[0], None
             raise DisagreementError(fresh, self._mode, self._device)
 
     def sound(self, ops: Iterable[Op]) -> tuple[Op, ...]:

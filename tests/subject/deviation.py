@@ -29,7 +29,7 @@ FILE = Path(__file__).parents[1] / "deviations.toml"
 NAMES = ("x", "y", "z")
 """What a region calls the inputs, in order: the names that elementwise entries have."""
 
-FUNCTIONS = {"abs": abs, "log": math.log, "max": max, "min": min, "sqrt": math.sqrt}
+FUNCTIONS = {"abs": abs, "copysign": math.copysign, "log": math.log, "max": max, "min": min, "sqrt": math.sqrt}
 """What a region may call."""
 
 FAULTS = VERDICTS[1:]

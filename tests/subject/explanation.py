@@ -14,7 +14,7 @@ from tests.subject import binding
 from tests.subject.comparison import REPEATS, judged
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from reference.case import Case
     from reference.format import Floats
@@ -37,21 +37,26 @@ LAYOUTS = {
 """How plain torch lays a tensor out."""
 
 
+MOST_INTERVALS = 4
+"""Intervals of misses that are shown."""
+
+
 class DisagreementError(AssertionError):
     """A gradient is not what it should be; the explanation is written when it is read."""
 
-    def __init__(self, miss: Miss, mode: Mode, device: str) -> None:
-        """Keep what the explanation needs."""
-        super().__init__(miss, mode, device)
-        self.miss, self._mode, self._device = miss, mode, device
+    def __init__(self, misses: Sequence[Miss], mode: Mode, device: str) -> None:
+        """Keep what the explanation needs: the misses of one case, of which the first is explained."""
+        super().__init__(misses, mode, device)
+        self.miss, self._misses, self._mode, self._device = misses[0], misses, mode, device
 
     def __str__(self) -> str:
-        """Explain the miss."""
-        return explained(self.miss, self._mode, self._device)
+        """Explain the first miss."""
+        return explained(self._misses, self._mode, self._device)
 
 
-def explained(miss: Miss, mode: Mode, device: str) -> str:
-    """Explain a miss, so that a reader can check it without this project."""
+def explained(misses: Sequence[Miss], mode: Mode, device: str) -> str:
+    """Explain the first of some misses of a case, so that a reader can check it without this project."""
+    miss = misses[0]
     tree = miss.case.tree
     at = ", ".join(f"{name}={value.hex()}" for name, value in list(miss.point.items())[:8])
     where = f"[{miss.case.form.name}, {mode.name}, {device}]"
@@ -59,8 +64,25 @@ def explained(miss: Miss, mode: Mode, device: str) -> str:
     lines = [f"d {tree}/d{miss.wrt} at {at} {where} is {miss.verdict}:", f"got {miss.got}, should be {miss.expected}{sure}"]
     if np.isfinite(miss.ulp):
         lines.append(f"off by {miss.ulp:.3g} ulp, {miss.share:.3g} times the rounding allowance")
+    lines += _spread([m for m in misses if (m.verdict, m.wrt) == (miss.verdict, miss.wrt)])
     lines += ["", *formulas(tree, miss.wrt), "", "To see it in plain torch:", ""]
     return "\n".join(lines) + "\n" + snippet(reproducing(miss, mode, device), miss.wrt, mode, device)
+
+
+def _spread(alike: Sequence[Miss]) -> list[str]:
+    """Say how many entries of a case miss alike and, of a function of one input, in which intervals of those tried."""
+    case, wrt = alike[0].whole, alike[0].wrt
+    if len(alike) == 1:
+        return []
+    (primal,) = [p for leaf, p in zip(case.tree.leaves, case.primals, strict=True) if leaf.name == wrt]
+    line = f"{len(alike):,} of {primal.size:,} entries are {alike[0].verdict}"
+    if len(case.primals) > 1 or not case.tree.root.op.elementwise:
+        return [line]
+    tried = np.unique(primal)
+    missed = np.isin(tried, [m.point[wrt] for m in alike])
+    edges = np.diff(missed.astype(int), prepend=0, append=0)
+    runs = [f"[{tried[a]:.6g}, {tried[b - 1]:.6g}]" for a, b in zip(np.flatnonzero(edges == 1), np.flatnonzero(edges == -1), strict=True)]
+    return [f"{line}: {wrt} in {', '.join(runs[:MOST_INTERVALS])}{', ...' if len(runs) > MOST_INTERVALS else ''}"]
 
 
 def formulas(tree: Tree, wrt: str) -> list[str]:
