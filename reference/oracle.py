@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import repeat, starmap
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 GUARD_BITS = 12
 """Bits that a certified value must have beyond its format's."""
 
-ONE = fmpq(1)
+ONE, ONE_BALL = fmpq(1), arb(1)
 
 MOST_BITS = 16384
 """The precision at which certification gives up; sin at float64's largest value needs 1,200."""
@@ -68,7 +69,7 @@ def certified(program: Program, rows: Sequence[Sequence[arb]], form: Format) -> 
     """
     bits = form.precision + 2 * GUARD_BITS
     ctx.prec = bits
-    results = [program(*row) for row in rows]
+    results = list(starmap(program, rows))
     pending = _uncertified(results, form)
     while pending and bits < MOST_BITS:
         bits *= 2
@@ -122,7 +123,7 @@ def _allowances(case: Case, rows: Sequence[Sequence[arb]]) -> list[Sequence[arb]
     program = allowance_program(case.tree, case.form)
     ctx.prec = 64
     if case.root != "mean":
-        return [program(*row) for row in rows]
+        return list(starmap(program, rows))
     inputs = sum(elements(leaf) for leaf in case.tree.leaves)
     share = arb(fmpq(1, case.cotangent.size or 1)) * arb(1, STEPS * case.form.unit)
     return [program(*row[:inputs], *(cotangent * share for cotangent in row[inputs:])) for row in rows]
@@ -145,7 +146,7 @@ def points(case: Case) -> list[tuple[arb, ...]]:
     arguments = [np.broadcast_to(primal, (*case.batch, *leaf.shape)) for primal, leaf in zip(case.primals, case.tree.leaves, strict=True)]
     nodes: tuple[Node, ...] = (*case.tree.leaves, case.tree.root)
     columns = [
-        map(arb, column)
+        repeat(ONE_BALL, len(column)) if column.count(1.0) == len(column) else map(arb, column)
         for array, node in zip((*arguments, case.cotangent), nodes, strict=True)
         for column in array.reshape(case.points, elements(node)).T.tolist()
     ]
