@@ -69,11 +69,8 @@ def places(op: Op) -> list[tuple[Fraction, ...]]:
     """Return points at which the rule is needed: all of an op of one input, of two inputs one for each kink."""
     if len(op.inputs) == 1:
         return [(Fraction(place),) for place in sorted(_places(op))]
-    found: list[tuple[Fraction, ...]] = []
-    for kink in op.kinks:
-        for root in sympy.solve(kink.subs(y, 2), x):
-            found.append((Fraction(root.p, root.q), Fraction(2)))  # noqa: PERF401 - reads better
-    return found
+    roots = (root for kink in op.kinks for root in sympy.solve(kink.subs(y, 2), x))
+    return [(Fraction(root.p, root.q), Fraction(2)) for root in roots]
 
 
 @cache
@@ -136,6 +133,7 @@ def rule(op: Op, point: tuple[Fraction, ...]) -> Vector:
     return _shortest(below, above)
 
 
+@lru_cache(maxsize=4096)
 def _sides(op: Op, point: Vector) -> tuple[Vector | None, Vector | None]:
     """Return the limits of the gradient on either side of a critical point."""
     normal = _across(op, point)

@@ -8,33 +8,29 @@ from sympy import Expr, Function, pi, sqrt
 from sympy.core.function import ArgumentIndexError
 
 
-class Step(Function):
+class Flat(Function):
+    """A function of one argument that is constant between jumps."""
+
+    def fdiff(self, argindex: int = 1) -> Expr:
+        """Return 0."""
+        return sympy.Integer(argindex - 1)
+
+
+class Step(Flat):
     """The largest integer below: floor, with the derivative that it has between the integers."""
 
-    def fdiff(self, argindex: int = 1) -> Expr:
-        """Return 0."""
-        return sympy.Integer(argindex - 1)
 
-
-class Nearest(Function):
+class Nearest(Flat):
     """The nearest integer, ties to even, with the derivative that it has between the ties."""
 
-    def fdiff(self, argindex: int = 1) -> Expr:
-        """Return 0."""
-        return sympy.Integer(argindex - 1)
 
-
-class Sign(Function):
+class Sign(Flat):
     """-1, 0 or 1, with the derivative that it has off 0 (sympy's own has an impulse there)."""
 
     @classmethod
     def eval(cls, argument: Expr) -> Expr | None:
         """Return the sign of a rational number."""
         return sympy.sign(argument) if argument.is_Rational else None
-
-    def fdiff(self, argindex: int = 1) -> Expr:
-        """Return 0."""
-        return sympy.Integer(argindex - 1)
 
 
 class ScaledBesselI(Function):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reference.format import FORMATS
@@ -40,18 +38,10 @@ def _worst(records: Sequence[Record]) -> tuple[str, ...]:
     return (inputs, worst.verdict, *numbers, at, short(worst.got), short(worst.expected))
 
 
-def main() -> None:
-    """Read the command line and write the file."""
-    parser = argparse.ArgumentParser(description="Write the atlas of a run.")
-    parser.add_argument("records", type=Path, help="the file that pytest --records wrote")
-    parser.add_argument("atlas", type=Path, help="the table to write, with tabs between columns")
-    options = parser.parse_args()
-    try:
-        lines = ["\t".join(row) for row in (COLUMNS, *rows(record.read(options.records)))]
-        options.atlas.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    except OSError as error:
-        parser.error(f"{error.filename}: {error.strerror}")
+def written(records: Iterable[Record]) -> str:
+    """Write the atlas of records, with tabs between columns."""
+    return "".join("\t".join(row) + "\n" for row in (COLUMNS, *rows(records)))
 
 
 if __name__ == "__main__":
-    main()
+    record.convert("Write the atlas of a run.", "the table to write, with tabs between columns", written)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Callable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,3 +81,15 @@ def read(path: Path) -> list[Record]:
         with contextlib.suppress(json.JSONDecodeError):
             records.append(Record.parsed(line))
     return records
+
+
+def convert(description: str, result: str, write: Callable[[list[Record]], str]) -> None:
+    """Run a command that makes a file of records into another; `result` says what that is."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("records", type=Path, help="the file that pytest --records wrote")
+    parser.add_argument("result", type=Path, help=result)
+    options = parser.parse_args()
+    try:
+        options.result.write_text(write(read(options.records)), encoding="utf-8")
+    except OSError as error:
+        parser.error(f"{error.filename}: {error.strerror}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -58,18 +57,5 @@ def _point(at: dict[str, str]) -> str:
     return ", ".join(shown) + (", ..." if len(at) > MOST_INPUTS else "")
 
 
-def main() -> None:
-    """Read the command line and write the page."""
-    parser = argparse.ArgumentParser(description="Write a page about a run.")
-    parser.add_argument("records", type=Path, help="the file that pytest --records wrote")
-    parser.add_argument("report", type=Path, help="the page to write")
-    options = parser.parse_args()
-    try:
-        text = page(record.read(options.records))
-        options.report.write_text(text, encoding="utf-8")
-    except OSError as error:
-        parser.error(f"{error.filename}: {error.strerror}")
-
-
 if __name__ == "__main__":
-    main()
+    record.convert("Write a page about a run.", "the page to write", page)
