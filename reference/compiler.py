@@ -10,6 +10,7 @@ each result r becomes r (1 ± k u) ± s, with u the unit roundoff and s the smal
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import sympy
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
 
     from reference.format import Format
 
-    Program = Callable[..., Sequence[arb]]
-
 STEPS = 4
 """k: the roundings of half an ulp that one step may take.
 
@@ -33,6 +32,18 @@ IEEE 754 asks for one from + - * / sqrt; vendors' elementary functions promise o
 Torch's own derivation of a formula may take a step more than the textbook's. Four covers all of
 that in practice, and is the only number of this kind in the project.
 """
+
+
+@dataclass(frozen=True)
+class Program:
+    """A compiled function of balls."""
+
+    at: Callable[[Iterable[Sequence[arb]]], list[tuple[arb, ...]]]
+    """Evaluate it at each row of arguments: a tuple of results for each."""
+
+    def __call__(self, *arguments: arb) -> tuple[arb, ...]:
+        """Evaluate it at one point."""
+        return self.at([arguments])[0]
 
 
 class UnsupportedExpressionError(TypeError):
@@ -72,6 +83,8 @@ FUNCTIONS: dict[str, str] = {
 """How flint spells sympy's functions."""
 
 INEQUALITIES = sympy.StrictGreaterThan | sympy.StrictLessThan | sympy.GreaterThan | sympy.LessThan
+
+INDENT = " " * 4
 
 EXACT_BITS = 48
 """Rationals with a longer numerator are held as rationals, and enclosed at each evaluation."""
@@ -114,16 +127,6 @@ def integer_power(base: arb, exponent: int) -> arb:
     return half * half * base if exponent % 2 else half * half
 
 
-def above(difference: arb) -> bool | None:
-    """Say whether a ball is positive; None where it does not decide."""
-    return True if difference > 0 else False if difference <= 0 else None
-
-
-def at_least(difference: arb) -> bool | None:
-    """Say whether a ball is at least 0; None where it does not decide."""
-    return True if difference >= 0 else False if difference < 0 else None
-
-
 def both(*parts: bool | None) -> bool | None:
     """Conjunction of three-valued truths."""
     return False if False in parts else None if None in parts else True
@@ -162,15 +165,14 @@ class Emitter:
         """Start an empty function; with a format, its steps are widened to the format's."""
         self.lines: list[str] = []
         self.namespace: dict[str, Any] = {
-            "arb": arb, "fmpq": fmpq, "choose": choose, "above": above,
-            "at_least": at_least, "both": both, "either": either, "log_gamma": log_gamma,
+            "arb": arb, "fmpq": fmpq, "choose": choose, "both": both, "either": either, "log_gamma": log_gamma,
             "integer_power": integer_power, "by_precision": by_precision,
             "nearest": nearest, "scaled_bessel_i": scaled_bessel_i, "scaled_erfc": scaled_erfc,
             "NAN": arb.nan(),
         }  # fmt: skip
-        self._form = form
+        self.form = form
         self._count = 0
-        self._indent = "    "
+        self._indent = INDENT * 2
         self._fixed: list[str] = []
         self._fixed_lines: list[str] = []
         self._constants: dict[Expr, str] = {}
@@ -184,8 +186,7 @@ class Emitter:
 
     def assign(self, code: str) -> str:
         """Write an assignment to a fresh variable and return the variable."""
-        self._count += 1
-        name = f"t{self._count}"
+        name = self.fresh()
         self.lines.append(f"{self._indent}{name} = {code}")
         return name
 
@@ -200,12 +201,12 @@ class Emitter:
 
     def rounded(self, code: str, *, underflows: bool = True) -> str:
         """Write a step that rounds once."""
-        if self._form is None:
+        if self.form is None:
             return self.assign(code)
         return self.assign(f"({code}) * W + S" if underflows else f"({code}) * W")
 
     def total(self, terms: Sequence[str]) -> str:
-        """Write a sum of variables, in any order of summation.
+        """Write a sum of variables, each with a minus sign or none, in any order of summation.
 
         A sum of n terms rounds n - 1 times: the bound on the error is that many u times the sum of
         magnitudes. Pairwise summation, or a wider accumulator, stays far below; a product of
@@ -213,44 +214,45 @@ class Emitter:
         """
         if len(terms) == 1:
             return terms[0]
-        code = " + ".join(terms)
-        if self._form is None or len(terms) == 2:
+        code = " + ".join(terms).replace("+ -", "- ")
+        if self.form is None or len(terms) == 2:
             return self.rounded(code, underflows=False)
         magnitude = " + ".join(f"abs({term})" for term in terms)
-        self.namespace[f"O{len(terms)}"] = arb(0, (len(terms) - 1) * self._form.unit)
+        self.namespace[f"O{len(terms)}"] = arb(0, (len(terms) - 1) * self.form.unit)
         return self.assign(f"({code}) * W + ({magnitude}) * O{len(terms)}")
 
-    def branch(self, write: Callable[[], str]) -> str:
-        """Write a nested function of no arguments and return its name."""
-        self._count += 1
-        name = f"b{self._count}"
-        self.lines.append(f"{self._indent}def {name}():")
-        self._indent += "    "
+    def block(self, header: str, write: Callable[[], str], last: str) -> None:
+        """Write an indented block; its last line is to do this with the variable that was written."""
+        self.lines.append(f"{self._indent}{header}:")
+        self._indent += INDENT
         result = write()
-        self.lines.append(f"{self._indent}return {result}")
-        self._indent = self._indent[:-4]
-        return name
+        self.lines.append(f"{self._indent}{last} {result}")
+        self._indent = self._indent[: -len(INDENT)]
+
+    def fresh(self, letter: str = "t") -> str:
+        """Return a name that nothing has."""
+        self._count += 1
+        return f"{letter}{self._count}"
 
     def fixed(self, write: Callable[[], str]) -> str:
         """Write what depends on no argument, to be evaluated once for each precision."""
         lines, indent = self.lines, self._indent
-        self.lines, self._indent = self._fixed_lines, "    "
+        self.lines, self._indent = self._fixed_lines, INDENT
         name = write()
         self.lines, self._indent = lines, indent
         self._fixed.append(name)
         return name
 
     def program(self, arguments: Sequence[str], results: Iterable[str]) -> Program:
-        """Compile what was written: a function of balls that returns a tuple of balls."""
-        head, tail = [f"def program({', '.join(arguments)}):"], f"    return {_tuple(results)}"
-        if self._fixed:
-            once = ["@by_precision", "def fixed():", *self._fixed_lines, f"    return {_tuple(self._fixed)}"]
-            head = [*once, *head, f"    {_tuple(self._fixed)} = fixed()"]
+        """Compile what was written: from a ball for each argument to a ball for each result."""
+        source = [
+            "@by_precision", "def fixed():", *self._fixed_lines, f"    return {_tuple(self._fixed)}",
+            "def at(rows):", "    out = []", f"    {_tuple(self._fixed)} = fixed()", f"    for {_tuple(arguments)} in rows:", *self.lines,
+            f"        out.append({_tuple(results)})", "    return out",
+        ]  # fmt: skip
         namespace = dict(self.namespace)
-        source = "\n".join([*head, *self.lines, tail])
-        exec(compile(source, "<gradassay>", "exec"), namespace)  # noqa: S102 - our own expressions, nothing that anyone typed
-        program: Program = namespace["program"]
-        return program
+        exec(compile("\n".join(source), "<gradassay>", "exec"), namespace)  # noqa: S102 - our own expressions, nothing that anyone typed
+        return Program(namespace["at"])
 
 
 def _tuple(names: Iterable[str]) -> str:
@@ -280,7 +282,7 @@ class Scope:
         if e in CONSTANTS:
             return emitter.rounded(CONSTANTS[e], underflows=False)
         if e.is_Add:
-            return emitter.total([self.emit(arg) for arg in e.args])
+            return emitter.total(sorted((self._term(arg) for arg in e.args), key=lambda term: term.startswith("-")))
         if e.is_Mul:
             return self._product(e)
         if e.is_Pow:
@@ -289,19 +291,24 @@ class Scope:
             return self._piecewise(e)
         return self._function(e)
 
+    def _term(self, e: Expr) -> str:
+        """Write a term of a sum, without the -1 that it may be multiplied by."""
+        return f"-{self.emit(-e)}" if e.as_coeff_Mul()[0] == -1 else self.emit(e)
+
     def _product(self, e: Expr) -> str:
         """Write a product, its number last: a partial product that underflows is off by that many times more."""
+        emitter = self._emitter
         number, factors = e.as_coeff_mul()
-        names = iter(factors)
+        names = iter(factors if emitter.form else sorted(factors, key=_divides))
         product = self.emit(next(names))
         for factor in names:
             product = self._times(product, factor)
         if number == -1:
-            return self._emitter.assign(f"-{product}")
-        return product if number == 1 else self._emitter.rounded(f"{product} * {self.emit(number)}")
+            return emitter.assign(f"-{product}")
+        return product if number == 1 else emitter.rounded(f"{product} * {self.emit(number)}")
 
     def _times(self, product: str, factor: Expr) -> str:
-        if factor.is_Pow and factor.args[1].is_negative:
+        if _divides(factor):
             return self._emitter.rounded(f"{product} / {self.emit(1 / factor)}")
         return self._emitter.rounded(f"{product} * {self.emit(factor)}")
 
@@ -332,19 +339,31 @@ class Scope:
         return self._emitter.assign(code) if name in EXACT else self._emitter.rounded(code)
 
     def _piecewise(self, e: Expr) -> str:
+        """Write the branches in place, for points where the conditions decide, and as functions for `choose` elsewhere."""
+        emitter = self._emitter
         conditions = [self._condition(condition) for _, condition in e.args]
-        branches = [self._branch(value) for value, _ in e.args]
-        code = f"choose(({', '.join(conditions)},), ({', '.join(branches)},))"
-        for number in reversed(range(len(branches))):  # at most points the conditions decide, and this costs less
-            decided = [f"{condition} is False" for condition in conditions[:number]] + [f"{conditions[number]} is True"]
-            code = f"{branches[number]}() if {' and '.join(decided)} else {code}"
-        return self._emitter.assign(code)
+        result = emitter.assign("None")
+        for number, (value, _) in enumerate(e.args):
+            decided = [f"{c} is {number == at}" for at, c in enumerate(conditions[: number + 1])]
+            emitter.block(f"{'elif' if number else 'if'} {' and '.join(decided)}", self._branch(value), f"{result} =")
+        functions = [emitter.fresh("b") for _ in conditions]
 
-    def _branch(self, value: Expr) -> str:
-        outer = dict(self._memo)
-        name = self._emitter.branch(lambda: self.emit(value))
-        self._memo = outer
-        return name
+        def chosen() -> str:
+            for function, (value, _) in zip(functions, e.args, strict=True):
+                emitter.block(f"def {function}()", self._branch(value), "return")
+            return f"choose(({', '.join(conditions)},), ({', '.join(functions)},))"
+
+        emitter.block(f"if {result} is None", chosen, f"{result} =")
+        return result
+
+    def _branch(self, value: Expr) -> Callable[[], str]:
+        def write() -> str:
+            outer = dict(self._memo)
+            name = self.emit(value)
+            self._memo = outer
+            return name
+
+        return write
 
     def _condition(self, condition: Any) -> str:
         if condition is sympy.true or condition is sympy.false:
@@ -357,7 +376,12 @@ class Scope:
             raise UnsupportedExpressionError(message)
         left, right = (self.emit(side) for side in (condition.gts, condition.lts))
         strict = isinstance(condition, sympy.StrictGreaterThan | sympy.StrictLessThan)
-        return self._emitter.assign(f"{'above' if strict else 'at_least'}({left} - {right})")
+        holds, fails = (">", "<=") if strict else (">=", "<")
+        return self._emitter.assign(f"True if {left} {holds} {right} else False if {left} {fails} {right} else None")
+
+
+def _divides(factor: Expr) -> bool:
+    return bool(factor.is_Pow and factor.args[1].is_negative)
 
 
 def _polygamma(order: int, argument: str) -> str:

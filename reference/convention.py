@@ -62,7 +62,7 @@ def critical(op: Op, rows: Sequence[Sequence[arb]]) -> list[bool]:
         return [float(row[0]) in places for row in rows]
     program = _critical_program(op)
     ctx.prec = 2200  # exact: the exponents of two float64 differ by no more
-    return [any(ball.is_zero() for ball in program(*row[: len(op.inputs)])) for row in rows]
+    return [any(ball.is_zero() for ball in balls) for balls in program.at(row[: len(op.inputs)] for row in rows)]
 
 
 def places(op: Op) -> list[tuple[Fraction, ...]]:
@@ -85,14 +85,14 @@ def _critical_program(op: Op) -> Program:
     return compiled(critical_expressions(op), SYMBOLS[: len(op.inputs)])
 
 
-def conventional(op: Op, arguments: Sequence[arb], form: Format) -> tuple[list[arb], list[arb]]:
+def conventional(op: Op, arguments: Sequence[arb], form: Format) -> tuple[tuple[arb, ...], tuple[arb, ...]]:
     """Return the gradient by the rule at a critical point, times the cotangent, and its allowance."""
     point = tuple(fraction(ball) for ball in arguments[:-1])
     ctx.prec = 128
     cotangent = arguments[-1]
     widening = arb(1, STEPS * form.unit)
-    truth = [_times(component, cotangent) for component in _enclosed(op, point)]
-    return truth, [ball * widening if ball.is_finite() else ball for ball in truth]
+    truth = tuple(_times(component, cotangent) for component in _enclosed(op, point))
+    return truth, tuple(ball * widening if ball.is_finite() else ball for ball in truth)
 
 
 def _times(component: arb, cotangent: arb) -> arb:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import repeat, starmap
+from itertools import repeat
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -62,19 +62,19 @@ def is_certified(ball: arb, form: Format) -> bool:
     return bool(ball.rad() * 2**GUARD_BITS <= form.smallest_subnormal)
 
 
-def certified(program: Program, rows: Sequence[Sequence[arb]], form: Format) -> list[Sequence[arb]]:
+def certified(program: Program, rows: Sequence[Sequence[arb]], form: Format) -> list[tuple[arb, ...]]:
     """Evaluate a plain program at each row of arguments, each at the precision that certifies it.
 
     Arguments are exact: floats, or balls of radius 0. Raises UncertifiedError.
     """
     bits = form.precision + 2 * GUARD_BITS
     ctx.prec = bits
-    results = list(starmap(program, rows))
+    results = program.at(rows)
     pending = _uncertified(results, form)
     while pending and bits < MOST_BITS:
         bits *= 2
         ctx.prec = bits
-        again = [program(*rows[number]) for number in pending]
+        again = program.at(rows[number] for number in pending)
         for number, balls in zip(pending, again, strict=True):
             results[number] = balls
         pending = [pending[number] for number in _uncertified(again, form)]
@@ -87,12 +87,10 @@ def certified(program: Program, rows: Sequence[Sequence[arb]], form: Format) -> 
 def _uncertified(results: Sequence[Sequence[arb]], form: Format) -> list[int]:
     """Return the numbers of the rows that have a ball which is not tight enough."""
     bits = form.precision + GUARD_BITS
-    loose = {
-        number
-        for column in zip(*results, strict=True)
-        for number, ball in enumerate(column)
-        if not (ball.rel_accuracy_bits() >= bits and ball.is_finite()) and not is_certified(ball, form)
-    }
+    loose: set[int] = set()
+    for column in zip(*results, strict=True):
+        if min(map(arb.rel_accuracy_bits, column)) < bits or not all(map(arb.is_finite, column)):
+            loose |= {number for number, ball in enumerate(column) if not is_certified(ball, form)}
     return sorted(loose)
 
 
@@ -118,24 +116,24 @@ def answer(case: Case) -> Answer:
     )
 
 
-def _allowances(case: Case, rows: Sequence[Sequence[arb]]) -> list[Sequence[arb]]:
+def _allowances(case: Case, rows: Sequence[Sequence[arb]]) -> list[tuple[arb, ...]]:
     """Evaluate reverse mode, widened; a mean hands each point its share of the cotangent, rounded."""
     program = allowance_program(case.tree, case.form)
     ctx.prec = 64
     if case.root != "mean":
-        return list(starmap(program, rows))
+        return program.at(rows)
     inputs = sum(elements(leaf) for leaf in case.tree.leaves)
     share = arb(fmpq(1, case.cotangent.size or 1)) * arb(1, STEPS * case.form.unit)
-    return [program(*row[:inputs], *(cotangent * share for cotangent in row[inputs:])) for row in rows]
+    return program.at((*row[:inputs], *(cotangent * share for cotangent in row[inputs:])) for row in rows)
 
 
-def value(case: Case) -> list[Sequence[arb]]:
+def value(case: Case) -> list[tuple[arb, ...]]:
     """Return the certified value of the function at each point of the batch."""
     count = sum(elements(leaf) for leaf in case.tree.leaves)
     return certified(value_program(case.tree), [row[:count] for row in points(case)], case.form)
 
 
-def contributions(case: Case) -> list[Sequence[arb]]:
+def contributions(case: Case) -> list[tuple[arb, ...]]:
     """Return the certified gradient at each point of the batch, before it is summed for any input."""
     return certified(gradient_program(case.tree), points(case), case.form)
 
@@ -179,7 +177,7 @@ def _unbroadcast(whole: Array, batch: Shape, form: Format | None) -> Array:
         return total.reshape((*batch, whole.shape[-1]))
     summed = np.moveaxis(whole, axes, range(len(axes))).reshape((count, -1))
     program = _sum_program(count, form)
-    total = np.array([program(*column)[0] for column in summed.T], dtype=object)
+    total = np.array([total for (total,) in program.at(summed.T)], dtype=object)
     return total.reshape((*batch, whole.shape[-1]))
 
 

@@ -69,7 +69,7 @@ def image(op: Op, ranges: tuple[Range, ...], shapes: tuple[Shape, ...]) -> Range
         values, kinks = compiled(flat((local.outputs,)), flat(local.inputs))(*_everywhere(local.inputs, ranges)), []
     else:
         program = compiled([op.formula, *op.kinks], (x, y)[: len(ranges)])
-        values, *kinks = zip(*(program(*cell) for cell in _cells(ranges)), strict=True)
+        values, *kinks = zip(*program.at(_cells(ranges)), strict=True)
     if not all(ball.is_finite() for ball in values) or any(not ball.is_finite() or ball.contains(0) for row in kinks for ball in row):
         return None
     lower = min(math.floor(float(ball.lower()) * GRAIN - 1e-9) for ball in values) / GRAIN

@@ -21,8 +21,8 @@ from tests.subject import binding
 
 POINTS = 256
 ELEMENTWISE = ("tanh", "sin", "exp", "sigmoid", "softplus", "sqrt", "erf", "atan")
-CERTIFIED_FLOOR, ALLOWANCE_FLOOR, TREE_FLOOR = 30, 10, 3
-"""How many times as fast as gradcheck the oracle must be, on a machine that does other things too."""
+CERTIFIED_FLOOR, ALLOWANCE_FLOOR, TREE_FLOOR = 100, 10, 3
+"""How many times as fast as gradcheck the oracle must be."""
 
 
 def drawn(count: int) -> dict[str, Tree]:
@@ -58,8 +58,8 @@ def gradcheck_seconds(case: Case) -> float:
 
 def outpaces(benchmark, case: Case, work, before=lambda: None) -> float:
     """Time some of the oracle's work on a case, and return how many times as fast as gradcheck it is."""
-    benchmark.pedantic(work, args=(case,), setup=before, rounds=9)
-    theirs = min(gradcheck_seconds(case) for _ in range(3))
+    benchmark.pedantic(work, args=(case,), setup=before, rounds=30)
+    theirs = min(gradcheck_seconds(case) for _ in range(5))
     ours = benchmark.stats.stats.min
     benchmark.extra_info |= {"entries_per_second": round(case.entries / ours), "times_gradcheck": round(theirs / ours, 1)}
     return theirs / ours
