@@ -90,3 +90,9 @@ class Case:
             place = tuple(0 if n == 1 else i for n, i in zip(batch, index[offset:], strict=True))
             primals.append(primal[place].copy())
         return Case(self.tree, self.form, tuple(primals), self.cotangent[index].copy())
+
+    def only(self, keep: np.ndarray[Shape, np.dtype[np.bool_]]) -> Case:
+        """Return the case at these points of its batch, in a row; all inputs have the batch's shape."""
+        count = len(self.batch)
+        primals = tuple(primal.reshape((-1, *primal.shape[count:]))[keep] for primal in self.primals)
+        return Case(self.tree, self.form, primals, self.cotangent.reshape((-1, *self.cotangent.shape[count:]))[keep], self.root)

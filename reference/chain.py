@@ -128,7 +128,11 @@ class _Chain:
             scope = self.emitter.scope(env)
             env |= {symbol: scope.emit(expression) for symbol, expression in zip(local.saved.flat, local.saved_value.flat, strict=True)}
         scope = self.emitter.scope(env)
-        return [(child, [scope.emit(expression) for expression in gradient.flat]) for child, gradient in zip(node.children, local.saved_gradients, strict=True)]
+        pulled = [(child, [scope.emit(expression) for expression in gradient.flat]) for child, gradient in zip(node.children, local.saved_gradients, strict=True)]
+        if not node.op.elementwise:
+            return pulled
+        (cotangent,) = adjoint
+        return [(child, [self.emitter.amplified(gradient, cotangent) for gradient in gradients]) for child, gradients in pulled]
 
 
 def elements(node: Node) -> int:

@@ -38,12 +38,13 @@ that in practice, and is the only number of this kind in the project.
 class Program:
     """A compiled function of balls."""
 
-    at: Callable[[Iterable[Sequence[arb]]], list[tuple[arb, ...]]]
-    """Evaluate it at each row of arguments: a tuple of results for each."""
+    at: Callable[[Iterable[Sequence[Any]]], list[tuple[Any, ...]]]
+    """Evaluate it at each row of arguments, flint's balls or arrays of balls: a tuple of results for each."""
 
     def __call__(self, *arguments: arb) -> tuple[arb, ...]:
         """Evaluate it at one point."""
-        return self.at([arguments])[0]
+        (results,) = self.at([arguments])
+        return results
 
 
 class UnsupportedExpressionError(TypeError):
@@ -204,6 +205,10 @@ class Emitter:
         if self.form is None:
             return self.assign(code)
         return self.assign(f"({code}) * W + S" if underflows else f"({code}) * W")
+
+    def amplified(self, gradient: str, cotangent: str) -> str:
+        """Widen a gradient for the order of multiplication in which a local derivative that underflowed meets a cotangent above 1."""
+        return self.assign(f"{gradient} if abs({cotangent}) <= 1 else {gradient} + S * abs({cotangent})")
 
     def total(self, terms: Sequence[str]) -> str:
         """Write a sum of variables, each with a minus sign or none, in any order of summation.

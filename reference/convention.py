@@ -60,7 +60,7 @@ def critical(op: Op, rows: Sequence[Sequence[arb]]) -> list[bool]:
     if len(op.inputs) == 1:
         places = _places(op)
         return [float(row[0]) in places for row in rows]
-    program = _critical_program(op)
+    program = critical_program(op)
     ctx.prec = 2200  # exact: the exponents of two float64 differ by no more
     return [any(ball.is_zero() for ball in balls) for balls in program.at(row[: len(op.inputs)] for row in rows)]
 
@@ -81,7 +81,8 @@ def _places(op: Op) -> frozenset[float]:
 
 
 @cache
-def _critical_program(op: Op) -> Program:
+def critical_program(op: Op) -> Program:
+    """Compile the expressions that vanish at critical points: inputs to values, in balls."""
     return compiled(critical_expressions(op), SYMBOLS[: len(op.inputs)])
 
 

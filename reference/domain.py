@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import sympy
 
@@ -46,7 +47,12 @@ class Interval:
 
     def encloses(self, lower: float, upper: float) -> bool:
         """Say whether [lower, upper] lies strictly inside."""
-        return bool(self.lower < lower) and bool(upper < self.upper) and not any(lower <= pole <= upper for pole in self.without)
+        below, above = self._floats
+        return below < lower and upper < above and not any(lower <= pole <= upper for pole in self.without)
+
+    @cached_property
+    def _floats(self) -> tuple[float, float]:
+        return float(self.lower), float(self.upper)
 
 
 REAL = Interval()

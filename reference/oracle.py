@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from flint import arb, ctx, fmpq
 
+from reference.balls import evaluated
 from reference.chain import allowance_program, elements, gradient_program, value_program
 from reference.compiler import STEPS, Emitter
-from reference.convention import conventional, critical
+from reference.convention import conventional, critical, critical_program
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from reference.balls import Balls
     from reference.case import Case
     from reference.compiler import Program
     from reference.format import Format
@@ -34,6 +36,26 @@ MOST_BITS = 16384
 
 class UncertifiedError(ArithmeticError):
     """No enclosure was tight enough: an error of the oracle, never a pass."""
+
+
+FEWEST = 1000
+"""Points from which the filter is worth its cost."""
+
+NIL = 2.0**-1000
+"""What float64 does not tell from 0: far below any value of such a format."""
+
+FILTERED_BITS = 24
+"""The precision of the widest format that float64 is a filter for."""
+
+
+@dataclass(frozen=True)
+class Filtered:
+    """What float64 can say about the gradient of a case, an input at a time."""
+
+    truth: list[Balls]
+    allowance: list[Balls]
+    trusted: np.ndarray[Shape, np.dtype[np.bool_]]
+    """At which points the truth is tight enough, the allowance so narrow that flint's is no other, and no rule for kinks and edges applies."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +136,26 @@ def answer(case: Case) -> Answer:
         tuple(_collected(case, allowances, case.form)),
         tuple(_flagged(case, exact)),
     )
+
+
+def filtered(case: Case) -> Filtered | None:
+    """Return what float64 can say; None where there are few points, or no filter for the op or the format."""
+    op, form = case.tree.root.op, case.form
+    pointwise = case.tree.is_single and op.elementwise and case.root == "cotangent" and len(set(case.batches)) == 1
+    if not pointwise or case.points < FEWEST or form.precision > FILTERED_BITS:
+        return None
+    columns = [array.ravel() for array in (*case.primals, case.cotangent)]
+    ctx.prec = 64
+    try:
+        truth = evaluated(gradient_program(case.tree), columns)
+        allowance = evaluated(allowance_program(case.tree, form), columns)
+        places = evaluated(critical_program(op), columns[:-1])
+    except (AttributeError, TypeError):
+        return None
+    tight = [np.isfinite(ball.mid) & (ball.rad * 2**GUARD_BITS <= np.maximum(np.abs(ball.mid) * form.unit, form.smallest_subnormal)) for ball in truth]
+    narrow = [ball.rad * 4 <= np.abs(ball.mid) + 32 * form.smallest_subnormal for ball in allowance]
+    apart = [np.abs(ball.mid) > ball.rad for ball in places]
+    return Filtered(truth, allowance, np.all([*tight, *narrow, *apart], axis=0))
 
 
 def _allowances(case: Case, rows: Sequence[Sequence[arb]]) -> list[tuple[arb, ...]]:

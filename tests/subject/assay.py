@@ -33,6 +33,7 @@ class Assay:
         """Start an assay of an op, or of drawn trees, by name."""
         self._name, self._mode, self._form, self._device = name, mode, form, device
         self._known = known
+        self._own = [d for d in known if d.concerns(name, form.name, mode.name, device)]
         self._compared = 0
         self._worst_ulp = 0.0
         self._worst_share = 0.0
@@ -76,8 +77,7 @@ class Assay:
             self._worst_ulp, self._at = judgement.worst_ulp, judgement.at
 
     def _deviation(self, miss: Miss) -> Deviation | None:
-        covering = (d for d in self._known if d.covers(miss, self._name, self._mode.name, self._device))
-        return next(covering, None)
+        return next((d for d in self._own if d.covers(miss)), None)
 
     @property
     def unsupported(self) -> str | None:

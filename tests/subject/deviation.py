@@ -6,6 +6,7 @@ import itertools
 import math
 import tomllib
 from dataclasses import dataclass, fields
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,20 +77,28 @@ class Deviation:
         """Name the deviation as test ids do."""
         return f"{self.op}-{'-'.join(self.verdicts)}-{self.dtype}-{self.device}"
 
-    def covers(self, miss: Miss, op: str, mode: str, device: str) -> bool:
-        """Say whether a miss is this deviation."""
-        same = (op, miss.case.form.name, device.split(":", maxsplit=1)[0]) == (self.op, self.dtype, self.device)
+    def concerns(self, op: str, dtype: str, mode: str, device: str) -> bool:
+        """Say whether it is about an op, a dtype, a mode and a device."""
+        return (op, dtype, device.split(":", maxsplit=1)[0]) == (self.op, self.dtype, self.device) and mode in self.modes
+
+    def covers(self, miss: Miss) -> bool:
+        """Say whether a miss, of what the deviation concerns, is this deviation."""
         return (
-            same
-            and miss.verdict in self.verdicts
+            miss.verdict in self.verdicts
             and not miss.ulp > self.most_ulp
-            and mode in self.modes
             and any(self.holds(dict(zip(NAMES, point, strict=False)), g) for *point, g in _points(miss))
         )
 
     def holds(self, point: Mapping[str, float], cotangent: float) -> bool:
         """Say whether a point lies in the region."""
-        return bool(simpleeval.simple_eval(self.region, names={**point, "g": cotangent}, functions=FUNCTIONS))
+        evaluator, parsed = _evaluator(self.region)
+        evaluator.names = {**point, "g": cotangent}
+        return bool(evaluator.eval(self.region, previously_parsed=parsed))
+
+
+@cache
+def _evaluator(region: str) -> tuple[simpleeval.SimpleEval, Any]:
+    return simpleeval.SimpleEval(functions=FUNCTIONS), simpleeval.SimpleEval.parse(region)
 
 
 def _points(miss: Miss) -> Iterator[tuple[float, ...]]:

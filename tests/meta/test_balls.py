@@ -1,0 +1,169 @@
+"""The filter in float64: its functions enclose, and it never passes what flint would not."""
+
+import numpy as np
+import pytest
+from flint import arb, ctx
+
+import reference.oracle
+from reference.balls import Balls, MixedError, evaluated
+from reference.case import Case
+from reference.catalogue import OPS
+from reference.compiler import choose, compiled
+from reference.format import FORMATS
+from reference.functions import nearest
+from reference.op import x
+from reference.oracle import FEWEST, NIL, answer, filtered
+from reference.tree import single
+from strategies.points import everything, hard
+from tests.subject.comparison import UnsupportedError, judged
+from tests.subject.mode import MODES
+
+FUNCTIONS = ("sqrt", "rsqrt", "exp", "log", "sin", "cos", "tan", "sinh", "cosh", "tanh", "erf", "floor", "sgn")
+VALUES = np.concatenate([everything(FORMATS["float16"], OPS["sin"].interval("x")), everything(FORMATS["bfloat16"], OPS["sin"].interval("x"))[::7]])
+"""Every value of float16, and every seventh of bfloat16."""
+
+ELEMENTWISE = [name for name, op in OPS.items() if op.elementwise]
+UNFILTERED = (
+    "digamma", "erfcx", "erfinv", "i0", "i0e", "i1", "i1e", "lgamma", "log_ndtr", "logit_clamped", "mvlgamma", "ndtri", "tetragamma", "trigamma",
+)  # fmt: skip
+
+"""Ops with functions that numpy has not."""
+
+NARROW = ("float16", "bfloat16", "float32")
+
+
+def exact(values) -> Balls:
+    """Return balls of radius 0."""
+    values = np.asarray(values, dtype=np.float64)
+    return Balls(values, np.zeros_like(values))
+
+
+def encloses(balls: Balls, truths: list[arb]) -> bool:
+    """Say whether each ball that says anything has the truth in it."""
+    pairs = zip(balls.mid.ravel().tolist(), balls.rad.ravel().tolist(), truths, strict=True)
+    return all(arb(mid, rad).overlaps(truth) for mid, rad, truth in pairs if np.isfinite(mid) and np.isfinite(rad))
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_function_encloses(name: str) -> None:
+    """At exact points, a function of numpy is as near to flint's as is granted."""
+    ctx.prec = 120
+    with np.errstate(all="ignore"):
+        balls = getattr(exact(VALUES), name)()
+    said = np.isfinite(balls.mid) & np.isfinite(balls.rad)
+    assert said.mean() > 0.3
+    assert encloses(Balls(balls.mid[said], balls.rad[said]), [getattr(arb(v), name)() for v in VALUES[said].tolist()])
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_function_spreads(name: str) -> None:
+    """Of balls, the result contains the function at both ends and between."""
+    ctx.prec = 120
+    mid, rad = (column.ravel() for column in np.meshgrid([-3.5, -0.75, 0, 0.25, 1.0, 2.5, 40.0], [1e-9, 0.01, 0.3, 2.0]))
+    with np.errstate(all="ignore"):
+        balls = getattr(Balls(mid, rad), name)()
+    for part in (-1, -0.5, 0, 0.5, 1):
+        truths = [getattr(arb(m) + part * arb(r), name)() for m, r in zip(mid.tolist(), rad.tolist(), strict=True)]
+        defined = [i for i, truth in enumerate(truths) if truth.is_finite()]
+        assert len(defined) > 10
+        assert encloses(Balls(balls.mid[defined], balls.rad[defined]), [truths[i] for i in defined])
+
+
+@pytest.mark.parametrize(
+    "operate",
+    [
+        lambda a, b: a + b, lambda a, b: a - b, lambda a, b: a * b, lambda a, b: a / b, lambda a, b: abs(a) ** b,
+        lambda a, b: -a + abs(b), lambda a, _: 3 - a, lambda a, _: arb(2) / a, lambda a, _: arb(2, 0.25) ** a, lambda a, _: a * arb(1, 0.5),
+    ],
+    ids=["add", "sub", "mul", "div", "pow", "neg", "rsub", "rdiv", "rpow", "constant"],
+)  # fmt: skip
+def test_operator_spreads(operate) -> None:
+    """Of balls, the result contains that of any numbers in them."""
+    ctx.prec = 120
+    rng = np.random.default_rng(0)
+    mids, rads = rng.normal(scale=3, size=(2, 500)), np.exp2(rng.uniform(-30, 2, size=(2, 500)))
+    with np.errstate(all="ignore"):
+        balls = operate(Balls(mids[0], rads[0]), Balls(mids[1], rads[1]))
+    assert np.isfinite(balls.rad).mean() > 0.3
+    for parts in rng.uniform(-1, 1, size=(20, 2, 500)):
+        left, right = ([arb(m) + arb(p) * arb(r) for m, p, r in zip(*rows, strict=True)] for rows in zip(mids.tolist(), parts.tolist(), rads.tolist(), strict=True))
+        truths = [operate(a, b) for a, b in zip(left, right, strict=True)]
+        assert encloses(balls, [truth.mid() for truth in truths])
+
+
+def test_comparisons_are_certain_or_mixed() -> None:
+    """A comparison of arrays holds everywhere, nowhere, or is refused, saying where it holds."""
+    balls = Balls(np.array([1.0, 2.0, 3.0]), np.array([0.5, 0.5, 0.5]))
+    assert balls > arb(0.25)
+    assert balls >= 0.5
+    assert balls < 4
+    assert balls <= 3.5
+    assert not balls > arb(4)
+    with pytest.raises(MixedError) as mixed:
+        _ = balls > 1.75
+    assert mixed.value.holds.tolist() == [False, False, True]
+    with pytest.raises(TypeError):
+        _ = balls == balls  # noqa: PLR0124 - what is tested
+    with pytest.raises(TypeError):
+        nearest(balls)
+
+
+def test_branches_are_evaluated_apart() -> None:
+    """A program with branches gives each point that of its own, in the order of the points."""
+    (relu,) = evaluated(compiled([OPS["relu"].formula], [x]), [np.array([-2.0, 3.0, -1.0, 5.0])])
+    assert relu.mid.tolist() == [0, 3, 0, 5]
+
+
+def test_union_encloses_both() -> None:
+    """Where no branch is certain, the union of those that may hold is taken."""
+    either = choose([None, True], [lambda: exact([1.0, 2.0]), lambda: exact([3.0, -1.0])])
+    assert encloses(either, [arb(1), arb(2)])
+    assert encloses(either, [arb(3), arb(-1)])
+
+
+def many(name: str, dtype: str) -> Case:
+    """Return an op at more than a thousand hard points."""
+    op, form = OPS[name], FORMATS[dtype]
+    sides = [hard(form, op.interval(i), op, {1: 1500, 2: 40, 3: 12}[len(op.inputs)]) for i in op.inputs]
+    columns = tuple(column.ravel() for column in np.meshgrid(*sides, indexing="ij"))
+    return Case(single(op), form, columns, np.ones_like(columns[0]))
+
+
+@pytest.mark.parametrize("dtype", NARROW)
+@pytest.mark.parametrize("name", ELEMENTWISE)
+def test_filter_has_the_truth_and_the_allowance(name: str, dtype: str) -> None:
+    """Where the filter speaks, its truth encloses flint's, and its allowance is hardly another."""
+    case = many(name, dtype)
+    rough = filtered(case)
+    if rough is None:
+        assert name in UNFILTERED
+        return
+    assert rough.trusted.any()
+    case = case.only(rough.trusted)
+    found = answer(case)
+    for number, (truth, allowance) in enumerate(zip(rough.truth, rough.allowance, strict=True)):
+        mids, rads = allowance.mid[rough.trusted], allowance.rad[rough.trusted]
+        assert encloses(Balls(truth.mid[rough.trusted], truth.rad[rough.trusted]), found.truth[number])
+        centres, radii = np.array([(float(ball.mid()), float(ball.rad().upper())) for ball in found.allowance[number]]).T
+        slack = 2.0**-40 * np.abs(centres) + NIL
+        assert (rads <= 1.5 * radii + slack).all()
+        assert (np.abs(mids - centres) <= 0.3 * radii + slack).all()
+
+
+@pytest.mark.parametrize("dtype", NARROW)
+@pytest.mark.parametrize("name", ELEMENTWISE)
+def test_filter_judges_as_flint_does(name: str, dtype: str, monkeypatch) -> None:
+    """With the filter and without it, torch's gradients get the same verdicts, and the worst error is the same."""
+    case = many(name, dtype)
+    found = []
+    for fewest in (FEWEST, case.points + 1):
+        monkeypatch.setattr(reference.oracle, "FEWEST", fewest)
+        try:
+            found.append(judged(case, MODES["backward"], "cpu"))
+        except UnsupportedError as refusal:
+            pytest.skip(str(refusal))
+    first, second = found
+    assert [(miss.verdict, miss.point) for miss in first.misses] == [(miss.verdict, miss.point) for miss in second.misses]
+    assert (first.compared, first.undecided, first.overflowed) == (second.compared, second.undecided, second.overflowed)
+    assert first.worst_ulp == pytest.approx(second.worst_ulp, abs=2**-11)
+    assert first.worst_share == pytest.approx(second.worst_share, rel=0.1)
