@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import sympy
 from flint import arb, ctx, fmpq
 
-from reference.functions import nearest, scaled_bessel_i, scaled_erfc
+from reference.functions import nearest, poly_gamma, scaled_bessel_i, scaled_erfc
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -168,7 +168,7 @@ class Emitter:
         self.namespace: dict[str, Any] = {
             "arb": arb, "fmpq": fmpq, "choose": choose, "both": both, "either": either, "log_gamma": log_gamma,
             "integer_power": integer_power, "by_precision": by_precision,
-            "nearest": nearest, "scaled_bessel_i": scaled_bessel_i, "scaled_erfc": scaled_erfc,
+            "nearest": nearest, "poly_gamma": poly_gamma, "scaled_bessel_i": scaled_bessel_i, "scaled_erfc": scaled_erfc,
             "NAN": arb.nan(),
         }  # fmt: skip
         self.form = form
@@ -336,7 +336,7 @@ class Scope:
         name = type(e).__name__
         args = [self.emit(arg) for arg in e.args]
         if name == "polygamma" and e.args[0].is_Integer:
-            return self._emitter.rounded(_polygamma(int(e.args[0]), args[1]))
+            return self._emitter.rounded(f"poly_gamma({int(e.args[0])}, {args[1]})")
         if name not in FUNCTIONS:
             message = f"{name}: the evaluator has no such function; it has {', '.join(FUNCTIONS)}"
             raise UnsupportedExpressionError(message)
@@ -387,14 +387,6 @@ class Scope:
 
 def _divides(factor: Expr) -> bool:
     return bool(factor.is_Pow and factor.args[1].is_negative)
-
-
-def _polygamma(order: int, argument: str) -> str:
-    if order == 0:
-        return f"{argument}.digamma()"
-    sign = "" if order % 2 else "-"
-    factorial = int(sympy.factorial(order))
-    return f"{sign}{factorial} * arb({order + 1}).zeta({argument})"
 
 
 def compiled(

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
+import numpy as np
 import sympy
+
+if TYPE_CHECKING:
+    from reference.format import Floats
 
 
 @dataclass(frozen=True)
@@ -18,6 +24,9 @@ class Interval:
     closed_above: bool = False
     without: tuple[sympy.Rational, ...] = ()
     """Points inside at which the function is not defined: poles."""
+
+    poles_of_gamma: bool = False
+    """Whether 0 and the negative integers are poles too."""
 
     def __post_init__(self) -> None:
         """Refuse an empty interval and inexact ends."""
@@ -35,7 +44,8 @@ class Interval:
         """Write the interval as mathematics does."""
         left = "[" if self.closed_below else "("
         right = "]" if self.closed_above else ")"
-        poles = f" without {', '.join(map(str, self.without))}" if self.without else ""
+        missing = [*map(str, self.without), *["0, -1, -2, ..."] * self.poles_of_gamma]
+        poles = f" without {', '.join(missing)}" if missing else ""
         return f"{left}{self.lower}, {self.upper}{right}{poles}"
 
     @property
@@ -48,7 +58,13 @@ class Interval:
     def encloses(self, lower: float, upper: float) -> bool:
         """Say whether [lower, upper] lies strictly inside."""
         below, above = self._floats
-        return below < lower and upper < above and not any(lower <= pole <= upper for pole in self.without)
+        poles = (*self.without, *[math.ceil(min(lower, 0))] * self.poles_of_gamma) if below < lower else ()
+        return below < lower and upper < above and not any(lower <= pole <= upper for pole in poles)
+
+    def is_pole(self, values: Floats) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
+        """Say of each value whether it is a pole."""
+        poles = np.isin(values, [float(pole) for pole in self.without])
+        return poles | (values <= 0) & (values == np.floor(values)) if self.poles_of_gamma else poles
 
     @cached_property
     def _floats(self) -> tuple[float, float]:
@@ -56,6 +72,7 @@ class Interval:
 
 
 REAL = Interval()
+GAMMA_POLES = Interval(poles_of_gamma=True)
 NON_ZERO = Interval(without=(sympy.S.Zero,))
 POSITIVE = Interval(sympy.S.Zero)
 NON_NEGATIVE = Interval(sympy.S.Zero, closed_below=True)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import sympy
-from flint import arb
+from flint import arb, fmpz_poly
 from sympy import Expr, Function, pi, sqrt
 from sympy.core.function import ArgumentIndexError
 
@@ -58,6 +60,27 @@ def nearest(ball: arb) -> arb:
     below = (ball + arb(0.5)).floor()
     tie = below - ball == arb(0.5)
     return below - 1 if tie and (below / 2).floor() * 2 != below else below
+
+
+def poly_gamma(order: int, ball: arb) -> arb:
+    """Return the derivative of that order of digamma: by Hurwitz's zeta function, left of 0 by the reflection formula."""
+    if order == 0:
+        return ball.digamma()
+    if ball > 0:
+        magnitude = int(sympy.factorial(order)) * arb(order + 1).zeta(ball)
+        return magnitude if order % 2 else -magnitude
+    mirrored, cotangent = poly_gamma(order, 1 - ball), ball.cot_pi()
+    slope = sum((int(c) * cotangent**power for power, c in enumerate(_slope_of_cotangent(order))), arb(0))
+    return (-1) ** order * mirrored - arb.pi() ** (order + 1) * slope
+
+
+@cache
+def _slope_of_cotangent(order: int) -> fmpz_poly:
+    """Return the derivative of that order of the cotangent, as a polynomial in the cotangent."""
+    slope = fmpz_poly([0, 1])
+    for _ in range(order):
+        slope = fmpz_poly([-1, 0, -1]) * slope.derivative()
+    return slope
 
 
 def scaled_bessel_i(order: arb, ball: arb) -> arb:

@@ -66,7 +66,8 @@ def critical(op: Op | None, form: Format, interval: Interval) -> Integers:
     places += [np.log(form.largest), -np.log(form.smallest_subnormal), digits, digits / 2]
     places += [np.sqrt(form.largest), np.sqrt(form.smallest_subnormal), np.sqrt(digits)]
     places += [2.0**n for n in range(-8, 9)]
-    signed = [sign * place for place in places for sign in (1, -1)] + [float(pole) for pole in interval.without]
+    places += [float(pole) for pole in interval.without] + [3.0, 10.0] * interval.poles_of_gamma
+    signed = [sign * place for place in places for sign in (1, -1)]
     if op is not None and len(op.inputs) == 1:
         signed += [float(r) for e in critical_expressions(op) for r in sympy.solve(e, x)]
     centres = form.ordinals(np.array(signed + [float(e) for e in (interval.lower, interval.upper) if e.is_finite]))
@@ -92,9 +93,8 @@ def decode(words: Integers, form: Format, interval: Interval, op: Op | None = No
     near = _around_one(form, lower, upper)
     around = np.where(rest & 1, _spread(rest >> 1, *near[0]), _spread(rest >> 1, *near[-1]))
     chosen = [simple[rest % simple.size], special[rest % special.size], _spread(rest, lower, upper), around]
-    poles = form.ordinals(np.array([float(pole) for pole in interval.without]))
-    numbers = np.choose(kind, chosen)
-    return form.values(numbers + np.isin(numbers, poles))
+    values = form.values(np.choose(kind, chosen))
+    return np.where(interval.is_pole(values), form.values(special[-1 - rest % (special.size // 2)]), values)
 
 
 def _around_one(form: Format, lower: int, upper: int) -> list[tuple[int, int]]:
@@ -146,11 +146,10 @@ def stratified(form: Format, interval: Interval, op: Op | None = None, count: in
 
 def _without_poles(numbers: Integers, form: Format, interval: Interval) -> Floats:
     """Return the values with these numbers, without the poles of the interval, and with 0 of either sign."""
-    poles = form.ordinals(np.array([float(pole) for pole in interval.without]))
-    kept = np.setdiff1d(numbers, poles)
-    zero = int(np.searchsorted(kept, 0))
-    values = form.values(kept)
-    return np.insert(values, zero, -0.0) if zero < kept.size and kept[zero] == 0 else values
+    values = form.values(np.unique(numbers))
+    values = values[~interval.is_pole(values)]
+    zero = int(np.searchsorted(values, 0))
+    return np.insert(values, zero, -0.0) if zero < values.size and values[zero] == 0 else values
 
 
 @st.composite

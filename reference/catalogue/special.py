@@ -2,7 +2,7 @@
 
 from sympy import Piecewise, Rational, besseli, digamma, erf, erfc, erfinv, exp, log, loggamma, pi, polygamma, sqrt
 
-from reference.domain import POSITIVE, Interval
+from reference.domain import GAMMA_POLES, POSITIVE, Interval
 from reference.functions import ScaledBesselI, ScaledErfc
 from reference.op import OUTPUT, Op, x
 
@@ -16,12 +16,15 @@ ERROR = (
     Op(name="ndtri", torch="torch.special.ndtri", formula=sqrt(2) * erfinv(2 * x - 1), domain={"x": Interval(0, 1)}),
 )
 
+GAMMA_NEARBY = Interval(-1000, poles_of_gamma=True)
+"""torch.polygamma(2, x) takes as many steps as -x: at -1e15 it does not come back."""
+
 GAMMA = (
-    Op(name="lgamma", torch="torch.lgamma", formula=loggamma(x), domain={"x": POSITIVE}, aliases=("torch.special.gammaln",)),
+    Op(name="lgamma", torch="torch.lgamma", formula=loggamma(x), domain={"x": GAMMA_POLES}, aliases=("torch.special.gammaln",)),
     # torch.digamma is 58,000 u off next to its root at 1.4616, polygamma(1) 6 u: float32 values, which the allowance of a tree does not foresee.
-    Op(name="digamma", torch="torch.digamma", formula=digamma(x), domain={"x": POSITIVE}, composes=False, aliases=("torch.special.digamma", "torch.special.psi")),
-    Op(name="trigamma", torch="torch.special.polygamma", aliases=("torch.polygamma",), formula=polygamma(1, x), leading=(1,), domain={"x": POSITIVE}, composes=False),
-    Op(name="tetragamma", torch="torch.special.polygamma", formula=polygamma(2, x), leading=(2,), domain={"x": POSITIVE}, composes=False),
+    Op(name="digamma", torch="torch.digamma", formula=digamma(x), domain={"x": GAMMA_POLES}, composes=False, aliases=("torch.special.digamma", "torch.special.psi")),
+    Op(name="trigamma", torch="torch.special.polygamma", aliases=("torch.polygamma",), formula=polygamma(1, x), leading=(1,), domain={"x": GAMMA_NEARBY}, composes=False),
+    Op(name="tetragamma", torch="torch.special.polygamma", formula=polygamma(2, x), leading=(2,), domain={"x": GAMMA_NEARBY}, composes=False),
     Op(
         name="mvlgamma", torch="torch.mvlgamma", kwargs={"p": 3}, domain={"x": Interval(1)}, composes=False,
         formula=loggamma(x) + loggamma(x - Rational(1, 2)) + loggamma(x - 1) + log(pi) * Rational(3, 2), aliases=("torch.special.multigammaln",),
