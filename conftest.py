@@ -150,8 +150,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def _is_chosen(item: pytest.Item, choice: Choice) -> bool:
     params = item.callspec.params if hasattr(item, "callspec") else {}
     if "op" in params and "mode" in params:
-        listed = item.get_closest_marker("enumerated")
-        return isinstance(params["op"], Op) and (listed is None or _is_enumerated(params["op"], params["form"], choice, **listed.kwargs))
+        op, listed = params["op"], item.get_closest_marker("enumerated")
+        first = params["mode"] is next(iter(choice.modes.values()))
+        fits = isinstance(op, Op) and (item.get_closest_marker("kernels") is None or (op.elementwise and first))
+        return fits and (listed is None or _is_enumerated(op, params["form"], choice, **listed.kwargs))
     if "pool" in params:
         return choice.trees
     if isinstance(params.get("deviation"), Deviation):

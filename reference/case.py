@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -77,6 +77,12 @@ class Case:
         """The number of entries of the gradient, over all inputs."""
         return sum(primal.size for primal in self.primals)
 
+    @property
+    def is_pointwise(self) -> bool:
+        """Whether each entry of the gradient comes from one point of the batch."""
+        scalar = all(shape == () for shape in (*(leaf.shape for leaf in self.tree.leaves), self.tree.root.shape))
+        return scalar and self.root == "cotangent" and len(set(self.batches)) == 1
+
     def repeated(self, count: int) -> Case:
         """Return the case with every input and cotangent that often, along a new first dimension."""
         primals = tuple(np.repeat(primal[None], count, axis=0) for primal in self.primals)
@@ -91,8 +97,6 @@ class Case:
             primals.append(primal[place].copy())
         return Case(self.tree, self.form, tuple(primals), self.cotangent[index].copy())
 
-    def only(self, keep: np.ndarray[Shape, np.dtype[np.bool_]]) -> Case:
-        """Return the case at these points of its batch, in a row; all inputs have the batch's shape."""
-        count = len(self.batch)
-        primals = tuple(primal.reshape((-1, *primal.shape[count:]))[keep] for primal in self.primals)
-        return Case(self.tree, self.form, primals, self.cotangent.reshape((-1, *self.cotangent.shape[count:]))[keep], self.root)
+    def only(self, keep: np.ndarray[Shape, Any]) -> Case:
+        """Return a pointwise case at some of its points, chosen by a mask or by numbers."""
+        return Case(self.tree, self.form, tuple(primal.ravel()[keep] for primal in self.primals), self.cotangent.ravel()[keep])

@@ -141,8 +141,7 @@ def answer(case: Case) -> Answer:
 def filtered(case: Case) -> Filtered | None:
     """Return what float64 can say; None where there are few points, or no filter for the op or the format."""
     op, form = case.tree.root.op, case.form
-    pointwise = case.tree.is_single and op.elementwise and case.root == "cotangent" and len(set(case.batches)) == 1
-    if not pointwise or case.points < FEWEST or form.precision > FILTERED_BITS:
+    if not (case.is_pointwise and case.tree.is_single) or case.points < FEWEST or form.precision > FILTERED_BITS:
         return None
     columns = [array.ravel() for array in (*case.primals, case.cotangent)]
     ctx.prec = 64
@@ -152,8 +151,9 @@ def filtered(case: Case) -> Filtered | None:
         places = evaluated(critical_program(op), columns[:-1])
     except (AttributeError, TypeError):
         return None
-    tight = [np.isfinite(ball.mid) & (ball.rad * 2**GUARD_BITS <= np.maximum(np.abs(ball.mid) * form.unit, form.smallest_subnormal)) for ball in truth]
-    narrow = [ball.rad * 4 <= np.abs(ball.mid) + 32 * form.smallest_subnormal for ball in allowance]
+    with np.errstate(over="ignore"):
+        tight = [np.isfinite(ball.mid) & (ball.rad * 2**GUARD_BITS <= np.maximum(np.abs(ball.mid) * form.unit, form.smallest_subnormal)) for ball in truth]
+        narrow = [ball.rad * 4 <= np.abs(ball.mid) + 32 * form.smallest_subnormal for ball in allowance]
     apart = [np.abs(ball.mid) > ball.rad for ball in places]
     return Filtered(truth, allowance, np.all([*tight, *narrow, *apart], axis=0))
 

@@ -55,25 +55,28 @@ def _boundary(form: Format, end: sympy.Expr, *, inside: bool, side: int) -> int:
 
 
 @cache
-def critical(op: Op | None, form: Format, interval: Interval) -> Integers:
-    """Return the numbers of the values at and near the places where gradients go wrong.
+def places(op: Op | None, form: Format, interval: Interval) -> Integers:
+    """Return the numbers of the values where gradients go wrong.
 
     These are the kinks and edges of the op, zero, the ends of the subnormals and of the range, and
     the points where exp, the square or a saturating output leaves the format.
     """
-    places = [0.0, form.smallest_subnormal, form.smallest_normal, form.largest, 1.0, form.unit]
+    found = [0.0, form.smallest_subnormal, form.smallest_normal, form.largest, 1.0, form.unit]
     digits = form.precision * np.log(2)
-    places += [np.log(form.largest), -np.log(form.smallest_subnormal), digits, digits / 2]
-    places += [np.sqrt(form.largest), np.sqrt(form.smallest_subnormal), np.sqrt(digits)]
-    places += [2.0**n for n in range(-8, 9)]
-    places += [float(pole) for pole in interval.without] + [3.0, 10.0] * interval.poles_of_gamma
-    signed = [sign * place for place in places for sign in (1, -1)]
+    found += [np.log(form.largest), -np.log(form.smallest_subnormal), digits, digits / 2]
+    found += [np.sqrt(form.largest), np.sqrt(form.smallest_subnormal), np.sqrt(digits)]
+    found += [2.0**n for n in range(-8, 9)] + [float(pole) for pole in interval.without] + [3.0, 10.0] * interval.poles_of_gamma
+    signed = [sign * place for place in found for sign in (1, -1)]
     if op is not None and len(op.inputs) == 1:
         signed += [float(r) for e in critical_expressions(op) for r in sympy.solve(e, x)]
-    centres = form.ordinals(np.array(signed + [float(e) for e in (interval.lower, interval.upper) if e.is_finite]))
-    spread = np.arange(-NEIGHBOURS, NEIGHBOURS + 1)
+    return np.unique(form.ordinals(np.array(signed + [float(e) for e in (interval.lower, interval.upper) if e.is_finite])))
+
+
+@cache
+def critical(op: Op | None, form: Format, interval: Interval) -> Integers:
+    """Return the numbers of the values of the interval at and near such places."""
     lower, upper = bounds(form, interval)
-    near = np.unique(centres[:, None] + spread)
+    near = np.unique(places(op, form, interval)[:, None] + np.arange(-NEIGHBOURS, NEIGHBOURS + 1))
     return near[(near >= lower) & (near <= upper)]
 
 
@@ -93,7 +96,8 @@ def decode(words: Integers, form: Format, interval: Interval, op: Op | None = No
     near = _around_one(form, lower, upper)
     around = np.where(rest & 1, _spread(rest >> 1, *near[0]), _spread(rest >> 1, *near[-1]))
     chosen = [simple[rest % simple.size], special[rest % special.size], _spread(rest, lower, upper), around]
-    values = form.values(np.choose(kind, chosen))
+    numbers = np.choose(kind, chosen)
+    values = np.where((numbers == 0) & (rest % 2 == 1), -0.0, form.values(numbers))
     return np.where(interval.is_pole(values), form.values(special[-1 - rest % (special.size // 2)]), values)
 
 
@@ -118,18 +122,24 @@ def everything(form: Format, interval: Interval) -> Floats:
 
 
 def hard(form: Format, interval: Interval, op: Op | None = None, count: int = 300) -> Floats:
-    """Return that many values of the interval, the same each time: critical ones and their neighbours, and some of every binade.
+    """Return that many values of the interval, the same each time: critical places, their neighbours, and some of every binade.
 
-    Half of them are critical where there are so many; an interval with fewer values gives all of them.
+    Half of them are of the first two kinds where there are so many: every place if it fits, or 0. An
+    interval with fewer values gives all of them.
     """
     lower, upper = bounds(form, interval)
-    special = critical(op, form, interval)
+    centres = np.intersect1d(places(op, form, interval), special := critical(op, form, interval))
+    if 2 * centres.size > count:
+        centres = centres[centres == 0]
+    chosen = np.union1d(centres, _evenly(np.setdiff1d(special, centres), count // 2 - centres.size))
     steps = min(count - 1, upper - lower)
     spread = np.array([lower + (upper - lower) * i // steps for i in range(steps + 1)], dtype=np.int64)
-    chosen = special[np.unique(np.linspace(0, special.size - 1, count // 2).round().astype(np.int64))]
-    rest = np.setdiff1d(spread, chosen)
-    some = rest[np.unique(np.linspace(0, rest.size - 1, min(count - chosen.size, rest.size)).round().astype(np.int64))]
-    return _without_poles(np.union1d(chosen, some), form, interval)
+    return _without_poles(np.union1d(chosen, _evenly(np.setdiff1d(spread, chosen), count - chosen.size)), form, interval)
+
+
+def _evenly(numbers: Integers, count: int) -> Integers:
+    """Take so many of some numbers, or all of them if they are fewer."""
+    return numbers[np.unique(np.linspace(0, numbers.size - 1, min(count, numbers.size)).round().astype(np.int64))]
 
 
 def stratified(form: Format, interval: Interval, op: Op | None = None, count: int = 100_000) -> Floats:

@@ -14,7 +14,7 @@ from reference.format import FORMATS
 from reference.oracle import value
 from reference.tree import MANNERS
 from strategies import batches, layouts, op_cases, points, tree_cases, trees
-from strategies.points import EmptyDomainError, bounds, critical, everything, hard, moderate, stratified
+from strategies.points import EmptyDomainError, bounds, critical, everything, hard, moderate, places, stratified
 from strategies.trees import COMPOSABLE, LARGEST, LEAF_RANGE, image, is_composable
 
 FORM = FORMATS["float32"]
@@ -69,11 +69,13 @@ def test_everything_is_every_value(form) -> None:
 
 @pytest.mark.parametrize("form", FORMATS.values(), ids=FORMATS)
 def test_hard_values_are_spread_and_critical(form) -> None:
-    """Three hundred values from end to end of the range, half of them within eight values of a critical one."""
+    """Three hundred values from end to end of the range: every critical place, and half of them within eight values of one."""
     values = hard(form, REAL, OPS["sqrt"])
     assert 300 <= values.size <= 302
     assert {-form.largest, form.largest} <= set(values.tolist())
     assert np.isin(form.ordinals(values), critical(OPS["sqrt"], form, REAL)).sum() >= 150
+    assert np.isin(np.intersect1d(places(OPS["sqrt"], form, REAL), critical(OPS["sqrt"], form, REAL)), form.ordinals(values)).all()
+    assert {0.0, form.largest} <= set(hard(form, REAL, OPS["sqrt"], 11).tolist())
     assert (np.abs(values) < form.smallest_normal).sum() > 2
 
 

@@ -30,7 +30,7 @@ FILE = Path(__file__).parents[1] / "deviations.toml"
 NAMES = ("x", "y", "z")
 """What a region calls the inputs, in order: the names that elementwise entries have."""
 
-FUNCTIONS = {"abs": abs, "copysign": math.copysign, "log": math.log, "max": max, "min": min, "sqrt": math.sqrt}
+FUNCTIONS = {"abs": abs, "copysign": math.copysign, "log": math.log, "max": max, "min": min, "round": round, "sqrt": math.sqrt}
 """What a region may call."""
 
 FAULTS = VERDICTS[1:]
@@ -75,7 +75,8 @@ class Deviation:
 
     def __str__(self) -> str:
         """Name the deviation as test ids do."""
-        return f"{self.op}-{'-'.join(self.verdicts)}-{self.dtype}-{self.device}"
+        at = ",".join(f"{name}={value}" for name, value in self.pinned.items())
+        return f"{self.op}-{'-'.join(self.verdicts)}-{self.dtype}-{self.device}-at-{at}"
 
     def concerns(self, op: str, dtype: str, mode: str, device: str) -> bool:
         """Say whether it is about an op, a dtype, a mode and a device."""

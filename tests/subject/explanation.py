@@ -37,6 +37,9 @@ LAYOUTS = {
 """How plain torch lays a tensor out."""
 
 
+LONGEST_PERIOD = 65
+"""Values that repeat with a shorter period are written once."""
+
 MOST_INTERVALS = 4
 """Intervals of misses that are shown."""
 
@@ -149,14 +152,18 @@ def snippet(case: Case, wrt: str, mode: Mode, device: str) -> str:
 
 
 def _tensor(values: Floats, case: Case, device: str) -> str:
-    """Write exact values: hex floats where there are few, and runs of equal ones as such."""
+    """Write exact values as hex floats, those that repeat once."""
     kind = f"dtype=torch.{case.form.name}, device={device!r}"
-    if values.size > 1 and len(np.unique(values.view(np.int64))) == 1:
-        return f"torch.full({values.shape}, float.fromhex({float(values.flat[0]).hex()!r}), {kind})"
     if not values.ndim:
         return f"torch.tensor(float.fromhex({float(values[()]).hex()!r}), {kind})"
-    numbers = ", ".join(repr(float(v).hex()) for v in values.flat)
-    return f"torch.tensor([float.fromhex(v) for v in [{numbers}]], {kind}).reshape({values.shape})"
+    period = next((n for n in range(1, LONGEST_PERIOD) if _repeats(values.ravel(), n)), values.size)
+    numbers = ", ".join(repr(float(v).hex()) for v in values.flat[:period])
+    often = "" if period == values.size else f".repeat({-(-values.size // period)})[:{values.size}]"
+    return f"torch.tensor([float.fromhex(v) for v in [{numbers}]], {kind}){often}.reshape({values.shape})"
+
+
+def _repeats(values: Floats, period: int) -> bool:
+    return period < values.size and values[period:].tobytes() == values[:-period].tobytes()
 
 
 def _calls(tree: Tree) -> list[str]:

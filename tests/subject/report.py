@@ -29,7 +29,7 @@ def page(records: Sequence[Record]) -> str:
     )
     environment.filters |= {"number": short, "point": _point, "folded": _folded}
     columns = sorted({(r.dtype, r.mode, r.device) for r in records}, key=lambda column: (list(FORMATS).index(column[0]), column))
-    table = {(r.op, r.dtype, r.mode, r.device): r for r in records}
+    table = {(r.op, r.dtype, r.mode, r.device): r for r in sorted(records, key=lambda r: (r.verdict != VERDICTS[0], r.known is None))}
     ops = list(dict.fromkeys(r.op for r in records))
     missed = [r for r in records if r.verdict not in {VERDICTS[0], UNSUPPORTED}]
     return environment.get_template(TEMPLATE).render(

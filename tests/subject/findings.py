@@ -1,0 +1,65 @@
+"""What the installed torch gets wrong, each with plain torch that shows it: ``python -m tests.subject.findings [OP ...]``."""
+
+from __future__ import annotations
+
+import math
+import sys
+from argparse import ArgumentParser
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from reference.case import Case
+from reference.catalogue import OPS
+from reference.format import FORMATS
+from reference.tree import single
+from tests.subject import deviation
+from tests.subject.comparison import REPEATS, judged
+from tests.subject.explanation import explained
+from tests.subject.mode import MODES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from reference.op import Op
+    from tests.subject.comparison import Miss
+    from tests.subject.deviation import Deviation
+    from tests.subject.mode import Mode
+
+
+def shown(known: Deviation, op: Op, mode: Mode) -> Miss | None:
+    """Return the miss at the pinned input of a deviation, or None where torch shows it no more."""
+    primals = tuple(np.array(known.pinned[name]) for name in op.inputs)
+    case = Case(single(op), FORMATS[known.dtype], primals, np.array(known.cotangent)).repeated(REPEATS)
+    return next((miss for miss in judged(case, mode, known.device).misses if known.covers(miss)), None)
+
+
+def right_bits(miss: Miss) -> int:
+    """Return how many of the significand's bits are right: the severity, 0 the worst."""
+    if not 0 < miss.ulp < math.inf:
+        return 0
+    return min(max(math.floor(miss.case.form.precision - 1 - math.log2(miss.ulp)), 0), miss.case.form.precision)
+
+
+def page(found: Sequence[tuple[Deviation, Miss]]) -> Iterator[str]:
+    """Write findings in Markdown, the worst first."""
+    yield f"# {len(found)} wrong gradients of torch, the worst first\n"
+    for known, miss in sorted(found, key=lambda pair: (right_bits(pair[1]) / pair[1].case.form.precision, str(pair[0]))):
+        yield f"## {known.op}, {known.dtype}: {right_bits(miss)} of {miss.case.form.precision} bits right\n"
+        yield f"Where {known.region}: {known.reason}. {known.link[:1].upper()}{known.link[1:]}.\n"
+        yield f"```\n{explained([miss], MODES[known.modes[0]], known.device)}\n```\n"
+
+
+def main() -> None:
+    """Print the findings on all ops, or on those named."""
+    known = deviation.read(deviation.FILE, OPS)
+    parser = ArgumentParser(description="Print what the installed torch gets wrong, in Markdown.")
+    parser.add_argument("ops", nargs="*", metavar="OP", choices=[*sorted({d.op for d in known}), []], help="only these; all that have any unless given")
+    named = parser.parse_args().ops
+    found = [(d, shown(d, OPS[d.op], MODES[d.modes[0]])) for d in known if not named or d.op in named]
+    for part in page([(d, miss) for d, miss in found if miss is not None]):
+        sys.stdout.write(f"{part}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,37 @@
+"""The same gradient wherever an element lies: in the vectorised loop, its tail, a strided loop, another thread's part."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from reference.case import Case
+from reference.tree import single
+from strategies.points import hard
+
+if TYPE_CHECKING:
+    from reference.format import Format
+    from reference.op import Op
+
+SIZES = (1, 7, 8, 64, 1000, 40_000)
+"""Elements: around the width of a vector register, and past what torch gives to one thread."""
+
+PERIOD = 13
+"""Different points, which come in turn: no multiple of a register's width, so that each comes at every position in it."""
+
+
+@pytest.mark.kernels
+def test_gradient_is_within_the_allowance_at_any_position(op, form, assay) -> None:
+    """Hard points, repeated to any size and laid out either way, have gradients that could have come from correctly rounded steps."""
+    for size in SIZES:
+        for layout in ("contiguous", "strided"):
+            assay.assert_agrees(repeated(op, form, size, layout))
+
+
+def repeated(op: Op, form: Format, size: int, layout: str) -> Case:
+    """Return a case of a vector of so many elements, in which a few hard points repeat."""
+    rng = np.random.default_rng(0)
+    primals = tuple(np.resize(rng.permutation(np.resize(hard(form, op.interval(name), op, PERIOD - 1), PERIOD)), size) for name in op.inputs)
+    return Case(single(op), form, primals, np.ones(size), layouts=(layout,) * len(primals))
