@@ -1,7 +1,10 @@
 """The tape's rules, as torch documents them: which tensors are leaves, what `.grad` holds, and when it is cleared."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
+from torch.utils.checkpoint import checkpoint
 
 
 @pytest.fixture
@@ -117,3 +120,288 @@ def test_detach_stops_the_gradient(leaf) -> None:
     assert detached.data_ptr() == leaf.data_ptr()
     (leaf * detached).backward()
     assert leaf.grad.tolist() == [3]
+
+
+def test_assigned_grad_must_fit(leaf, device) -> None:
+    """`.grad` takes a tensor of the leaf's own shape, dtype and device, and refuses another."""
+    leaf.grad = torch.tensor([5.0], device=device)
+    assert leaf.grad.tolist() == [5]
+    (leaf**2).backward()
+    assert leaf.grad.tolist() == [11]
+    for other in (torch.ones(2, device=device), torch.ones(1, dtype=torch.float16, device=device), torch.ones(1, device="meta")):
+        with pytest.raises(RuntimeError, match="assign"):
+            leaf.grad = other
+    with pytest.raises(TypeError):
+        leaf.grad = 1.0
+    assert leaf.grad.tolist() == [11]
+
+
+def test_inputs_names_who_accumulates(leaf, device) -> None:
+    """`backward(inputs=...)` touches the `.grad` of those tensors only, non-leaves among them."""
+    other = torch.tensor([2.0], device=device, requires_grad=True)
+    square = leaf**2
+    (square * other).backward(inputs=[other, square])
+    assert other.grad.tolist() == [9]
+    assert square.grad.tolist() == [2]
+    assert leaf.grad is None
+
+
+@pytest.mark.parametrize("set_to_none", [True, False], ids=["to_none", "to_zero"])
+def test_zero_grad_of_a_module(device, set_to_none) -> None:
+    """`zero_grad()` of a module does to its parameters what an optimizer's does."""
+    module = torch.nn.Linear(2, 1, device=device)
+    module(torch.tensor([[1.0, 10.0]], device=device)).sum().backward()
+    assert module.weight.grad.tolist() == [[1, 10]]
+    module.zero_grad(set_to_none=set_to_none)
+    grads = [parameter.grad for parameter in module.parameters()]
+    assert all(grad is None if set_to_none else not grad.any() for grad in grads)
+    module(torch.tensor([[1.0, 10.0]], device=device)).sum().backward()
+    assert module.weight.grad.tolist() == [[1, 10]]
+
+
+def test_root_must_require_grad(device) -> None:
+    """`backward()` of what does not require grad raises."""
+    with pytest.raises(RuntimeError, match="does not require grad"):
+        torch.ones(1, device=device).backward()
+
+
+def test_cotangent_has_the_shape_of_the_root(device) -> None:
+    """A gradient of another shape than the root's raises."""
+    values = torch.ones(2, device=device, requires_grad=True)
+    with pytest.raises(RuntimeError, match="shape"):
+        (values**2).backward(torch.ones(3, device=device))
+    assert values.grad is None
+
+
+def test_freed_graph_raises(leaf) -> None:
+    """A second backward through the same graph raises, since the first freed it."""
+    square = leaf**2
+    square.backward()
+    with pytest.raises(RuntimeError, match="second time"):
+        square.backward()
+    assert leaf.grad.tolist() == [6]
+
+
+def test_retained_graph_adds_again(leaf) -> None:
+    """With `retain_graph=True` a second backward adds the same again: 2 * 6."""
+    square = leaf**2
+    square.backward(retain_graph=True)
+    square.backward()
+    assert leaf.grad.tolist() == [12]
+
+
+def test_create_graph_differentiates_twice(leaf) -> None:
+    """`create_graph=True` makes the gradient differentiable: x³ has 3x² = 27, and 6x = 18; without it, it does not require grad."""
+    (first,) = torch.autograd.grad(leaf**3, leaf, create_graph=True)
+    (second,) = torch.autograd.grad(first, leaf)
+    assert (first.tolist(), second.tolist()) == ([27], [18])
+    (plain,) = torch.autograd.grad(leaf**3, leaf)
+    assert not plain.requires_grad
+
+
+@pytest.mark.parametrize(
+    "mode", [torch.no_grad, torch.inference_mode, lambda: torch.set_grad_enabled(False)], ids=["no_grad", "inference_mode", "set_grad_enabled"]
+)
+def test_grad_mode_off(leaf, mode) -> None:
+    """With grad mode off results do not require grad; leaving the block, by an error too, restores it."""
+    with mode():
+        assert not torch.is_grad_enabled()
+        assert not (leaf * 2).requires_grad
+    assert (leaf * 2).requires_grad
+    with pytest.raises(KeyError), mode():
+        raise KeyError
+    assert torch.is_grad_enabled()
+
+
+def test_grad_modes_nest(leaf) -> None:
+    """`enable_grad` inside `no_grad` tracks again, and each block restores what was before it."""
+    with torch.no_grad():
+        with torch.enable_grad():
+            tracked = leaf * 2
+        untracked = leaf * 2
+    assert tracked.requires_grad
+    assert not untracked.requires_grad
+
+
+def test_factories_make_leaves_in_no_grad(device) -> None:
+    """A factory asked for `requires_grad=True` makes a leaf that does, inside `no_grad` too."""
+    with torch.no_grad():
+        made = torch.ones(1, device=device, requires_grad=True)
+    assert made.requires_grad
+    assert made.is_leaf
+
+
+def test_inference_tensor_is_not_saved(leaf, device) -> None:
+    """A tensor made in inference mode cannot be saved for backward."""
+    with torch.inference_mode():
+        made = torch.ones(1, device=device)
+    with pytest.raises(RuntimeError, match="Inference tensors cannot be saved"):
+        _ = leaf * made
+
+
+def test_clone_passes_the_gradient(leaf) -> None:
+    """`clone()` copies the values, and the gradient passes through: d(x + clone x)/dx = 2."""
+    copy = leaf.clone()
+    assert copy.data_ptr() != leaf.data_ptr()
+    (leaf + copy).backward()
+    assert leaf.grad.tolist() == [2]
+
+
+def test_frozen_leaf_gets_nothing(leaf) -> None:
+    """`requires_grad_(False)` freezes a leaf, and on a non-leaf raises."""
+    with pytest.raises(RuntimeError, match="leaf"):
+        (leaf * 2).requires_grad_(requires_grad=False)
+    leaf.requires_grad_(requires_grad=False)
+    assert not (leaf * 2).requires_grad
+
+
+def test_leaf_is_not_changed_in_place(leaf) -> None:
+    """An in-place step on a leaf that requires grad raises, outside of `no_grad`."""
+    with pytest.raises(RuntimeError, match="a leaf Variable that requires grad"):
+        leaf.mul_(2)
+    with torch.no_grad():
+        leaf.mul_(2)
+    assert leaf.tolist() == [6]
+
+
+def test_saved_tensor_must_not_change(leaf) -> None:
+    """An in-place step on a tensor that was saved for backward makes backward raise."""
+    middle = leaf * 2
+    square = middle**2
+    middle.add_(1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        square.backward()
+    assert leaf.grad is None
+
+
+def test_in_place_is_differentiated(leaf) -> None:
+    """In-place steps elsewhere are part of the function: ((2x)²)' = 8x = 24."""
+    (leaf * 2).pow_(2).backward()
+    assert leaf.grad.tolist() == [24]
+
+
+def test_in_place_through_a_view(device) -> None:
+    """A step on a view changes its base, and what it is differentiated as: y = [x0², x1] has [2 x0, 1]."""
+    values = torch.tensor([3.0, 5.0], device=device, requires_grad=True)
+    base = values.clone()
+    base[:1].pow_(2)
+    assert base.tolist() == [9, 5]
+    base.sum().backward()
+    assert values.grad.tolist() == [6, 1]
+
+
+def test_view_reaches_its_base(device) -> None:
+    """A gradient through a view reaches the elements of the base that it shows; the others get 0."""
+    values = torch.tensor([1.0, 2.0, 3.0], device=device, requires_grad=True)
+    (values[1:] ** 2).sum().backward()
+    assert values.grad.tolist() == [0, 4, 6]
+
+
+def test_view_made_in_no_grad_is_not_changed_with_grad(leaf) -> None:
+    """A view that was made in `no_grad` cannot be changed in place with grad mode on."""
+    middle = leaf * 2
+    with torch.no_grad():
+        view = middle[:]
+    with pytest.raises(RuntimeError, match="no_grad"):
+        view.mul_(leaf)
+
+
+@pytest.mark.parametrize(
+    ("function", "derivative"),
+    [(lambda x: x + x, 2), (lambda x: x * x, 6), (lambda x: (x * 2) * (x + 1), 14), (lambda x: x * x.exp() * (-x).exp(), 1)],
+    ids=["x + x", "x * x", "diamond", "x exp(x) exp(-x)"],
+)
+def test_fan_out_sums(leaf, function, derivative) -> None:
+    """A tensor that is used more than once gets the sum over its uses."""
+    function(leaf).backward()
+    assert leaf.grad.tolist() == pytest.approx([derivative])
+
+
+def test_hooks_run_in_order_and_replace(leaf) -> None:
+    """Hooks of a tensor run in the order in which they were registered; each may replace the gradient: 2 (g + 1) = 14."""
+    leaf.register_hook(lambda gradient: gradient + 1)
+    leaf.register_hook(lambda gradient: gradient * 2)
+    (leaf**2).backward()
+    assert leaf.grad.tolist() == [14]
+
+
+def test_removed_hook_does_not_run(leaf) -> None:
+    """A hook that was removed does not run."""
+    handle = leaf.register_hook(lambda gradient: gradient * 100)
+    handle.remove()
+    (leaf**2).backward()
+    assert leaf.grad.tolist() == [6]
+
+
+def test_post_accumulate_hook_sees_the_sum(leaf) -> None:
+    """`register_post_accumulate_grad_hook` runs after `.grad` was added to."""
+    seen = []
+    leaf.register_post_accumulate_grad_hook(lambda tensor: seen.append(tensor.grad.tolist()))
+    (leaf**2).backward()
+    (leaf**2).backward()
+    assert seen == [[6], [12]]
+
+
+def test_unused_input(leaf, device) -> None:
+    """`grad` of an input that was not used raises; is None with `allow_unused=True`, and zeros with `materialize_grads=True`."""
+    unused = torch.ones(2, device=device, requires_grad=True)
+    with pytest.raises(RuntimeError, match="not have been used"):
+        torch.autograd.grad(leaf**2, [leaf, unused])
+    assert torch.autograd.grad(leaf**2, [leaf, unused], allow_unused=True)[1] is None
+    assert torch.autograd.grad(leaf**2, [leaf, unused], materialize_grads=True)[1].tolist() == [0, 0]
+
+
+def test_several_roots_sum(leaf) -> None:
+    """Backward of several roots gives the sum of their backwards: 2x + 3x² = 33."""
+    torch.autograd.backward([leaf**2, leaf**3])
+    assert leaf.grad.tolist() == [33]
+
+
+def test_broadcast_is_summed(leaf, device) -> None:
+    """The gradient of what was broadcast is summed to its own shape: x (1 + 2 + 4) has [7]."""
+    (leaf * torch.tensor([[1.0], [2.0], [4.0]], device=device)).sum().backward()
+    assert leaf.grad.tolist() == [7]
+
+
+@pytest.mark.parametrize(
+    "function", [torch.argmax, lambda x: x > 1, lambda x: x.to(torch.int64), torch.isfinite], ids=["argmax", "greater", "to int64", "isfinite"]
+)
+def test_integer_results_do_not_require_grad(leaf, function) -> None:
+    """Results that are not differentiable, of integers and truths, do not require grad."""
+    assert not function(leaf).requires_grad
+
+
+def test_threads_have_their_own_graphs(device) -> None:
+    """Backward in several threads on separate graphs gives each its own gradient; grad mode is the thread's own."""
+    leaves = [torch.tensor([float(n)], device=device, requires_grad=True) for n in range(8)]
+    with torch.no_grad(), ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda x: (x**2).backward(), leaves))
+    assert [x.grad.item() for x in leaves] == [2.0 * n for n in range(8)]
+
+
+def test_saved_tensors_pass_through_hooks(leaf) -> None:
+    """Saved-tensor hooks pack what is saved and unpack it for backward; the gradient is that of what they give back."""
+    packed = []
+
+    def pack(tensor: torch.Tensor) -> list[float]:
+        packed.append(tensor.tolist())
+        return packed[-1]
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda values: torch.tensor(values, device=leaf.device)):
+        square = leaf**2
+    square.backward()
+    assert packed == [[3]]
+    assert leaf.grad.tolist() == [6]
+
+
+def test_checkpoint_gives_the_same(leaf) -> None:
+    """Checkpointing runs the forward again in place of saving it, and gives the same gradient."""
+    calls = []
+
+    def square(tensor: torch.Tensor) -> torch.Tensor:
+        calls.append(1)
+        return tensor**2
+
+    checkpoint(square, leaf, use_reentrant=False).backward()
+    assert len(calls) == 2
+    assert leaf.grad.tolist() == [6]
