@@ -43,6 +43,14 @@ def test_leaf_holds_grad(leaf) -> None:
     assert (leaf.grad.shape, leaf.grad.dtype, leaf.grad.device) == (leaf.shape, leaf.dtype, leaf.device)
 
 
+def test_leaves_do_not_share_their_grad(device) -> None:
+    """Two leaves with equal gradients have each a `.grad` of their own."""
+    one, other = (torch.ones(2, device=device, requires_grad=True) for _ in range(2))
+    (one + other).sum().backward()
+    one.grad.zero_()
+    assert other.grad.tolist() == [1, 1]
+
+
 def test_non_leaf_grad_is_not_kept(leaf) -> None:
     """`.grad` of a non-leaf is None, and reading it warns."""
     square = leaf**2
