@@ -152,7 +152,7 @@ def _is_chosen(item: pytest.Item, choice: Choice) -> bool:
     if "op" in params and "mode" in params:
         op, listed = params["op"], item.get_closest_marker("enumerated")
         first = params["mode"] is next(iter(choice.modes.values()))
-        fits = isinstance(op, Op) and (item.get_closest_marker("kernels") is None or (op.elementwise and first))
+        fits = isinstance(op, Op) and (item.get_closest_marker("kernels") is None or (op.elementwise and first and bool(choice.profile.sizes)))
         return fits and (listed is None or _is_enumerated(op, params["form"], choice, **listed.kwargs))
     if "pool" in params:
         return choice.trees
@@ -170,6 +170,12 @@ def _is_enumerated(op: Op, form: Format, choice: Choice, *, arguments: tuple[int
 def catalogue(request: pytest.FixtureRequest) -> Mapping[str, Op]:
     """Return every op there is, by name."""
     return request.config.stash[CHOICE].catalogue
+
+
+@pytest.fixture(scope="session")
+def sizes(request: pytest.FixtureRequest) -> tuple[int, ...]:
+    """Return how many elements vectors of repeated points have."""
+    return request.config.stash[CHOICE].profile.sizes
 
 
 @pytest.fixture

@@ -131,8 +131,13 @@ class _Chain:
         pulled = [(child, [scope.emit(expression) for expression in gradient.flat]) for child, gradient in zip(node.children, local.saved_gradients, strict=True)]
         if not node.op.elementwise:
             return pulled
-        (cotangent,) = adjoint
-        return [(child, [self.emitter.amplified(gradient, cotangent) for gradient in gradients]) for child, gradients in pulled]
+        return [(child, self.amplified(gradients, adjoint)) for child, gradients in pulled]
+
+    def amplified(self, gradients: list[str], adjoint: Sequence[str]) -> list[str]:
+        """Widen the gradients of an elementwise op for local derivatives that underflowed; those of an input that was broadcast are sums already."""
+        if len(gradients) != len(adjoint):
+            return gradients
+        return [self.emitter.amplified(gradient, cotangent) for gradient, cotangent in zip(gradients, adjoint, strict=True)]
 
 
 def elements(node: Node) -> int:

@@ -160,7 +160,7 @@ def assay_catches(op: Op, form: Format, mutant: Mutant) -> bool:
 
     try:
         drawn()
-        position_test(op, form, assay)
+        position_test(op, form, PROFILES["default"].sizes, assay)
         for place in places(op):
             kink_test(op, place, form, assay)
     except DisagreementError:

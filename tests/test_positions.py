@@ -15,17 +15,14 @@ if TYPE_CHECKING:
     from reference.format import Format
     from reference.op import Op
 
-SIZES = (1, 7, 8, 64, 1000, 40_000)
-"""Elements: around the width of a vector register, and past what torch gives to one thread."""
-
 PERIOD = 13
 """Different points, which come in turn: no multiple of a register's width, so that each comes at every position in it."""
 
 
 @pytest.mark.kernels
-def test_gradient_is_within_the_allowance_at_any_position(op, form, assay) -> None:
+def test_gradient_is_within_the_allowance_at_any_position(op, form, sizes, assay) -> None:
     """Hard points, repeated to any size and laid out either way, have gradients that could have come from correctly rounded steps."""
-    for size in SIZES:
+    for size in sizes:
         for layout in ("contiguous", "strided"):
             assay.assert_agrees(repeated(op, form, size, layout))
 

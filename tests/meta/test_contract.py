@@ -171,15 +171,15 @@ def test_own_op_gets_the_battery(tmp_path: Path) -> None:
     path = tmp_path / "new" / "records.jsonl"
     passed = run("--catalogue", str(right), "--op", "my_cube", "--records", str(path))
     assert passed.returncode == 0, passed.stdout
-    assert [(r.op, r.verdict) for r in record.read(path)] == [("my_cube", "agrees")] * (len(MODES) + 1) * len(FORMATS)
+    assert [(r.op, r.verdict) for r in record.read(path)] == [("my_cube", "agrees")] * len(MODES) * len(FORMATS)
 
     failed = run("--catalogue", str(wrong), "--op", "my_cube", "--dtype", "float32", "--mode", "backward", "--records", str(path))
     assert failed.returncode == 1
     assert "my_cube-backward-float32-cpu" in failed.stdout
     assert "d my_cube(x)/dx at x=0x1.0000000000000p+0 [float32, backward, cpu] is inaccurate" in failed.stdout
     assert "got 0x1.0000000000000p+1, should be 0x1.8000000000000p+1 (certified to 3" in failed.stdout
-    fields, anywhere = (json.loads(line) for line in path.read_text().splitlines())
-    assert anywhere["verdict"] == "inaccurate"
+    (line,) = path.read_text().splitlines()
+    fields = json.loads(line)
     assert list(fields) == FIELDS.split()
     assert fields["at"] == {"x": "0x1.0000000000000p+0"}
     assert (fields["verdict"], fields["known"], fields["seed"]) == ("inaccurate", None, 0)

@@ -39,12 +39,15 @@ class Profile:
     tree_cases: int
     """Drawn trees, for each mode, format and device."""
 
+    sizes: tuple[int, ...] = (1, 7, 8, 64, 1000, 40_000)
+    """Elements of the vectors in which points are repeated: around the width of a register, and past what torch gives to one thread."""
+
     enumerates: bool = False
     """Whether every finite value of the 16-bit formats is tried on each op of one argument."""
 
 
 PROFILES = {
-    "quick": Profile(op_cases=2, tree_cases=15),
+    "quick": Profile(op_cases=2, tree_cases=15, sizes=()),
     "default": Profile(op_cases=8, tree_cases=60),
     "thorough": Profile(op_cases=80, tree_cases=600),
     "exhaustive": Profile(op_cases=80, tree_cases=600, enumerates=True),
