@@ -101,6 +101,7 @@ def _load_profiles(choice: Choice) -> None:
     shared = settings(deadline=None, print_blob=True, suppress_health_check=suppressed)  # the first call compiles
     settings.register_profile("ops", shared, max_examples=choice.profile.op_cases)
     settings.register_profile("trees", shared, max_examples=choice.profile.tree_cases)
+    settings.register_profile("histories", shared, max_examples=choice.profile.histories, stateful_step_count=50)
     settings.load_profile("ops")
 
 

@@ -310,8 +310,8 @@ def unused_is_not_materialised(patch: pytest.MonkeyPatch) -> None:
 
 @breaks("test_leaf_holds_grad")
 def grad_has_another_dtype(patch: pytest.MonkeyPatch) -> None:
-    """Give the gradient in float64."""
-    reading_grad(patch, lambda gradient: gradient.double())
+    """Give the gradient in float16."""
+    reading_grad(patch, lambda gradient: gradient.half())
 
 
 @breaks("test_leaf_holds_grad")

@@ -39,6 +39,9 @@ class Profile:
     tree_cases: int
     """Drawn trees, for each mode, format and device."""
 
+    histories: int
+    """Histories of up to 50 steps on the tape."""
+
     sizes: tuple[int, ...] = (1, 7, 8, 64, 1000, 40_000)
     """Elements of the vectors in which points are repeated: around the width of a register, and past what torch gives to one thread."""
 
@@ -47,10 +50,10 @@ class Profile:
 
 
 PROFILES = {
-    "quick": Profile(op_cases=2, tree_cases=15, sizes=()),
-    "default": Profile(op_cases=8, tree_cases=60),
-    "thorough": Profile(op_cases=80, tree_cases=600),
-    "exhaustive": Profile(op_cases=80, tree_cases=600, enumerates=True),
+    "quick": Profile(op_cases=2, tree_cases=15, histories=20, sizes=()),
+    "default": Profile(op_cases=8, tree_cases=60, histories=150),
+    "thorough": Profile(op_cases=80, tree_cases=60, histories=1500),
+    "exhaustive": Profile(op_cases=80, tree_cases=60, histories=1500, enumerates=True),
 }
 """The profiles by name; each draws what the one before it draws, and more."""
 

@@ -1,0 +1,293 @@
+"""What torch documents about leaves, `.grad` and the graph, in a page of Python that never asks torch.
+
+Values are whole numbers held as float64, so that every gradient is exact; the derivative of each
+op is sympy's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cache, partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+import sympy
+
+from reference.catalogue import OPS
+from reference.tree import rule
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
+
+    Values = NDArray[np.float64]
+    Pull = Callable[[Values], Values]
+
+SAVES = {"add": (), "sub": (), "neg": (), "mul": (0, 1), "square": (0,)}
+"""The ops of the model, and which of their inputs backward needs; a factor is needed for the gradient of the other."""
+
+
+class TapeError(Exception):
+    """Torch must raise RuntimeError."""
+
+
+@dataclass(eq=False)
+class Version:
+    """How often a storage was changed in place."""
+
+    count: int = 0
+
+
+@dataclass(eq=False)
+class Function:
+    """A node of the graph: where its gradient goes on to, and what it needs for that."""
+
+    inputs: list[tuple[Function | Tensor, Pull]]
+    saved: list[tuple[Version, int]] = field(default_factory=list)
+    saves: bool = False
+    """Whether anything is saved, if only a number, so that it cannot be used again once it is freed."""
+
+    freed: bool = False
+    hooks: list[Pull] = field(default_factory=list)
+    """What hooks of its result make of the gradient, in order."""
+
+    retains: list[Tensor] = field(default_factory=list)
+
+
+@dataclass(eq=False)
+class Tensor:
+    """A tensor as users see it."""
+
+    data: Values
+    version: Version
+    requires_grad: bool = False
+    function: Function | None = None
+    grad: Values | None = None
+    retains_grad: bool = False
+    was_frozen: bool = False
+    hooks: list[Pull] = field(default_factory=list)
+    base: Tensor | None = None
+    """The tensor that it is a differentiable view of."""
+
+    index: slice = field(default_factory=lambda: slice(None))
+    views: list[Tensor] = field(default_factory=list)
+
+    @property
+    def is_leaf(self) -> bool:
+        """A tensor that no tracked op made."""
+        return self.function is None
+
+    @property
+    def target(self) -> Function | Tensor | None:
+        """Where a gradient with respect to it goes."""
+        return self.function or (self if self.requires_grad else None)
+
+
+@cache
+def slopes(name: str) -> tuple[Callable[..., Values], ...]:
+    """Return sympy's derivative of an op by each input, times the cotangent: a function of inputs and cotangent."""
+    local = rule(OPS[name], ((),) * len(OPS[name].inputs))
+    symbols = [a[()] for a in (*local.inputs, local.cotangents)]
+    return tuple(sympy.lambdify(symbols, gradient[()], "numpy") for gradient in local.gradients)
+
+
+@cache
+def value(name: str) -> Callable[..., Values]:
+    """Return an op as a function of its inputs."""
+    local = rule(OPS[name], ((),) * len(OPS[name].inputs))
+    return sympy.lambdify([a[()] for a in local.inputs], local.outputs[()], "numpy")
+
+
+def unbroadcast(gradient: Values, shape: tuple[int, ...]) -> Values:
+    """Sum a gradient to the shape of an input that was broadcast."""
+    if gradient.shape == shape:
+        return gradient
+    return np.asarray(gradient.sum()) if shape == () else gradient.sum(axis=0, keepdims=True)
+
+
+class Tape:
+    """The state of grad mode, and what each operation does."""
+
+    def __init__(self) -> None:
+        """Start with grad mode on."""
+        self.modes: list[bool] = [True]
+
+    @property
+    def enabled(self) -> bool:
+        """Whether results are tracked."""
+        return self.modes[-1]
+
+    def _function(self, name: str, inputs: Sequence[Tensor | float], shape: tuple[int, ...]) -> Function | None:
+        """Return the node of an op, or None where nothing is tracked."""
+        tensors = [t for t in inputs if isinstance(t, Tensor)]
+        if not (self.enabled and any(t.requires_grad for t in tensors)):
+            return None
+        values = [t.data.copy() if isinstance(t, Tensor) else np.asarray(float(t)) for t in inputs]
+        node = Function([])
+        for number, t in enumerate(inputs):
+            if isinstance(t, Tensor) and t.target is not None:
+                slope = slopes(name)[number]
+                node.inputs.append((t.target, partial(_sloped, slope, values, shape, t.data.shape)))
+        for number in SAVES[name]:
+            others = [t for at, t in enumerate(inputs) if at != number] or [inputs[number]]
+            if any(isinstance(t, Tensor) and t.requires_grad for t in others):
+                node.saves = True
+                if isinstance(saved := inputs[number], Tensor):
+                    node.saved.append((saved.version, saved.version.count))
+        return node
+
+    def apply(self, name: str, *inputs: Tensor | float) -> Tensor:
+        """Apply an op out of place."""
+        data = np.array(value(name)(*(t.data if isinstance(t, Tensor) else t for t in inputs)), dtype=float)
+        node = self._function(name, inputs, data.shape)
+        return Tensor(data, Version(), requires_grad=node is not None, function=node)
+
+    def apply_in_place(self, name: str, tensor: Tensor, other: Tensor | float) -> None:
+        """Apply an op in place; through a view, to a part of its base."""
+        whole = tensor.base or tensor
+        tracked = self.enabled and (tensor.requires_grad or (isinstance(other, Tensor) and other.requires_grad))
+        if self.enabled and whole.is_leaf and whole.requires_grad:
+            raise TapeError
+        node = self._function(name, (tensor, other), tensor.data.shape)
+        data = value(name)(tensor.data, other.data if isinstance(other, Tensor) else other)
+        if tracked and node is not None:
+            node.saved = [(version, count) for version, count in node.saved if version is not tensor.version]  # of what it overwrites it keeps a copy
+            whole.function = self._spliced(whole, tensor, node) if tensor.base is not None else node
+            whole.requires_grad = True
+        tensor.data[...] = data
+        tensor.version.count += 1
+        for view in whole.views:
+            if whole.requires_grad:
+                view.function, view.requires_grad = _viewed(whole, view.index), True
+
+    @staticmethod
+    def _spliced(whole: Tensor, view: Tensor, node: Function) -> Function:
+        """Return the node of a base of which a view was changed in place: the rest of the base passes the gradient on."""
+        inputs: list[tuple[Function | Tensor, Pull]] = []
+        mine = view.function
+
+        def rest(gradient: Values, pulls: list[Pull]) -> Values:
+            out = gradient.copy()
+            out[view.index] = sum((pull(gradient[view.index]) for pull in pulls), np.zeros_like(gradient[view.index]))
+            return out
+
+        through = [pull for target, pull in node.inputs if target is mine]
+        if whole.target is not None:
+            inputs.append((whole.target, lambda g: rest(g, through)))
+        inputs += [(target, partial(_at, pull, view.index)) for target, pull in node.inputs if target is not mine]
+        return Function(inputs, node.saved, saves=True)  # it keeps the op itself, until it is freed
+
+    def view(self, base: Tensor, index: slice) -> Tensor:
+        """Take a view of a base."""
+        made = Tensor(base.data[index], base.version, base=base, index=index)
+        if self.enabled and base.requires_grad:
+            made.function, made.requires_grad = _viewed(base, index), True
+        base.views.append(made)
+        return made
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """Sum all elements."""
+        made = Tensor(np.asarray(tensor.data.sum()), Version())
+        if self.enabled and tensor.target is not None:
+            made.function, made.requires_grad = Function([(tensor.target, partial(_spread, tensor.data.shape))]), True
+        return made
+
+    def clone(self, tensor: Tensor) -> Tensor:
+        """Copy the values; the gradient passes."""
+        made = Tensor(tensor.data.copy(), Version())
+        if self.enabled and tensor.target is not None:
+            made.function, made.requires_grad = Function([(tensor.target, lambda g: g)]), True
+        return made
+
+    @staticmethod
+    def detach(tensor: Tensor) -> Tensor:
+        """Share the values; no gradient passes."""
+        return Tensor(tensor.data, tensor.version)
+
+    def gradients(self, root: Tensor, cotangent: Values | None, targets: Sequence[Tensor] | None, *, retain: bool) -> dict[int, Values]:
+        """Run backward and return what arrives at each target, or each leaf, by identity."""
+        if not root.requires_grad or (cotangent is None and root.data.size != 1) or (cotangent is not None and cotangent.shape != root.data.shape):
+            raise TapeError
+        wanted = None if targets is None else {id(t.target) for t in targets}
+        start = root.target
+        order = _ordered(start)
+        needed = {id(node) for node in order if wanted is None or _reaches(node, wanted)}
+        run = [node for node in order if isinstance(node, Function) and any(id(t) in needed for t, _ in node.inputs)]
+        if any(node.freed and node.saves for node in run) or any(version.count != count for node in run for version, count in node.saved):
+            raise TapeError
+        arrived = _passed(order, np.ones_like(root.data) if cotangent is None else cotangent, needed, run)
+        for node in run:
+            node.freed = node.freed or not retain
+        return arrived
+
+    def backward(self, root: Tensor, cotangent: Values | None = None, inputs: Sequence[Tensor] | None = None, *, retain: bool = False) -> None:
+        """Accumulate into the `.grad` of leaves, or of the inputs named."""
+        arrived = self.gradients(root, cotangent, inputs, retain=retain)
+        into = [n for n in _ordered(root.target) if isinstance(n, Tensor)] if inputs is None else inputs
+        for tensor in into:
+            gradient = arrived.get(id(tensor.target)) if tensor.requires_grad else None
+            if gradient is not None and not tensor.retains_grad:
+                tensor.grad = gradient if tensor.grad is None else tensor.grad + gradient
+
+
+def _passed(order: Sequence[Function | Tensor], cotangent: Values, needed: set[int], run: Sequence[Function]) -> dict[int, Values]:
+    """Pass a cotangent on through nodes in order, hooks first; return what arrives at each, by identity."""
+    arriving: dict[int, Values] = {id(order[0]): cotangent}
+    for node in order:
+        if id(node) not in arriving or (id(node) not in needed and node is not order[0]):
+            continue
+        for hook in node.hooks:
+            arriving[id(node)] = hook(arriving[id(node)])
+        if isinstance(node, Function):
+            for tensor in node.retains:
+                tensor.grad = arriving[id(node)] if tensor.grad is None else tensor.grad + arriving[id(node)]
+            for target, pull in node.inputs if node in run else ():
+                if id(target) in needed:
+                    arriving[id(target)] = arriving.get(id(target), 0) + pull(arriving[id(node)])
+    return arriving
+
+
+def _sloped(slope: Callable[..., Values], values: Sequence[Values], shape: tuple[int, ...], wanted: tuple[int, ...], gradient: Values) -> Values:
+    return unbroadcast(np.broadcast_to(np.asarray(slope(*values, gradient), dtype=float), shape), wanted)
+
+
+def _at(pull: Pull, index: slice, gradient: Values) -> Values:
+    return pull(gradient[index])
+
+
+def _spread(shape: tuple[int, ...], gradient: Values) -> Values:
+    return np.broadcast_to(gradient, shape).copy()
+
+
+def _viewed(base: Tensor, index: slice) -> Function:
+    assert base.target is not None
+    shape = base.data.shape
+
+    def pull(gradient: Values) -> Values:
+        out = np.zeros(shape)
+        out[index] = gradient
+        return out
+
+    return Function([(base.target, pull)])
+
+
+def _ordered(start: Function | Tensor | None) -> list[Function | Tensor]:
+    """Return the nodes that a gradient passes, each before those it goes on to."""
+    seen: set[int] = set()
+    found: list[Function | Tensor] = []
+
+    def visit(node: Function | Tensor) -> None:
+        if id(node) not in seen:
+            seen.add(id(node))
+            for target, _ in node.inputs if isinstance(node, Function) else ():
+                visit(target)
+            found.append(node)
+
+    if start is not None:
+        visit(start)
+    return found[::-1]
+
+
+def _reaches(node: Function | Tensor, wanted: set[int]) -> bool:
+    return id(node) in wanted or (isinstance(node, Function) and any(_reaches(target, wanted) for target, _ in node.inputs))
