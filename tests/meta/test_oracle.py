@@ -45,6 +45,20 @@ def test_two_routes_agree(name: str, at: float) -> None:
     assert ours.overlaps(theirs)
 
 
+def test_allowance_knows_the_order_of_multiplication() -> None:
+    """A local derivative that underflows before it meets a cotangent of 4 is off by as much; not where an input was broadcast inside a tree."""
+    form = FORMATS["float16"]
+    tiny = np.array(form.smallest_subnormal)
+    one, four = (answer(Case(single(OPS["mul"]), form, (tiny, tiny), np.array(g))).allowance[0][()].rad() for g in (1.0, 4.0))
+    assert one < 2 * form.smallest_subnormal
+    assert four >= 4 * form.smallest_subnormal
+    vector, scalar = Leaf("x", (2,)), Leaf("y", ())
+    case = Case(Tree(Apply(OPS["mul"], (vector, scalar)), (vector, scalar)), form, (np.array([2.0, 3.0]), np.array(5.0)), np.ones(2))
+    found = answer(case)
+    assert found.truth[1][()] == 5
+    assert found.allowance[1][()].contains(5)
+
+
 @pytest.mark.parametrize("name", [name for name, op in OPS.items() if op.saved is not None and op.elementwise])
 def test_saved_output_is_an_identity(name: str) -> None:
     """The derivative written with the saved value equals the derivative."""
