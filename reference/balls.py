@@ -168,7 +168,7 @@ class Balls:
         """Refuse: no program for flint's balls means the same by it."""
         raise TypeError
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None  # type: ignore[assignment]  # what defines no equality has no hash, as Python itself has it
 
     def union(self, other: Operand) -> Balls:
         """Enclose both."""
