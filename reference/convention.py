@@ -4,13 +4,15 @@ torch's notes on autograd ("Gradients for non-differentiable functions") give th
 derivative where there is one; where the function is locally convex, its sub-gradient of minimum
 norm; where it is locally concave, its super-gradient of minimum norm; else by continuity, which may
 be infinite. Entries say *where* a function is not differentiable; the value is derived here, from
-sympy's limits of the derivative on either side.
+sympy's limits of the derivative on either side. At an infinite input the function and its gradient are
+their limits; where either has none, sin at infinity say, nothing is promised.
 """
 
 from __future__ import annotations
 
 from fractions import Fraction
 from functools import cache, lru_cache
+from math import copysign
 from typing import TYPE_CHECKING, Any
 
 import sympy
@@ -19,6 +21,7 @@ from sympy import Abs, Expr, Piecewise, Rational, Symbol, sign
 
 from reference.compiler import STEPS, compiled
 from reference.format import fraction
+from reference.functions import Flat, ScaledBesselI, tractable
 from reference.op import x, y, z
 
 if TYPE_CHECKING:
@@ -43,6 +46,9 @@ CLAUSES = (
 
 Vector = tuple[Expr, ...]
 
+Point = tuple[Fraction | float, ...]
+"""Exact coordinates: a float is plus or minus infinity."""
+
 
 def critical_expressions(op: Op) -> tuple[Expr, ...]:
     """Return what vanishes where the rule is needed: kinks, and edges of the domain."""
@@ -53,24 +59,41 @@ def critical_expressions(op: Op) -> tuple[Expr, ...]:
 
 
 def critical(op: Op, rows: Sequence[Sequence[arb]]) -> list[bool]:
-    """Say of each exact point whether it is a kink or an edge of an op."""
-    expressions = critical_expressions(op)
-    if not expressions:
+    """Say of each exact point whether the rule decides there: a kink or an edge of an op, or an infinite input."""
+    if not op.elementwise:
         return [False] * len(rows)
+    points = [row[: len(op.inputs)] for row in rows]
+    infinite = [not all(map(arb.is_finite, point)) for point in points]
+    if not critical_expressions(op):
+        return infinite
     if len(op.inputs) == 1:
         places = _places(op)
-        return [float(row[0]) in places for row in rows]
+        return [is_infinite or float(row[0]) in places for row, is_infinite in zip(rows, infinite, strict=True)]
     program = critical_program(op)
     ctx.prec = 2200  # exact: the exponents of two float64 differ by no more
-    return [any(ball.is_zero() for ball in balls) for balls in program.at(row[: len(op.inputs)] for row in rows)]
+    return [is_infinite or any(map(arb.is_zero, balls)) for balls, is_infinite in zip(program.at(points), infinite, strict=True)]
 
 
-def places(op: Op) -> list[tuple[Fraction, ...]]:
-    """Return points at which the rule is needed: all of an op of one input, of two inputs one for each kink."""
+def places(op: Op) -> list[Point]:
+    """Return points at which the rule is needed: all of an op of one input, else one for each kink and each infinite input."""
+    return [*_finite_places(op), *_infinite_places(op)]
+
+
+def _finite_places(op: Op) -> list[Point]:
     if len(op.inputs) == 1:
         return [(Fraction(place),) for place in sorted(_places(op))]
     roots = (root for kink in op.kinks for root in sympy.solve(kink.subs(y, 2), x))
     return [(Fraction(root.p, root.q), Fraction(2)) for root in roots]
+
+
+@cache
+def _infinite_places(op: Op) -> list[Point]:
+    """Return points with one infinite input, the others 2, at which the function and its gradient have limits."""
+    if not op.elementwise:
+        return []
+    ends = [(number, end) for number, name in enumerate(op.inputs) for end in op.interval(name).infinite_ends]
+    points = [tuple(float(end) if i == number else Fraction(2) for i in range(len(op.inputs))) for number, end in ends]
+    return [point for point in points if _is_inside(op, _exact(point)) and _at_infinity(op, _exact(point)) is not None]
 
 
 @cache
@@ -88,7 +111,7 @@ def critical_program(op: Op) -> Program:
 
 def conventional(op: Op, arguments: Sequence[arb], form: Format) -> tuple[tuple[arb, ...], tuple[arb, ...]]:
     """Return the gradient by the rule at a critical point, times the cotangent, and its allowance."""
-    point = tuple(fraction(ball) for ball in arguments[:-1])
+    point = tuple(fraction(ball) if ball.is_finite() else float(ball) for ball in arguments[:-1])
     ctx.prec = 128
     cotangent = arguments[-1]
     widening = arb(1, STEPS * form.unit)
@@ -103,7 +126,7 @@ def _times(component: arb, cotangent: arb) -> arb:
 
 
 @lru_cache(maxsize=4096)
-def _enclosed(op: Op, point: tuple[Fraction, ...]) -> tuple[arb, ...]:
+def _enclosed(op: Op, point: Point) -> tuple[arb, ...]:
     ctx.prec = 128
     return tuple(_ball(component) for component in rule(op, point))
 
@@ -117,14 +140,13 @@ def _ball(number: Expr) -> arb:
 
 
 @lru_cache(maxsize=4096)
-def rule(op: Op, point: tuple[Fraction, ...]) -> Vector:
+def rule(op: Op, point: Point) -> Vector:
     """Return the gradient that the rule gives at a critical point, as exact numbers.
 
     An infinite component is by continuity; the rule has a single value for every point where
     the function is defined.
     """
-    exact = tuple(Rational(c.numerator, c.denominator) for c in point)
-    below, above = _sides(op, exact)
+    below, above = _sides(op, _exact(point))
     if below is None or above is None:
         inside = below or above
         assert inside is not None
@@ -137,20 +159,45 @@ def rule(op: Op, point: tuple[Fraction, ...]) -> Vector:
 @lru_cache(maxsize=4096)
 def _sides(op: Op, point: Vector) -> tuple[Vector | None, Vector | None]:
     """Return the limits of the gradient on either side of a critical point."""
+    if any(c.is_infinite for c in point):
+        return _at_infinity(op, point), None
     normal = _across(op, point)
     return _limit(op, point, tuple(-n for n in normal)), _limit(op, point, normal)
 
 
-def clause(op: Op, point: tuple[Fraction, ...]) -> str:
+def clause(op: Op, point: Point) -> str:
     """Return which clause of torch's rule decides at a critical point: one of CLAUSES."""
-    exact = tuple(Rational(c.numerator, c.denominator) for c in point)
-    below, above = _sides(op, exact)
+    below, above = _sides(op, exact := _exact(point))
     if below is None or above is None or any(c.is_infinite for c in (*below, *above)):
         return CLAUSES[3]
     if below == above:
         return CLAUSES[0]
     rising = sum((a - b) * n for b, a, n in zip(below, above, _across(op, exact), strict=True))
     return CLAUSES[1] if rising > 0 else CLAUSES[2]
+
+
+def _exact(point: Point) -> Vector:
+    return tuple(Rational(c.numerator, c.denominator) if isinstance(c, Fraction) else sympy.S.Infinity * int(copysign(1, c)) for c in point)
+
+
+def _at_infinity(op: Op, point: Vector) -> Vector | None:
+    """Return the limit of the gradient at an infinite input; None where it or that of the function does not exist."""
+    far = tuple(c if c.is_finite else sympy.sign(c) / NEARBY for c in point)
+    variables = SYMBOLS[: len(op.inputs)]
+    smooth = smooth_branch(op.formula, dict(zip(variables, far, strict=True)))
+    (variable, end), = ((v, c) for v, c in zip(variables, point, strict=True) if c.is_infinite)
+    rest = {v: c for v, c in zip(variables, point, strict=True) if c.is_finite}
+    limits = tuple(_limit_at(e.subs(rest), variable, end) for e in (smooth, *(smooth.diff(v) for v in variables)))
+    return limits[1:] if all(limit.is_extended_real and not limit.has(sympy.AccumBounds) for limit in limits) else None
+
+
+def _limit_at(expression: Expr, variable: Symbol, end: Expr) -> Expr:
+    """Return the limit of an expression: what its parts reach if that settles it, else by sympy's algorithm."""
+    reached = expression.subs(variable, end)
+    if reached.is_extended_real and not reached.free_symbols:
+        return reached
+    expression = tractable(expression)
+    return sympy.S.NaN if expression.has(Flat, ScaledBesselI) else sympy.limit(expression, variable, end)
 
 
 def _across(op: Op, point: Vector) -> Vector:
@@ -160,14 +207,14 @@ def _across(op: Op, point: Vector) -> Vector:
     return tuple(expression.diff(s).subs(at) for s in SYMBOLS[: len(op.inputs)])
 
 
+def _is_inside(op: Op, point: Vector) -> bool:
+    return all(op.interval(name).lower <= c <= op.interval(name).upper for name, c in zip(op.inputs, point, strict=True))
+
+
 def _limit(op: Op, point: Vector, direction: Vector) -> Vector | None:
     """Return the limit of the gradient along a direction; None where that leaves the domain."""
     nearby = tuple(p + NEARBY * d for p, d in zip(point, direction, strict=True))
-    inside = all(
-        op.interval(name).lower <= c <= op.interval(name).upper
-        for name, c in zip(op.inputs, nearby, strict=True)
-    )
-    if not inside:
+    if not _is_inside(op, nearby):
         return None
     variables = SYMBOLS[: len(op.inputs)]
     smooth = smooth_branch(op.formula, dict(zip(variables, nearby, strict=True)))

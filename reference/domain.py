@@ -55,6 +55,12 @@ class Interval:
         above = (self.upper,) if self.closed_above else ()
         return below + above
 
+    @property
+    def infinite_ends(self) -> tuple[sympy.Expr, ...]:
+        """The ends at infinity, but not where poles lie all the way there."""
+        below = (self.lower,) if self.lower.is_infinite and not self.poles_of_gamma else ()
+        return below + ((self.upper,) if self.upper.is_infinite else ())
+
     def encloses(self, lower: float, upper: float) -> bool:
         """Say whether [lower, upper] lies strictly inside."""
         below, above = self._floats

@@ -11,7 +11,12 @@ from sympy.core.function import ArgumentIndexError
 
 
 class Flat(Function):
-    """A function of one argument that is constant between jumps."""
+    """A function of one argument that is constant between jumps, and infinite at infinity."""
+
+    @classmethod
+    def eval(cls, argument: Expr) -> Expr | None:
+        """Return infinity at infinity."""
+        return argument if argument.is_infinite else None
 
     def fdiff(self, argindex: int = 1) -> Expr:
         """Return 0."""
@@ -31,8 +36,8 @@ class Sign(Flat):
 
     @classmethod
     def eval(cls, argument: Expr) -> Expr | None:
-        """Return the sign of a rational number."""
-        return sympy.sign(argument) if argument.is_Rational else None
+        """Return the sign of a rational number, or of infinity."""
+        return sympy.sign(argument) if argument.is_Rational or argument.is_infinite else None
 
 
 class ScaledBesselI(Function):
@@ -45,6 +50,12 @@ class ScaledBesselI(Function):
         n, x = self.args
         return (ScaledBesselI(abs(n - 1), x) + ScaledBesselI(n + 1, x)) / 2 - Sign(x) * self
 
+    @classmethod
+    def eval(cls, n: Expr, x: Expr) -> Expr | None:
+        """Return the limit at plus or minus infinity."""
+        del n
+        return sympy.S.Zero if x.is_infinite else None
+
 
 class ScaledErfc(Function):
     """exp(x^2) erfc(x), which does not underflow as its factors do."""
@@ -53,6 +64,16 @@ class ScaledErfc(Function):
         """Return 2 x erfcx(x) - 2/sqrt(pi)."""
         (x,) = self.args
         return argindex * (2 * x * self - 2 / sqrt(pi))
+
+    @classmethod
+    def eval(cls, argument: Expr) -> Expr | None:
+        """Return the limit at plus or minus infinity."""
+        return {sympy.oo: sympy.S.Zero, -sympy.oo: sympy.oo}.get(argument)
+
+
+def tractable(expression: Expr) -> Expr:
+    """Write an expression in functions of which sympy knows the limits."""
+    return expression.replace(ScaledErfc, lambda x: sympy.exp(x**2) * sympy.erfc(x)).replace(sympy.tanh, lambda x: 1 - 2 / (sympy.exp(2 * x) + 1))
 
 
 def nearest(ball: arb) -> arb:

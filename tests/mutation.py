@@ -105,6 +105,11 @@ def at_kinks(place: Place) -> torch.Tensor:
     return torch.tensor(np.any(zeros, axis=0) if zeros else np.zeros(values[0].shape, dtype=bool)).reshape(place.first.shape)
 
 
+def at_infinity(place: Place) -> torch.Tensor:
+    """Strike where an input is infinite."""
+    return torch.stack([x.isinf() for x in place.inputs]).any(dim=0)
+
+
 def numbered(place: Place) -> torch.Tensor:
     """Return the number of each element."""
     return torch.arange(place.first.numel()).reshape(place.first.shape)
@@ -117,6 +122,7 @@ MUTANTS = (
     Mutant("rounded to bfloat16", lambda g, _: g.bfloat16().to(g.dtype), everywhere),
     Mutant("half as much again beyond the median magnitude", lambda g, _: scaled(g, 1.5), beyond_median),
     Mutant("plus 1 at kinks and edges", lambda g, _: g + 1, at_kinks),
+    Mutant("plus 1/2 at infinite inputs", lambda g, _: g + 0.5, at_infinity),
     Mutant("1 for inputs below 0", lambda g, _: torch.ones_like(g), lambda place: place.first < 0),
     Mutant("plus 1 at -0", lambda g, _: g + 1, lambda place: (place.first == 0) & place.first.signbit()),
     Mutant("half as much again for subnormal inputs", lambda g, _: scaled(g, 1.5), lambda place: place.first.abs() < place.form.smallest_normal),
@@ -141,9 +147,10 @@ def mode(mutant: Mutant) -> Mode:
 
 
 def is_planted(op: Op, form: Format, mutant: Mutant) -> bool:
-    """Say whether the mutant changes a finite gradient at hard points."""
+    """Say whether the mutant changes a finite gradient at hard points or where torch's rule decides."""
     sides = [hard(form, op.interval(name), op, {1: 2000, 2: 60, 3: 15}[len(op.inputs)]) for name in op.inputs]
-    columns = tuple(column.ravel() for column in np.meshgrid(*sides, indexing="ij"))
+    ruled = np.array(places(op), dtype=np.float64).reshape(-1, len(op.inputs)).T
+    columns = tuple(np.append(column, by_rule) for column, by_rule in zip(np.meshgrid(*sides, indexing="ij"), ruled, strict=True))
     case = Case(single(op), form, columns, np.ones_like(columns[0]))
     pairs = zip(MODES["backward"].gradients(case, "cpu"), mode(mutant).gradients(case, "cpu"), strict=True)
     return any(bool((a.isfinite() & (a != b)).any()) for a, b in pairs if a is not None and b is not None)

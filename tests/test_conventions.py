@@ -1,4 +1,4 @@
-"""Where a function has no derivative, torch documents what its gradient is: each kink and edge of each op, by the clause that decides."""
+"""Where a function has no derivative, torch documents what its gradient is: each kink and edge of each op and each infinite input, by the clause that decides."""
 
 import numpy as np
 
@@ -7,6 +7,6 @@ from reference.tree import single
 
 
 def test_gradient_follows_the_documented_rule(op, kink, form, assay) -> None:
-    """The gradient at the kink or edge, for a cotangent of either sign, is what the clause says."""
+    """The gradient at the kink, edge or infinite input, for a cotangent of either sign, is what the clause says."""
     primals = tuple(np.full(2, float(coordinate)) for coordinate in kink)
     assay.assert_agrees(Case(single(op), form, primals, np.array([2.0, -0.75])))

@@ -1,5 +1,6 @@
 """Entries, domains and formats refuse what contradicts itself; every entry is reached."""
 
+import math
 import subprocess
 import sys
 from fractions import Fraction
@@ -19,7 +20,7 @@ from reference.domain import REAL, Interval
 from reference.format import FORMATS
 from reference.functions import Sign, Step
 from reference.op import InvalidOpError, Op, as_array, x, y
-from reference.oracle import answer
+from reference.oracle import answer, gradient_program
 from reference.tree import rule as local_rule
 from reference.tree import single
 from tests.subject.binding import located, tensor, written
@@ -119,7 +120,30 @@ def test_forgotten_kinks_are_found() -> None:
     careless = Op(name="careless", torch="torch.relu", formula=Piecewise((x, x > 0), (0, True)))
     assert seams(careless) == {(Fraction(0),)}
     assert turns(careless, (Fraction(0),))
-    assert not places(careless)
+    assert (Fraction(0),) not in places(careless)
+
+
+INFINITE = [(op, place) for op in OPS.values() for place in places(op) if math.inf in map(abs, place)]
+
+
+@pytest.mark.parametrize(("op", "place"), INFINITE, ids=lambda value: value.name if isinstance(value, Op) else ",".join(map(str, value)))
+def test_gradients_approach_their_limits_at_infinity(op: Op, place: tuple[Fraction | float, ...]) -> None:
+    """On the way to an infinite input flint's enclosure of the gradient comes near the limit: far out, or as far as it has one."""
+    ctx.prec = 300
+    limits = rule(op, place)
+
+    def is_near(distance: int) -> bool:
+        far = [arb(2) ** distance * int(math.copysign(1, c)) if isinstance(c, float) else arb(2) for c in place]
+        found = gradient_program(single(op))(*far, arb(1))
+        return all(_approaches(ball, limit) for ball, limit in zip(found, limits, strict=True))
+
+    assert is_near(8) or is_near(30) or is_near(100)
+
+
+def _approaches(ball: arb, limit: sympy.Expr) -> bool:
+    if limit.is_infinite:
+        return bool(ball * int(sympy.sign(limit)) > 3)
+    return bool(abs(ball - arb(str(sympy.N(limit, 60)))) < 2.0**-6)
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,7 @@ class Deviation:
     """The versions of torch concerned, as a version specifier."""
 
     region: str
-    """A predicate in the inputs x, y, z and the cotangent g, such as ``abs(x) > 256``."""
+    """A predicate in the inputs x, y, z and the cotangent g, such as ``abs(x) > 256`` or ``x == inf``."""
 
     pinned: Mapping[str, float]
     """An input that must still show it."""
@@ -93,7 +93,7 @@ class Deviation:
     def holds(self, point: Mapping[str, float], cotangent: float) -> bool:
         """Say whether a point lies in the region."""
         evaluator, parsed = _evaluator(self.region)
-        evaluator.names = {**point, "g": cotangent}
+        evaluator.names = {**point, "g": cotangent, "inf": math.inf}
         return bool(evaluator.eval(self.region, previously_parsed=parsed))
 
 
