@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-from reference.convention import clause, places
+from reference.convention import clause, infinite_places, places
 from reference.op import Op
 from tests.subject import table
 from tests.subject.assay import Assay
@@ -21,8 +21,9 @@ from tests.subject.device import passing
 from tests.subject.record import Record, Writer
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Mapping
+    from collections.abc import Generator, Iterator, Mapping
 
+    from reference.convention import Point
     from reference.format import Format
     from tests.subject.choice import Choice
     from tests.subject.mode import Mode
@@ -131,13 +132,21 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         "device": {name: name for name in devices},
         "deviation": {str(d): d for d in choice.deviations if d.device in {name.split(":")[0] for name in devices}},
     }
-    if "kink" in metafunc.fixturenames and "kink" not in own:
-        kinks = {f"{op.name}-at-{','.join(map(str, place))}-{clause(op, place)}": (op, place) for op in choice.ops.values() for place in places(op)}
-        metafunc.parametrize(("op", "kink"), kinks.values(), ids=kinks)
+    if "kinks" in metafunc.fixturenames and "kinks" not in own:
+        kinks = {name: (op, ruled) for op in choice.ops.values() for name, ruled in _ruled(op, infinite=choice.profile.infinite)}
+        metafunc.parametrize(("op", "kinks"), kinks.values(), ids=kinks)
         own |= {"op"}
     for name, rows in tables.items():
         if name in metafunc.fixturenames and name not in own:
             metafunc.parametrize(name, rows.values(), ids=rows)
+
+
+def _ruled(op: Op, *, infinite: bool) -> Iterator[tuple[str, list[Point]]]:
+    """Name the points at which torch's rule is needed, with the clause that decides: each finite one, and those with an infinite input together."""
+    for place in places(op):
+        yield f"{op.name}-at-{','.join(map(str, place))}-{clause(op, place)}", [place]
+    if infinite and (ends := infinite_places(op)):
+        yield f"{op.name}-at-infinity-{clause(op, ends[0])}", ends
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -75,11 +75,7 @@ def critical(op: Op, rows: Sequence[Sequence[arb]]) -> list[bool]:
 
 
 def places(op: Op) -> list[Point]:
-    """Return points at which the rule is needed: all of an op of one input, else one for each kink and each infinite input."""
-    return [*_finite_places(op), *_infinite_places(op)]
-
-
-def _finite_places(op: Op) -> list[Point]:
+    """Return finite points at which the rule is needed: all of an op of one input, of two inputs one for each kink."""
     if len(op.inputs) == 1:
         return [(Fraction(place),) for place in sorted(_places(op))]
     roots = (root for kink in op.kinks for root in sympy.solve(kink.subs(y, 2), x))
@@ -87,7 +83,7 @@ def _finite_places(op: Op) -> list[Point]:
 
 
 @cache
-def _infinite_places(op: Op) -> list[Point]:
+def infinite_places(op: Op) -> list[Point]:
     """Return points with one infinite input, the others 2, at which the function and its gradient have limits."""
     if not op.elementwise:
         return []
@@ -167,7 +163,10 @@ def _sides(op: Op, point: Vector) -> tuple[Vector | None, Vector | None]:
 
 def clause(op: Op, point: Point) -> str:
     """Return which clause of torch's rule decides at a critical point: one of CLAUSES."""
-    below, above = _sides(op, exact := _exact(point))
+    exact = _exact(point)
+    if any(c.is_infinite for c in exact):
+        return CLAUSES[3]
+    below, above = _sides(op, exact)
     if below is None or above is None or any(c.is_infinite for c in (*below, *above)):
         return CLAUSES[3]
     if below == above:
@@ -180,6 +179,7 @@ def _exact(point: Point) -> Vector:
     return tuple(Rational(c.numerator, c.denominator) if isinstance(c, Fraction) else sympy.S.Infinity * int(copysign(1, c)) for c in point)
 
 
+@cache
 def _at_infinity(op: Op, point: Vector) -> Vector | None:
     """Return the limit of the gradient at an infinite input; None where it or that of the function does not exist."""
     far = tuple(c if c.is_finite else sympy.sign(c) / NEARBY for c in point)

@@ -23,7 +23,7 @@ from rich.table import Table
 
 from reference.case import Case
 from reference.catalogue import OPS
-from reference.convention import SYMBOLS, critical_expressions, places
+from reference.convention import SYMBOLS, critical_expressions, infinite_places, places
 from reference.format import FORMATS
 from reference.tree import single
 from strategies import op_cases
@@ -149,7 +149,7 @@ def mode(mutant: Mutant) -> Mode:
 def is_planted(op: Op, form: Format, mutant: Mutant) -> bool:
     """Say whether the mutant changes a finite gradient at hard points or where torch's rule decides."""
     sides = [hard(form, op.interval(name), op, {1: 2000, 2: 60, 3: 15}[len(op.inputs)]) for name in op.inputs]
-    ruled = np.array(places(op), dtype=np.float64).reshape(-1, len(op.inputs)).T
+    ruled = np.array([*places(op), *infinite_places(op)], dtype=np.float64).reshape(-1, len(op.inputs)).T
     columns = tuple(np.append(column, by_rule) for column, by_rule in zip(np.meshgrid(*sides, indexing="ij"), ruled, strict=True))
     case = Case(single(op), form, columns, np.ones_like(columns[0]))
     pairs = zip(MODES["backward"].gradients(case, "cpu"), mode(mutant).gradients(case, "cpu"), strict=True)
@@ -168,8 +168,8 @@ def assay_catches(op: Op, form: Format, mutant: Mutant) -> bool:
     try:
         drawn()
         position_test(op, form, PROFILES["default"].sizes, assay)
-        for place in places(op):
-            kink_test(op, place, form, assay)
+        for place in [*places(op), *infinite_places(op)]:
+            kink_test(op, [place], form, assay)
     except DisagreementError:
         return True
     return False

@@ -6,7 +6,7 @@ from reference.case import Case
 from reference.tree import single
 
 
-def test_gradient_follows_the_documented_rule(op, kink, form, assay) -> None:
+def test_gradient_follows_the_documented_rule(op, kinks, form, assay) -> None:
     """The gradient at the kink, edge or infinite input, for a cotangent of either sign, is what the clause says."""
-    primals = tuple(np.full(2, float(coordinate)) for coordinate in kink)
-    assay.assert_agrees(Case(single(op), form, primals, np.array([2.0, -0.75])))
+    primals = tuple(np.repeat(np.array(column, dtype=np.float64), 2) for column in zip(*kinks, strict=True))
+    assay.assert_agrees(Case(single(op), form, primals, np.resize([2.0, -0.75], 2 * len(kinks))))

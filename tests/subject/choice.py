@@ -45,12 +45,15 @@ class Profile:
     sizes: tuple[int, ...] = (1, 7, 8, 64, 1000, 40_000)
     """Elements of the vectors in which points are repeated: around the width of a register, and past what torch gives to one thread."""
 
+    infinite: bool = True
+    """Whether infinite inputs are asked for too, whose limits take sympy some seconds."""
+
     enumerates: bool = False
     """Whether every finite value of the 16-bit formats is tried on each op of one argument."""
 
 
 PROFILES = {
-    "quick": Profile(op_cases=2, tree_cases=15, histories=20, sizes=()),
+    "quick": Profile(op_cases=2, tree_cases=15, histories=20, sizes=(), infinite=False),
     "default": Profile(op_cases=8, tree_cases=60, histories=150),
     "thorough": Profile(op_cases=80, tree_cases=60, histories=1500),
     "exhaustive": Profile(op_cases=80, tree_cases=60, histories=1500, enumerates=True),
