@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import inspect
 from collections import OrderedDict
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
+import pytest
 import torch
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis.stateful import run_state_machine_as_test
+from rich.console import Console
+from rich.progress import track
+from rich.syntax import Syntax
+from rich.table import Table
 from torch.utils.hooks import RemovableHandle
+
+from tests.tape.machine import Machine
+from tests.tape.runner import DivergenceError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-
-    import pytest
 
 Tensor = torch.Tensor
 FAULTS: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], str]] = {}
@@ -33,10 +42,10 @@ def breaks(rule: str) -> Callable[[Callable[[pytest.MonkeyPatch], None]], Callab
     return entered
 
 
-def leaves_of(root: Tensor) -> list[Tensor]:
-    """Return the leaves that a root's graph accumulates into."""
+def leaves_of(roots: list[Tensor]) -> list[Tensor]:
+    """Return the leaves that the graph of some roots accumulates into."""
     seen: set[Any] = set()
-    found, todo = [], [root.grad_fn]
+    found, todo = [], [root.grad_fn for root in roots]
     while todo:
         node = todo.pop()
         if node is None or node in seen:
@@ -48,17 +57,18 @@ def leaves_of(root: Tensor) -> list[Tensor]:
     return found
 
 
-def around_backward(patch: pytest.MonkeyPatch, before: Callable[[Tensor], None] = lambda _: None, after: Callable[[list[Tensor]], None] = lambda _: None) -> None:
-    """Do something before and after each backward."""
-    backward = Tensor.backward
+def around_backward(patch: pytest.MonkeyPatch, before: Callable[[list[Tensor]], None] = lambda _: None, after: Callable[[list[Tensor]], None] = lambda _: None) -> None:
+    """Do something with the roots before each backward, and with the leaves after it."""
+    backward = torch.autograd.backward
 
-    def faulty(self: Tensor, *args: Any, **kwargs: Any) -> None:
-        before(self)
-        leaves = leaves_of(self)
-        backward(self, *args, **kwargs)
+    def faulty(tensors: Any, *args: Any, **kwargs: Any) -> None:
+        roots = [tensors] if isinstance(tensors, Tensor) else list(tensors)
+        before(roots)
+        leaves = leaves_of(roots)
+        backward(tensors, *args, **kwargs)
         after(leaves)
 
-    patch.setattr(Tensor, "backward", faulty)
+    patch.setattr(torch.autograd, "backward", faulty)
 
 
 def with_arguments(patch: pytest.MonkeyPatch, change: Callable[[dict[str, Any]], object]) -> None:
@@ -87,8 +97,8 @@ def reading_grad(patch: pytest.MonkeyPatch, change: Callable[[Tensor], Tensor]) 
 def overwrites(patch: pytest.MonkeyPatch) -> None:
     """Overwrite `.grad` where it should be added to."""
 
-    def clear(root: Tensor) -> None:
-        for leaf in leaves_of(root):
+    def clear(roots: list[Tensor]) -> None:
+        for leaf in leaves_of(roots):
             leaf.grad = None
 
     around_backward(patch, before=clear)
@@ -350,3 +360,39 @@ def only_one_root(patch: pytest.MonkeyPatch) -> None:
 def post_accumulate_hook_runs_before(patch: pytest.MonkeyPatch) -> None:
     """Run the hook before the gradient is added."""
     patch.setattr(Tensor, "register_post_accumulate_grad_hook", lambda self, hook: self.register_hook(lambda _: hook(self) if self.grad is not None else None))
+
+
+def noticed(fault: str, *, shrink: bool) -> str | None:
+    """Return a program with which the model notices a fault, the shortest that Hypothesis finds if asked; None where it does not."""
+    chosen = settings(
+        max_examples=1000, stateful_step_count=30, phases=[Phase.generate, Phase.shrink][: 1 + shrink], derandomize=True, database=None,
+        deadline=None, suppress_health_check=list(HealthCheck), report_multiple_bugs=False, print_blob=False,
+    )  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        FAULTS[fault][0](patch)
+        try:
+            run_state_machine_as_test(Machine, settings=chosen)
+        except DivergenceError as divergence:
+            return str(divergence)
+        finally:
+            torch.set_grad_enabled(True)
+    return None
+
+
+def main() -> None:
+    """Print the steps that the model needs to show each fault, and their median."""
+    table, steps = Table("fault", "steps", "program", show_lines=True), []
+    for fault in track(FAULTS, "planting", console=Console(stderr=True)):
+        program = noticed(fault, shrink=True)
+        if program is not None:
+            lines = program.strip().splitlines()[2:]
+            steps.append(len(lines) - 1)
+            table.add_row(fault, str(steps[-1]), Syntax("\n".join(lines), "python", background_color="default", word_wrap=True))
+        else:
+            table.add_row(fault, "survives", "")
+    Console().print(table)
+    Console().print(f"{len(steps)} of {len(FAULTS)} faults noticed, the median in {median(steps):g} steps")
+
+
+if __name__ == "__main__":
+    main()

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     Values = NDArray[np.float64]
     Pull = Callable[[Values], Values]
+    JetOf = Callable[["Function | Tensor"], "Jet"]
 
 SAVES = {"add": (), "sub": (), "neg": (), "mul": (0, 1), "square": (0,)}
 """The ops of the model, and which of their inputs backward needs; a factor is needed for the gradient of the other."""
@@ -37,6 +38,8 @@ class Version:
     """How often a storage was changed in place."""
 
     count: int = 0
+    is_saved: bool = False
+    """Whether backward of anything needs the values."""
 
 
 @dataclass(eq=False)
@@ -53,6 +56,20 @@ class Function:
     """What hooks of its result make of the gradient, in order."""
 
     retains: list[Tensor] = field(default_factory=list)
+    jet: Callable[[JetOf], Jet] | None = None
+    """Its first and second derivatives, given those of its inputs; None where the model has no second order."""
+
+
+@dataclass(frozen=True)
+class Jet:
+    """Derivatives of each element of a tensor by all elements of the leaves: one more axis, and two more."""
+
+    first: Values
+    second: Values
+
+    def mapped(self, linear: Callable[[Values], Values]) -> Jet:
+        """Return the jet of a linear function."""
+        return Jet(linear(self.first), linear(self.second))
 
 
 @dataclass(eq=False)
@@ -67,6 +84,10 @@ class Tensor:
     retains_grad: bool = False
     was_frozen: bool = False
     hooks: list[Pull] = field(default_factory=list)
+    seen: list[Values] | None = None
+    """What its post-accumulate hook saw; None where it has none."""
+
+    is_parameter: bool = False
     base: Tensor | None = None
     """The tensor that it is a differentiable view of."""
 
@@ -90,6 +111,14 @@ def slopes(name: str) -> tuple[Callable[..., Values], ...]:
     local = rule(OPS[name], ((),) * len(OPS[name].inputs))
     symbols = [a[()] for a in (*local.inputs, local.cotangents)]
     return tuple(sympy.lambdify(symbols, gradient[()], "numpy") for gradient in local.gradients)
+
+
+@cache
+def curvatures(name: str) -> tuple[tuple[Callable[..., Values], ...], ...]:
+    """Return sympy's second derivatives of an op: functions of its inputs."""
+    local = rule(OPS[name], ((),) * len(OPS[name].inputs))
+    symbols = [a[()] for a in local.inputs]
+    return tuple(tuple(sympy.lambdify(symbols, sympy.diff(local.outputs[()], a, b), "numpy") for b in symbols) for a in symbols)
 
 
 @cache
@@ -124,7 +153,8 @@ class Tape:
         if not (self.enabled and any(t.requires_grad for t in tensors)):
             return None
         values = [t.data.copy() if isinstance(t, Tensor) else np.asarray(float(t)) for t in inputs]
-        node = Function([])
+        targets = [t.target if isinstance(t, Tensor) else None for t in inputs]
+        node = Function([], jet=partial(_chained, name, values, targets, shape))
         for number, t in enumerate(inputs):
             if isinstance(t, Tensor) and t.target is not None:
                 slope = slopes(name)[number]
@@ -135,6 +165,7 @@ class Tape:
                 node.saves = True
                 if isinstance(saved := inputs[number], Tensor):
                     node.saved.append((saved.version, saved.version.count))
+                    saved.version.is_saved = True
         return node
 
     def apply(self, name: str, *inputs: Tensor | float) -> Tensor:
@@ -190,14 +221,14 @@ class Tape:
         """Sum all elements."""
         made = Tensor(np.asarray(tensor.data.sum()), Version())
         if self.enabled and tensor.target is not None:
-            made.function, made.requires_grad = Function([(tensor.target, partial(_spread, tensor.data.shape))]), True
+            made.function, made.requires_grad = _linear(tensor.target, partial(_spread, tensor.data.shape), lambda d: d.sum(axis=tuple(range(tensor.data.ndim)))), True
         return made
 
     def clone(self, tensor: Tensor) -> Tensor:
         """Copy the values; the gradient passes."""
         made = Tensor(tensor.data.copy(), Version())
         if self.enabled and tensor.target is not None:
-            made.function, made.requires_grad = Function([(tensor.target, lambda g: g)]), True
+            made.function, made.requires_grad = _linear(tensor.target, lambda g: g, lambda d: d), True
         return made
 
     @staticmethod
@@ -229,6 +260,50 @@ class Tape:
             gradient = arrived.get(id(tensor.target)) if tensor.requires_grad else None
             if gradient is not None and not tensor.retains_grad:
                 tensor.grad = gradient if tensor.grad is None else tensor.grad + gradient
+                if tensor.seen is not None:
+                    tensor.seen.append(tensor.grad)
+
+    @staticmethod
+    def second(root: Tensor, by: Tensor, then: Tensor) -> Values | None:
+        """Return the gradient, by a second leaf, of the sum of a sum's gradient by a first; None where hooks or splices are in the way."""
+        order = _ordered(root.target)
+        leaves = [node for node in order if isinstance(node, Tensor)]
+        if by not in leaves or any(node.hooks or (isinstance(node, Function) and (node.retains or node.jet is None)) for node in order):
+            return None
+        if then not in leaves:
+            return np.zeros(then.data.shape)
+        starts = np.cumsum([0, *(leaf.data.size for leaf in leaves)])
+        jets: dict[int, Jet] = {}
+        for leaf, start in zip(leaves, starts, strict=False):
+            unit = np.eye(starts[-1])[start : start + leaf.data.size].reshape((*leaf.data.shape, starts[-1]))
+            jets[id(leaf)] = Jet(unit, np.zeros((*unit.shape, starts[-1])))
+        for node in reversed(order):
+            if isinstance(node, Function) and node.jet is not None:
+                jets[id(node)] = node.jet(lambda target: jets[id(target)])
+        hessian = jets[id(order[0])].second.reshape(-1, starts[-1], starts[-1]).sum(axis=0)
+        rows, columns = (slice(starts[n], starts[n + 1]) for n in (leaves.index(by), leaves.index(then)))
+        return np.asarray(hessian[rows, columns].sum(axis=0).reshape(then.data.shape))
+
+
+def _linear(target: Function | Tensor | None, pull: Pull, push: Callable[[Values], Values]) -> Function:
+    """Return the node of a linear function: what it makes of gradients, and what it makes of values."""
+    assert target is not None
+    return Function([(target, pull)], jet=lambda jet_of: jet_of(target).mapped(push))
+
+
+def _chained(name: str, values: Sequence[Values], targets: Sequence[Function | Tensor | None], shape: tuple[int, ...], jet_of: JetOf) -> Jet:
+    """Return the jet of an op by the chain rule."""
+    jets = {number: jet_of(target) for number, target in enumerate(targets) if target is not None}
+
+    def at(derivative: Callable[..., Values], *more: float) -> Values:
+        return np.broadcast_to(np.asarray(derivative(*values, *more), dtype=float), shape)
+
+    first = sum(at(slopes(name)[i], 1.0)[..., None] * jet.first for i, jet in jets.items())
+    second = sum(at(slopes(name)[i], 1.0)[..., None, None] * jet.second for i, jet in jets.items())
+    for i, one in jets.items():
+        for j, other in jets.items():
+            second = second + at(curvatures(name)[i][j])[..., None, None] * one.first[..., :, None] * other.first[..., None, :]
+    return Jet(np.asarray(first), np.asarray(second))
 
 
 def _passed(order: Sequence[Function | Tensor], cotangent: Values, needed: set[int], run: Sequence[Function]) -> dict[int, Values]:
@@ -261,7 +336,6 @@ def _spread(shape: tuple[int, ...], gradient: Values) -> Values:
 
 
 def _viewed(base: Tensor, index: slice) -> Function:
-    assert base.target is not None
     shape = base.data.shape
 
     def pull(gradient: Values) -> Values:
@@ -269,7 +343,7 @@ def _viewed(base: Tensor, index: slice) -> Function:
         out[index] = gradient
         return out
 
-    return Function([(base.target, pull)])
+    return _linear(base.target, pull, lambda d: d[index])
 
 
 def _ordered(start: Function | Tensor | None) -> list[Function | Tensor]:
