@@ -122,12 +122,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Give each conformance test its table: ids read ``softplus-backward-float32-cpu``."""
     marks = (mark.args[0] for mark in metafunc.definition.iter_markers("parametrize"))
     own = {name for names in marks for name in ([names] if isinstance(names, str) else names)}
+    marked = {mark.name for mark in metafunc.definition.iter_markers()}
     choice = metafunc.config.stash[CHOICE]
     devices = passing(choice.devices)
     tables = {
         "op": choice.ops,
         "pool": {TREE: tuple(choice.catalogue.values())},
-        "mode": choice.modes,
+        "mode": choice.modes if "fixed" in marked else choice.drawing,
         "form": choice.forms,
         "device": {name: name for name in devices},
         "deviation": {str(d): d for d in choice.deviations if d.device in {name.split(":")[0] for name in devices}},
@@ -162,13 +163,15 @@ def _is_chosen(item: pytest.Item, choice: Choice) -> bool:
     if "op" in params and "mode" in params:
         op, listed = params["op"], item.get_closest_marker("enumerated")
         first = params["mode"] is next(iter(choice.modes.values()))
+        if item.get_closest_marker("fixed") and params["form"].name not in choice.profile.fixed:
+            return False
         fits = isinstance(op, Op) and (item.get_closest_marker("kernels") is None or (op.elementwise and first and bool(choice.profile.sizes)))
         return fits and (listed is None or _is_enumerated(op, params["form"], choice, **listed.kwargs))
     if "pool" in params:
         return choice.trees
     if isinstance(params.get("deviation"), Deviation):
         known = params["deviation"]
-        return known.op in choice.ops and known.dtype in choice.forms
+        return known.op in choice.ops and known.dtype in choice.forms and not choice.modes.keys().isdisjoint(known.modes)
     return not choice.narrowed
 
 
@@ -180,6 +183,14 @@ def _is_enumerated(op: Op, form: Format, choice: Choice, *, arguments: tuple[int
 def catalogue(request: pytest.FixtureRequest) -> Mapping[str, Op]:
     """Return every op there is, by name."""
     return request.config.stash[CHOICE].catalogue
+
+
+@pytest.fixture
+def showing(request: pytest.FixtureRequest, deviation: Deviation) -> list[Mode]:
+    """Return the modes in which a deviation must show: all that it names, of dtypes that are asked in every mode; of others the first."""
+    choice = request.config.stash[CHOICE]
+    named = [mode for name, mode in choice.modes.items() if name in deviation.modes]
+    return named if deviation.dtype in choice.profile.fixed else named[:1]
 
 
 @pytest.fixture(scope="session")

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 
 from reference.case import ROOTS, Case
 from reference.tree import single
-from strategies.points import moderate, points
+from strategies.points import hard, moderate, points
 from strategies.shapes import batches, broadcastable, layouts, wholes
 from strategies.trees import COMPOSABLE, LEAF_RANGE, trees
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from reference.format import Floats, Format
     from reference.op import Op, Shape
@@ -26,6 +26,9 @@ STEPS, TENSOR_STEPS = 8, 5
 
 TENSOR_POINTS = 8
 """Points at which a tree of tensors is evaluated."""
+
+FIXED, FIXED_COTANGENTS = 61, np.array([1.0, 2.0, -0.75])
+"""How many points of an op are the same each time, and the cotangents that they have in turn."""
 
 TENSOR_RANGE = 2.5
 """Inputs of tensor ops lie within this of 0, where their domain is the whole line."""
@@ -44,6 +47,29 @@ def op_cases(draw: st.DrawFn, op: Op, form: Format, most: int = 256) -> Case:
     )
     cotangent = _cotangent(draw, form, (*batch, *tree.root.shape))
     return _laid_out(draw, Case(tree, form, primals, cotangent))
+
+
+def fixed_cases(op: Op, form: Format) -> Iterator[Case]:
+    """Yield cases of an op that are the same each time: hard points of an elementwise op, each shape of another."""
+    rng = np.random.default_rng(0)
+    if op.elementwise:
+        columns = [rng.permutation(np.resize(hard(form, op.interval(name), op, FIXED), FIXED)) for name in op.inputs]
+        if op.kinks and len(columns) > 1:
+            columns[1][:3] = columns[0][:3]
+        yield Case(single(op), form, tuple(columns), np.resize(FIXED_COTANGENTS, FIXED))
+        return
+    for shapes in op.shapes:
+        tree = single(op, shapes)
+        batch = (2,) if op.batched else ()
+        primals = tuple(
+            _rounded(form, rng.uniform(*_tensor_range(op, leaf.name), size=(*(batch if i < op.batched else ()), *leaf.shape)))
+            for i, leaf in enumerate(tree.leaves)
+        )
+        yield Case(tree, form, primals, np.resize(FIXED_COTANGENTS, (*batch, *tree.root.shape)))
+
+
+def _rounded(form: Format, values: Floats) -> Floats:
+    return form.values(form.ordinals(values))
 
 
 def _elementwise(draw: st.DrawFn, op: Op, form: Format, most: int) -> Case:
@@ -76,17 +102,20 @@ def _laid_out(draw: st.DrawFn, case: Case) -> Case:
 
 
 def _tensor_input(draw: st.DrawFn, op: Op, form: Format, name: str, shape: Shape) -> Floats:
+    return draw(moderate(form, shape, *_tensor_range(op, name)))
+
+
+def _tensor_range(op: Op, name: str) -> tuple[float, float]:
     interval = op.interval(name)
     lower = float(max(interval.lower, -TENSOR_RANGE))
     upper = float(min(interval.upper, TENSOR_RANGE))
     margin = (upper - lower) / 16
-    return draw(moderate(form, shape, lower + margin, upper - margin))
+    return lower + margin, upper - margin
 
 
 def _cotangent(draw: st.DrawFn, form: Format, shape: Shape) -> Floats:
     """Draw a cotangent that differs between elements, or ones."""
-    values = np.resize(np.array(COTANGENTS), shape) if draw(st.booleans()) else np.ones(shape)
-    return form.values(form.ordinals(values))
+    return _rounded(form, np.resize(np.array(COTANGENTS), shape) if draw(st.booleans()) else np.ones(shape))
 
 
 @st.composite

@@ -48,7 +48,7 @@ class Assay:
         A miss that a known deviation covers is noted and passes; so is that torch has no kernel.
         """
         try:
-            judgement = judged(case, self._mode, self._device)
+            judgement = judged(self._mode.asks(case), self._mode, self._device)
         except UnsupportedError as error:
             self._refusal = str(error)
             return

@@ -48,15 +48,21 @@ class Profile:
     infinite: bool = True
     """Whether infinite inputs are asked for too, whose limits take sympy some seconds."""
 
+    fixed: tuple[str, ...] = tuple(FORMATS)
+    """The formats in which every mode is asked, at the same points."""
+
+    every_mode: bool = False
+    """Whether all modes are asked at drawn points, and not those only that draw in any profile."""
+
     enumerates: bool = False
     """Whether every finite value of the 16-bit formats is tried on each op of one argument."""
 
 
 PROFILES = {
-    "quick": Profile(op_cases=2, tree_cases=15, histories=20, sizes=(), infinite=False),
+    "quick": Profile(op_cases=2, tree_cases=15, histories=20, sizes=(), infinite=False, fixed=("float32",)),
     "default": Profile(op_cases=8, tree_cases=60, histories=150),
-    "thorough": Profile(op_cases=80, tree_cases=60, histories=1500),
-    "exhaustive": Profile(op_cases=80, tree_cases=60, histories=1500, enumerates=True),
+    "thorough": Profile(op_cases=80, tree_cases=60, histories=1500, every_mode=True),
+    "exhaustive": Profile(op_cases=80, tree_cases=60, histories=1500, every_mode=True, enumerates=True),
 }
 """The profiles by name; each draws what the one before it draws, and more."""
 
@@ -68,6 +74,9 @@ class Choice:
     ops: Mapping[str, Op]
     trees: bool
     modes: Mapping[str, Mode]
+    drawing: Mapping[str, Mode]
+    """The modes that are asked at drawn points: those that were named, else those that always draw, else by profile."""
+
     forms: Mapping[str, Format]
     devices: Mapping[str, str | None]
     """Each device and why it was refused; None for one that is assayed."""
@@ -99,13 +108,16 @@ def chosen(
         known = deviation.read(Path(deviations) if deviations else deviation.FILE, table)
     except deviation.DeviationError as error:
         raise ChoiceError(str(error)) from error
+    asked = _pick("mode", _split(modes), MODES)
+    amount = next(iter(_pick("profile", [profile], PROFILES).values()))
     return Choice(
         ops={name: op for name, op in picked.items() if op is not None},
         trees=TREE in picked,
-        modes=_pick("mode", _split(modes), MODES),
+        modes=asked,
+        drawing={name: mode for name, mode in asked.items() if mode.draws or modes or amount.every_mode},
         forms=_pick("dtype", _split(dtypes), FORMATS),
         devices=_devices(_split(devices)),
-        profile=next(iter(_pick("profile", [profile], PROFILES).values())),
+        profile=amount,
         catalogue=table,
         deviations=known,
         narrowed=bool(names),

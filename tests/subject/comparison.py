@@ -28,8 +28,15 @@ VERDICTS = ("agrees", "inaccurate", "lost", "convention", "malformed")
 UNSUPPORTED = "unsupported"
 """What is recorded where torch says that it has no kernel: counted and shown, neither a pass nor a miss."""
 
-NO_KERNEL = "not implemented for"
-"""What torch says then, before the name of the dtype."""
+NO_KERNEL = (
+    "not implemented for",  # of a dtype
+    "we do not yet support",  # of vmap
+    "has not been implemented yet",  # of forward-mode
+    "must override the setup_context",  # of torch.func, for a function of the user's own
+    "You must implement the jvp function",  # of forward-mode, likewise
+    "does not have vmap support",  # likewise
+)
+"""What torch says where it, or the function of a user's own, cannot be asked in a mode or a dtype."""
 
 MARGIN = 0.5
 """The part of the allowance within which float64 may settle that a gradient agrees."""
@@ -116,7 +123,7 @@ def judged(case: Case, mode: Mode, device: str) -> Judgement:
     try:
         gradients = mode.gradients(case, device)
     except (RuntimeError, NotImplementedError, TypeError, ValueError, IndexError) as error:
-        if NO_KERNEL in str(error):
+        if any(said in str(error) for said in NO_KERNEL):
             raise UnsupportedError(str(error).splitlines()[0]) from error
         gradients = [None] * len(case.primals)
         return judge(case, gradients, device, instead=f"{type(error).__name__}: {str(error).splitlines()[0]}")

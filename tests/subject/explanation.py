@@ -134,7 +134,11 @@ def _smaller(case: Case) -> Iterator[Case]:
 
 
 def snippet(case: Case, wrt: str, mode: Mode, device: str) -> str:
-    """Write a case as plain torch, to be pasted; it prints the gradient by one input."""
+    """Write a case as plain torch, to be pasted; it prints the gradient by one input.
+
+    The mode's own lines follow those that make the inputs, the ``function``, its ``output`` and the
+    ``cotangent``; for forward-mode the ``points`` too, and the ``tangents`` of the input that is asked for.
+    """
     modules = {binding.located(node.op.torch)[0] for node in case.tree.applications}
     lines = [f"import {name}" for name in sorted({"torch"} | {m for m in modules if m.split(".")[0] != "torch"})]
     layouts = case.layouts or ("contiguous",) * len(case.primals)
@@ -143,12 +147,26 @@ def snippet(case: Case, wrt: str, mode: Mode, device: str) -> str:
         if binding.applies(layout, primal):
             lines.append(f"{leaf.name} = {LAYOUTS[layout].format(leaf.name)}")
         lines.append(f"{leaf.name} = {leaf.name}.detach().requires_grad_()")
-    lines += _calls(case.tree)
-    if case.root == "cotangent":
-        lines.append(f"cotangent = {_tensor(case.cotangent, case, device)}")
+    names = [leaf.name for leaf in case.tree.leaves]
+    body = _calls(case.tree) + [f"output = output.{case.root}()"] * (case.root != "cotangent")
+    if "function" in mode.snippet:
+        lines += [f"def function({', '.join(names)}):", *(f"    {line}" for line in body), "    return output"]
     else:
-        lines += [f"output = output.{case.root}()", "cotangent = None"]
-    return "\n".join([*lines, mode.snippet.format(wrt=wrt)])
+        lines += body
+    lines.append(f"cotangent = {_tensor(case.cotangent if case.root == 'cotangent' else np.ones(()), case, device)}")
+    if "points" in mode.snippet:
+        lines += _points(case, names, wrt)
+    number, numbers = names.index(wrt), tuple(range(len(names)))
+    return "\n".join([*lines, mode.snippet.format(
+        wrt=wrt, number=number, numbers=numbers, inputs=", ".join(names), dims=len(case.batch), name=mode.name, mapped="torch.func.vmap" if case.is_pointwise else "",
+    )])  # fmt: skip
+
+
+def _points(case: Case, names: Sequence[str], wrt: str) -> list[str]:
+    """Write the point, or points, at which forward-mode is asked, and the tangents."""
+    if case.is_pointwise:
+        return [f"points = [x.detach().flatten() for x in ({', '.join(names)},)]", "tangents = [cotangent.flatten()]"]
+    return [f"points = [x.detach()[0] for x in ({', '.join(names)},)]", f"tangents = torch.eye({wrt}[0].numel(), dtype={wrt}.dtype, device={wrt}.device).reshape(-1, *{wrt}[0].shape)"]
 
 
 def _tensor(values: Floats, case: Case, device: str) -> str:

@@ -27,11 +27,15 @@ if TYPE_CHECKING:
     from tests.subject.mode import Mode
 
 
+def pinned(known: Deviation, op: Op) -> Case:
+    """Return the pinned input of a deviation, as often as a whole vector needs it."""
+    primals = tuple(np.array(known.pinned[name]) for name in op.inputs)
+    return Case(single(op), FORMATS[known.dtype], primals, np.array(known.cotangent)).repeated(REPEATS)
+
+
 def shown(known: Deviation, op: Op, mode: Mode) -> Miss | None:
     """Return the miss at the pinned input of a deviation, or None where torch shows it no more."""
-    primals = tuple(np.array(known.pinned[name]) for name in op.inputs)
-    case = Case(single(op), FORMATS[known.dtype], primals, np.array(known.cotangent)).repeated(REPEATS)
-    return next((miss for miss in judged(case, mode, known.device).misses if known.covers(miss)), None)
+    return next((miss for miss in judged(mode.asks(pinned(known, op)), mode, known.device).misses if known.covers(miss)), None)
 
 
 def right_bits(miss: Miss) -> int:

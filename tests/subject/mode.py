@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from torch.autograd import forward_ad
+from torch.utils.checkpoint import checkpoint
 
+from reference.chain import elements
 from tests.subject import binding
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from reference.case import Case
 
 Gradients = list[torch.Tensor | None]
+
+
+def as_it_is(case: Case) -> Case:
+    """Ask a case as it is."""
+    return case
 
 
 @dataclass(frozen=True)
@@ -29,15 +38,30 @@ class Mode:
     """Differentiate a case on a device; the second argument names the device."""
 
     snippet: str
-    """The same in plain torch, for people to paste: prints the gradient by the input ``{wrt}``."""
+    """The same in plain torch, for people to paste: prints the gradient by the input ``{wrt}``. See `tests.subject.explanation.snippet` for what else it may name."""
+
+    asks: Callable[[Case], Case] = as_it_is
+    """Put a case in the form that the mode can ask for: forward-mode has no sums over inputs that were broadcast."""
+
+    draws: bool = False
+    """Whether it is asked at drawn points whatever the profile; the others are asked at the same hard points, unless they are named."""
 
 
-def _root(case: Case, inputs: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor | None]:
+def _root(case: Case, inputs: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Return what is differentiated, and its cotangent; a scalar needs none."""
     output = binding.function(case.tree)(*inputs)
     if case.root != "cotangent":
         return getattr(output, case.root)(), None
-    return output, binding.tensor(case.cotangent, case.form, str(inputs[0].device))
+    return output, _cotangent(case, inputs)
+
+
+def _cotangent(case: Case, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
+    return binding.tensor(case.cotangent, case.form, str(inputs[0].device))
+
+
+def _plain(case: Case, device: str) -> list[torch.Tensor]:
+    """Return the inputs as tensors that do not require grad."""
+    return [leaf.detach() for leaf in binding.leaves(case, device)]
 
 
 def backward(case: Case, device: str) -> Gradients:
@@ -55,11 +79,215 @@ def autograd_grad(case: Case, device: str) -> Gradients:
     return list(torch.autograd.grad(output, inputs, cotangent, allow_unused=True))
 
 
+def func_grad(case: Case, device: str) -> Gradients:
+    """Run `torch.func.grad` of the scalar that the output makes with the cotangent."""
+    inputs = _plain(case, device)
+    return list(torch.func.grad(lambda *xs: _scalar(*_root(case, xs)), argnums=tuple(range(len(inputs))))(*inputs))
+
+
+def _scalar(output: torch.Tensor, cotangent: torch.Tensor | None) -> torch.Tensor:
+    return output if cotangent is None else (output * cotangent).sum()
+
+
+def func_vjp(case: Case, device: str) -> Gradients:
+    """Run `torch.func.vjp` and pull the cotangent back."""
+    inputs = _plain(case, device)
+    output, pull = torch.func.vjp(lambda *xs: _root(case, xs)[0], *inputs)[:2]
+    return list(pull(torch.ones_like(output) if case.root != "cotangent" else _cotangent(case, inputs)))
+
+
+def vmap_grad(case: Case, device: str) -> Gradients:
+    """Run `torch.func.vmap` of `torch.func.grad`, over all points at once."""
+    inputs, dims = _plain(case, device), len(case.batch)
+    rows = [x.flatten(0, dims - 1) for x in (*inputs, _cotangent(case, inputs))]
+
+    def at_a_point(*xs: torch.Tensor) -> torch.Tensor:
+        return (binding.function(case.tree)(*xs[:-1]) * xs[-1]).sum()
+
+    found = torch.func.vmap(torch.func.grad(at_a_point, argnums=tuple(range(len(inputs)))))(*rows)
+    return [gradient.reshape(x.shape) for gradient, x in zip(found, inputs, strict=True)]
+
+
+def checkpointed(case: Case, device: str) -> Gradients:
+    """Run backward through `torch.utils.checkpoint`, which computes the forward anew."""
+    inputs = binding.leaves(case, device)
+    output = checkpoint(lambda *xs: _root(case, xs)[0], *inputs, use_reentrant=False)
+    output.backward(None if case.root != "cotangent" else _cotangent(case, inputs))
+    return [leaf.grad for leaf in inputs]
+
+
+class Recomputed(torch.autograd.Function):
+    """A user's own function: its backward computes the forward anew, and differentiates that."""
+
+    @staticmethod
+    def forward(ctx: Any, function: Callable[..., torch.Tensor], *inputs: torch.Tensor) -> torch.Tensor:
+        """Compute without a graph."""
+        ctx.function = function
+        ctx.save_for_backward(*inputs)
+        return function(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        """Differentiate the function of what was saved."""
+        inputs = [x.detach().requires_grad_() for x in ctx.saved_tensors]
+        with torch.enable_grad():
+            return (None, *torch.autograd.grad(ctx.function(*inputs), inputs, cotangents, allow_unused=True))
+
+
+def own_function(case: Case, device: str) -> Gradients:
+    """Run backward through a `torch.autograd.Function`."""
+    inputs = binding.leaves(case, device)
+    output = Recomputed.apply(lambda *xs: _root(case, xs)[0], *inputs)  # type: ignore[no-untyped-call]
+    output.backward(None if case.root != "cotangent" else _cotangent(case, inputs))
+    return [leaf.grad for leaf in inputs]
+
+
+def forward(case: Case, device: str) -> Gradients:
+    """Run forward-mode with dual numbers: each input in turn is one."""
+
+    def pushed(inputs: list[torch.Tensor], tangents: list[torch.Tensor | None]) -> torch.Tensor | None:
+        with forward_ad.dual_level():
+            duals = [x if t is None else forward_ad.make_dual(x, t) for x, t in zip(inputs, tangents, strict=True)]
+            return forward_ad.unpack_dual(binding.function(case.tree)(*duals)).tangent
+
+    return _pushing(case, device, pushed)
+
+
+def func_jvp(case: Case, device: str) -> Gradients:
+    """Run `torch.func.jvp`: each input in turn has a tangent, the others one of zeros."""
+
+    def pushed(inputs: list[torch.Tensor], tangents: list[torch.Tensor | None]) -> torch.Tensor | None:
+        whole = tuple(torch.zeros_like(x) if t is None else t for x, t in zip(inputs, tangents, strict=True))
+        tangent: torch.Tensor = torch.func.jvp(binding.function(case.tree), tuple(inputs), whole)[1]
+        return tangent
+
+    return _pushing(case, device, pushed)
+
+
+def _pushing(case: Case, device: str, pushed: Callable[[list[torch.Tensor], list[torch.Tensor | None]], torch.Tensor | None]) -> Gradients:
+    """Ask forward-mode for the Jacobian, a column at a time; pointwise, for the cotangent times the derivative."""
+    inputs = _plain(case, device)
+
+    def alone(number: int, tangent: torch.Tensor) -> list[torch.Tensor | None]:
+        return [tangent if i == number else None for i in range(len(inputs))]
+
+    if case.is_pointwise:
+        cotangent = _cotangent(case, inputs)
+        tangents = [pushed(inputs, alone(i, cotangent)) for i in range(len(inputs))]
+        return [torch.zeros_like(cotangent) if t is None else t for t in tangents]
+    point = [x[0] for x in inputs]
+    gradients: Gradients = []
+    for i, x in enumerate(point):
+        units = torch.eye(x.numel(), dtype=x.dtype, device=x.device).reshape(-1, *x.shape)
+        columns = [pushed(point, alone(i, unit)) for unit in units]
+        if any(column is None for column in columns):
+            return [None] * len(inputs)
+        gradients.append(torch.stack([c for c in columns if c is not None], dim=-1).reshape(inputs[i].shape))
+    return gradients
+
+
+def jacrev(case: Case, device: str) -> Gradients:
+    """Run `torch.func.jacrev`."""
+    return _jacobian(torch.func.jacrev, case, device)
+
+
+def jacfwd(case: Case, device: str) -> Gradients:
+    """Run `torch.func.jacfwd`."""
+    return _jacobian(torch.func.jacfwd, case, device)
+
+
+def _jacobian(transform: Any, case: Case, device: str) -> Gradients:
+    inputs = _plain(case, device)
+    derivative = transform(binding.function(case.tree), argnums=tuple(range(len(inputs))))
+    if not case.is_pointwise:
+        found = derivative(*(x[0] for x in inputs))
+    else:
+        found = torch.func.vmap(derivative)(*(x.flatten() for x in inputs))
+    return [gradient.reshape(x.shape) for gradient, x in zip(found, inputs, strict=True)]
+
+
+def spread(case: Case) -> Case:
+    """Give every input the whole batch, and the batch a dimension: then each point has a gradient of its own."""
+    primals = tuple(np.broadcast_to(p, (*case.batch, *leaf.shape)).copy() for p, leaf in zip(case.primals, case.tree.leaves, strict=True))
+    layouts = case.layouts if case.batches == (case.batch,) * len(case.primals) else ()
+    whole = replace(case, primals=primals, layouts=layouts, root="cotangent")
+    return whole if case.batch else whole.repeated(1)
+
+
+def rows(case: Case) -> Case:
+    """Ask for the rows of the Jacobian: pointwise, for each derivative; else at the first point, with each unit cotangent."""
+    case = spread(case)
+    if case.is_pointwise:
+        return replace(case, cotangent=np.ones_like(case.cotangent))
+    if not case.points:
+        return case
+    count = elements(case.tree.root)
+    one = case.at((0,) * len(case.batch))
+    return replace(one.repeated(count), cotangent=np.eye(count).reshape((count, *case.tree.root.shape)))
+
+
+def columns(case: Case) -> Case:
+    """Ask pointwise for the cotangent times each derivative; else for the Jacobian."""
+    case = spread(case)
+    return case if case.is_pointwise else rows(case)
+
+
+LEAF = """\
+output.backward(cotangent)
+print([float(g).hex() for g in {wrt}.grad.flatten()])"""
+GRAD = """\
+(gradient,) = torch.autograd.grad(output, [{wrt}], cotangent)
+print([float(g).hex() for g in gradient.flatten()])"""
+GRADIENTS = "\nprint([float(g).hex() for g in gradients[{number}].detach().flatten()])"
+FUNC_GRAD = "gradients = torch.func.grad(lambda *xs: (function(*xs) * cotangent).sum(), argnums={numbers})({inputs})" + GRADIENTS
+FUNC_VJP = "gradients = torch.func.vjp(function, {inputs})[1](cotangent)" + GRADIENTS
+VMAP_GRAD = """\
+def weighted(*xs): return (function(*xs[:-1]) * xs[-1]).sum()
+rows = [x.flatten(0, {dims} - 1) for x in ({inputs}, cotangent)]
+gradients = torch.func.vmap(torch.func.grad(weighted, argnums={numbers}))(*rows)""" + GRADIENTS
+CHECKPOINT = """\
+from torch.utils.checkpoint import checkpoint
+output = checkpoint(function, {inputs}, use_reentrant=False)
+""" + LEAF
+FUNCTION = """\
+class Recomputed(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, *inputs):
+        ctx.save_for_backward(*inputs)
+        return function(*inputs)
+    @staticmethod
+    def backward(ctx, cotangent):
+        inputs = [x.detach().requires_grad_() for x in ctx.saved_tensors]
+        with torch.enable_grad():
+            return torch.autograd.grad(function(*inputs), inputs, cotangent)
+output = Recomputed.apply({inputs})
+""" + LEAF
+FORWARD = """\
+from torch.autograd import forward_ad
+for tangent in tangents:
+    with forward_ad.dual_level():
+        duals = [forward_ad.make_dual(x, tangent) if i == {number} else x for i, x in enumerate(points)]
+        print([float(g).hex() for g in forward_ad.unpack_dual(function(*duals)).tangent.detach().flatten()])"""
+FUNC_JVP = """\
+for tangent in tangents:
+    whole = tuple(tangent if i == {number} else torch.zeros_like(x) for i, x in enumerate(points))
+    print([float(g).hex() for g in torch.func.jvp(function, tuple(points), whole)[1].detach().flatten()])"""
+JACOBIAN = "gradients = {mapped}(torch.func.{name}(function, argnums={numbers}))(*points)" + GRADIENTS
+
 MODES = {
     mode.name: mode
     for mode in (
-        Mode("backward", 1, backward, "output.backward(cotangent)\nprint([float(g).hex() for g in {wrt}.grad.flatten()])"),
-        Mode("grad", 1, autograd_grad, "(gradient,) = torch.autograd.grad(output, [{wrt}], cotangent)\nprint([float(g).hex() for g in gradient.flatten()])"),
+        Mode("backward", 1, backward, LEAF, draws=True),
+        Mode("grad", 1, autograd_grad, GRAD, draws=True),
+        Mode("func_grad", 1, func_grad, FUNC_GRAD),
+        Mode("func_vjp", 1, func_vjp, FUNC_VJP),
+        Mode("vmap_grad", 1, vmap_grad, VMAP_GRAD, asks=spread),
+        Mode("checkpoint", 1, checkpointed, CHECKPOINT),
+        Mode("function", 1, own_function, FUNCTION),
+        Mode("forward", 1, forward, FORWARD, asks=columns),
+        Mode("func_jvp", 1, func_jvp, FUNC_JVP, asks=columns),
+        Mode("jacrev", 1, jacrev, JACOBIAN, asks=rows),
+        Mode("jacfwd", 1, jacfwd, JACOBIAN, asks=rows),
     )
 }
 """The modes by name; ``grad`` is `torch.autograd.grad`."""

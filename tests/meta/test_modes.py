@@ -1,0 +1,78 @@
+"""Every mode writes the torch that it runs, and a new one is a single entry."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from reference.case import Case
+from reference.catalogue import OPS
+from reference.format import FORMATS
+from reference.tree import single
+from strategies import fixed_cases
+from tests.subject import binding
+from tests.subject.comparison import judged
+from tests.subject.explanation import snippet
+from tests.subject.mode import MODES
+
+if TYPE_CHECKING:
+    from tests.subject.mode import Mode
+
+ROOT = Path(__file__).parents[2]
+FLOAT32 = FORMATS["float32"]
+PAIR = (np.array([2.0, 3.0]), np.array([5.0, 7.0]))
+CASES = {
+    "pointwise": Case(single(OPS["mul"]), FLOAT32, PAIR, np.array([1.0, -2.0])),
+    "broadcast": Case(single(OPS["mul"]), FLOAT32, (np.array(2.0), PAIR[1]), np.array([1.0, -2.0])),
+    "mean": Case(single(OPS["mul"]), FLOAT32, PAIR, np.ones(2), root="mean"),
+    "softmax": next(fixed_cases(OPS["softmax"], FLOAT32)),
+    "matmul": next(fixed_cases(OPS["matmul"], FLOAT32)),
+}
+
+
+@pytest.mark.parametrize("mode", MODES.values(), ids=MODES)
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_snippet_prints_what_the_mode_gives(case: Case, mode: Mode, capsys: pytest.CaptureFixture[str]) -> None:
+    """Pasted, the snippet prints the gradient by each input; forward-mode prints the columns of the Jacobian one by one."""
+    asked = mode.asks(case)
+    for number, (leaf, gradient) in enumerate(zip(asked.tree.leaves, mode.gradients(asked, "cpu"), strict=True)):
+        assert gradient is not None
+        exec(snippet(asked, leaf.name, mode, "cpu"), {})  # noqa: S102 - pasted, as people do
+        printed = np.array([[float.fromhex(number) for number in eval(line)] for line in capsys.readouterr().out.splitlines()])  # noqa: S307
+        found = binding.read(gradient)
+        due = found.reshape(1, -1) if len(printed) == 1 else found.reshape(len(found), -1).T
+        assert printed.tolist() == due.tolist(), number
+
+
+@pytest.mark.parametrize("mode", MODES.values(), ids=MODES)
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_mode_agrees(case: Case, mode: Mode) -> None:
+    """Where rows are summed or a scalar is asked for, and where there is a Jacobian, each mode gives the derivative."""
+    judgement = judged(mode.asks(case), mode, "cpu")
+    assert judgement.compared
+    assert not judgement.misses
+
+
+PLUGIN = """
+from dataclasses import replace
+from tests.subject.mode import MODES
+sound = MODES["backward"]
+MODES["added"] = replace(sound, name="added", gradients=lambda case, device: [g * {factor} for g in sound.gradients(case, device)])
+"""
+
+
+@pytest.mark.parametrize(("factor", "status"), [(1, 0), (2, 1)])
+def test_a_mode_is_one_entry(factor: int, status: int, tmp_path: Path) -> None:
+    """A mode that is entered in the table is assayed at drawn and at fixed points, and fails if it is wrong."""
+    (tmp_path / "added.py").write_text(PLUGIN.format(factor=factor))
+    command = [sys.executable, "-m", "pytest", "-p", "added", "-p", "no:cacheprovider", "tests", "--op", "sin", "--mode", "added", "--dtype", "float32", "--profile", "quick", "-q"]
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": f"{ROOT}:{tmp_path}"}, capture_output=True, text=True, check=False)
+    assert done.returncode == status, done.stdout
+    for name in ("test_gradient_is_within_the_allowance", "test_mode_gives_the_derivative"):
+        assert status == 0 or f"FAILED tests/{'test_ops' if 'gradient' in name else 'test_modes'}.py::{name}[sin-added-float32-cpu]" in done.stdout
