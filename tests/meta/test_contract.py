@@ -184,7 +184,8 @@ def test_own_op_gets_the_battery(tmp_path: Path) -> None:
     assert list(fields) == FIELDS.split()
     assert (fields["verdict"], fields["known"], fields["seed"]) == ("inaccurate", None, 0)
 
-    shown = failed.stdout[failed.stdout.index("To see it in plain torch:") :].splitlines()
+    drawn = failed.stdout[failed.stdout.index("at x=0x1.0000000000000p+0 [float32") :]
+    shown = drawn[drawn.index("To see it in plain torch:") :].splitlines()
     pasted = [text.removeprefix("E").strip() for text in shown[2:]]
     code = "\n".join(pasted[: 1 + next(i for i, text in enumerate(pasted) if text.startswith("print("))])
     python = subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": f"{ROOT}:{tmp_path}"}, capture_output=True, text=True, check=True)
