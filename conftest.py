@@ -102,6 +102,7 @@ def _load_profiles(choice: Choice) -> None:
     shared = settings(deadline=None, print_blob=True, suppress_health_check=suppressed)  # the first call compiles
     settings.register_profile("ops", shared, max_examples=choice.profile.op_cases)
     settings.register_profile("trees", shared, max_examples=choice.profile.tree_cases)
+    settings.register_profile("fewer_trees", shared, max_examples=choice.profile.tree_cases // 4)
     settings.register_profile("histories", shared, max_examples=choice.profile.histories, stateful_step_count=50)
     settings.load_profile("ops")
 
@@ -160,11 +161,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def _is_chosen(item: pytest.Item, choice: Choice) -> bool:
     params = item.callspec.params if hasattr(item, "callspec") else {}
+    if item.get_closest_marker("fixed") and params["form"].name not in choice.profile.fixed:
+        return False
     if "op" in params and "mode" in params:
         op, listed = params["op"], item.get_closest_marker("enumerated")
         first = params["mode"] is next(iter(choice.modes.values()))
-        if item.get_closest_marker("fixed") and params["form"].name not in choice.profile.fixed:
-            return False
         fits = isinstance(op, Op) and (item.get_closest_marker("kernels") is None or (op.elementwise and first and bool(choice.profile.sizes)))
         return fits and (listed is None or _is_enumerated(op, params["form"], choice, **listed.kwargs))
     if "pool" in params:

@@ -66,8 +66,9 @@ class Assay:
             raise DisagreementError(fresh, self._mode, self._device)
 
     def sound(self, ops: Iterable[Op]) -> tuple[Op, ...]:
-        """Return the ops without a known deviation here: a tree of others would show theirs."""
-        deviant = {d.op for d in self._known if (d.dtype, d.device) == (self._form.name, self._device.split(":")[0])}
+        """Return the ops without a known deviation here, kinks and infinities apart: a tree of others would show theirs."""
+        here = self._form.name, self._mode.name, self._device
+        deviant = {d.op for d in self._known if d.concerns(d.op, *here) and d.verdicts != ("convention",)}
         return tuple(op for op in ops if op.name not in deviant)
 
     def _note(self, judgement: Judgement) -> None:

@@ -227,8 +227,9 @@ def rows(case: Case) -> Case:
 
 
 def columns(case: Case) -> Case:
-    """Ask pointwise for the cotangent times each derivative; else for the Jacobian."""
+    """Ask pointwise for the cotangent times each derivative, else for the Jacobian; torch refuses a tangent to an expanded tensor."""
     case = spread(case)
+    case = replace(case, layouts=tuple("contiguous" if layout == "expanded" else layout for layout in case.layouts))
     return case if case.is_pointwise else rows(case)
 
 
