@@ -51,9 +51,7 @@ Point = tuple[Fraction | float, ...]
 
 
 def critical_expressions(op: Op) -> tuple[Expr, ...]:
-    """Return what vanishes where the rule is needed: kinks, and edges of the domain."""
-    if not op.elementwise:
-        return ()
+    """Return what vanishes where the rule is needed for an elementwise op: kinks, and edges of the domain."""
     edges = [s - e for s, n in zip(SYMBOLS, op.inputs, strict=False) for e in op.interval(n).edges]
     return (*op.kinks, *edges)
 

@@ -148,11 +148,11 @@ def _approaches(ball: arb, limit: sympy.Expr) -> bool:
 
 @pytest.mark.parametrize(
     ("op", "point", "said"),
-    [("relu", (0,), "convex"), ("hardtanh", (1,), "concave"), ("sqrt", (0,), "continuity"), ("sinc", (0,), "differentiable"), ("maximum", (2, 2), "convex"), ("minimum", (2, 2), "concave")],
+    [("exp", (math.inf,), "continuity"), ("relu", (0,), "convex"), ("hardtanh", (1,), "concave"), ("sqrt", (0,), "continuity"), ("sinc", (0,), "differentiable"), ("maximum", (2, 2), "convex"), ("minimum", (2, 2), "concave")],
 )  # fmt: skip
-def test_clauses_decide(op: str, point: tuple[int, ...], said: str) -> None:
+def test_clauses_decide(op: str, point: tuple[float, ...], said: str) -> None:
     """Each clause of torch's rule decides somewhere."""
-    assert said in clause(OPS[op], tuple(map(Fraction, point)))
+    assert said in clause(OPS[op], tuple(c if isinstance(c, float) else Fraction(c) for c in point))
 
 
 def test_there_are_enough_entries() -> None:

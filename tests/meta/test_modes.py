@@ -31,6 +31,7 @@ CASES = {
     "pointwise": Case(single(OPS["mul"]), FLOAT32, PAIR, np.array([1.0, -2.0])),
     "broadcast": Case(single(OPS["mul"]), FLOAT32, (np.array(2.0), PAIR[1]), np.array([1.0, -2.0])),
     "mean": Case(single(OPS["mul"]), FLOAT32, PAIR, np.ones(2), root="mean"),
+    "kinks": next(fixed_cases(OPS["maximum"], FLOAT32)),
     "softmax": next(fixed_cases(OPS["softmax"], FLOAT32)),
     "matmul": next(fixed_cases(OPS["matmul"], FLOAT32)),
 }
