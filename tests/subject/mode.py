@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from reference.chain import elements
 from tests.subject import binding
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from reference.case import Case
 
@@ -47,16 +48,15 @@ class Mode:
     """Whether it is asked at drawn points whatever the profile; the others are asked at the same hard points, unless they are named."""
 
 
-def _root(case: Case, inputs: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Return what is differentiated, and its cotangent; a scalar needs none."""
-    output = binding.function(case.tree)(*inputs)
-    if case.root != "cotangent":
-        return getattr(output, case.root)(), None
-    return output, _cotangent(case, inputs)
+def _function(case: Case) -> Callable[..., torch.Tensor]:
+    """Return what is differentiated, as a function of the inputs: the tree, or the sum or mean of it."""
+    tree = binding.function(case.tree)
+    return tree if case.root == "cotangent" else lambda *inputs: getattr(tree(*inputs), case.root)()
 
 
-def _cotangent(case: Case, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
-    return binding.tensor(case.cotangent, case.form, str(inputs[0].device))
+def _cotangent(case: Case, device: str) -> torch.Tensor | None:
+    """Return the cotangent; a scalar needs none."""
+    return binding.tensor(case.cotangent, case.form, device) if case.root == "cotangent" else None
 
 
 def _plain(case: Case, device: str) -> list[torch.Tensor]:
@@ -66,43 +66,46 @@ def _plain(case: Case, device: str) -> list[torch.Tensor]:
 
 def backward(case: Case, device: str) -> Gradients:
     """Run ``output.backward(cotangent)`` and read ``.grad``."""
+    return _backward_through(lambda function, *inputs: function(*inputs), case, device)
+
+
+def _backward_through(call: Callable[..., torch.Tensor], case: Case, device: str) -> Gradients:
+    """Run backward of an output that is called for in some way: with the function and its inputs."""
     inputs = binding.leaves(case, device)
-    output, cotangent = _root(case, inputs)
-    output.backward(cotangent)
+    call(_function(case), *inputs).backward(_cotangent(case, device))
     return [leaf.grad for leaf in inputs]
 
 
 def autograd_grad(case: Case, device: str) -> Gradients:
     """Run ``torch.autograd.grad``."""
     inputs = binding.leaves(case, device)
-    output, cotangent = _root(case, inputs)
-    return list(torch.autograd.grad(output, inputs, cotangent, allow_unused=True))
+    return list(torch.autograd.grad(_function(case)(*inputs), inputs, _cotangent(case, device), allow_unused=True))
 
 
 def func_grad(case: Case, device: str) -> Gradients:
     """Run `torch.func.grad` of the scalar that the output makes with the cotangent."""
-    inputs = _plain(case, device)
-    return list(torch.func.grad(lambda *xs: _scalar(*_root(case, xs)), argnums=tuple(range(len(inputs))))(*inputs))
+    inputs, function, cotangent = _plain(case, device), _function(case), _cotangent(case, device)
 
+    def scalar(*xs: torch.Tensor) -> torch.Tensor:
+        return function(*xs) if cotangent is None else (function(*xs) * cotangent).sum()
 
-def _scalar(output: torch.Tensor, cotangent: torch.Tensor | None) -> torch.Tensor:
-    return output if cotangent is None else (output * cotangent).sum()
+    return list(torch.func.grad(scalar, argnums=tuple(range(len(inputs))))(*inputs))
 
 
 def func_vjp(case: Case, device: str) -> Gradients:
     """Run `torch.func.vjp` and pull the cotangent back."""
-    inputs = _plain(case, device)
-    output, pull = torch.func.vjp(lambda *xs: _root(case, xs)[0], *inputs)[:2]
-    return list(pull(torch.ones_like(output) if case.root != "cotangent" else _cotangent(case, inputs)))
+    output, pull = torch.func.vjp(_function(case), *_plain(case, device))[:2]
+    cotangent = _cotangent(case, device)
+    return list(pull(torch.ones_like(output) if cotangent is None else cotangent))
 
 
 def vmap_grad(case: Case, device: str) -> Gradients:
     """Run `torch.func.vmap` of `torch.func.grad`, over all points at once."""
     inputs, dims = _plain(case, device), len(case.batch)
-    rows = [x.flatten(0, dims - 1) for x in (*inputs, _cotangent(case, inputs))]
+    rows = [x.flatten(0, dims - 1) for x in (*inputs, binding.tensor(case.cotangent, case.form, device))]
 
     def at_a_point(*xs: torch.Tensor) -> torch.Tensor:
-        return (binding.function(case.tree)(*xs[:-1]) * xs[-1]).sum()
+        return (_function(case)(*xs[:-1]) * xs[-1]).sum()
 
     found = torch.func.vmap(torch.func.grad(at_a_point, argnums=tuple(range(len(inputs)))))(*rows)
     return [gradient.reshape(x.shape) for gradient, x in zip(found, inputs, strict=True)]
@@ -110,10 +113,7 @@ def vmap_grad(case: Case, device: str) -> Gradients:
 
 def checkpointed(case: Case, device: str) -> Gradients:
     """Run backward through `torch.utils.checkpoint`, which computes the forward anew."""
-    inputs = binding.leaves(case, device)
-    output = checkpoint(lambda *xs: _root(case, xs)[0], *inputs, use_reentrant=False)
-    output.backward(None if case.root != "cotangent" else _cotangent(case, inputs))
-    return [leaf.grad for leaf in inputs]
+    return _backward_through(partial(checkpoint, use_reentrant=False), case, device)
 
 
 class Recomputed(torch.autograd.Function):
@@ -136,53 +136,43 @@ class Recomputed(torch.autograd.Function):
 
 def own_function(case: Case, device: str) -> Gradients:
     """Run backward through a `torch.autograd.Function`."""
-    inputs = binding.leaves(case, device)
-    output = Recomputed.apply(lambda *xs: _root(case, xs)[0], *inputs)  # type: ignore[no-untyped-call]
-    output.backward(None if case.root != "cotangent" else _cotangent(case, inputs))
-    return [leaf.grad for leaf in inputs]
+    return _backward_through(Recomputed.apply, case, device)
 
 
 def forward(case: Case, device: str) -> Gradients:
-    """Run forward-mode with dual numbers: each input in turn is one."""
+    """Run forward-mode with dual numbers: each input in turn is one. An output that does not depend on it is none, and its tangent zero."""
 
-    def pushed(inputs: list[torch.Tensor], tangents: list[torch.Tensor | None]) -> torch.Tensor | None:
+    def pushed(inputs: list[torch.Tensor], number: int, tangent: torch.Tensor) -> torch.Tensor:
         with forward_ad.dual_level():
-            duals = [x if t is None else forward_ad.make_dual(x, t) for x, t in zip(inputs, tangents, strict=True)]
-            return forward_ad.unpack_dual(binding.function(case.tree)(*duals)).tangent
+            duals = [forward_ad.make_dual(x, tangent) if i == number else x for i, x in enumerate(inputs)]
+            output = forward_ad.unpack_dual(_function(case)(*duals))
+            return torch.zeros_like(output.primal) if output.tangent is None else output.tangent
 
-    return _pushing(case, device, pushed)
+    return _pushing(pushed, case, device)
 
 
 def func_jvp(case: Case, device: str) -> Gradients:
     """Run `torch.func.jvp`: each input in turn has a tangent, the others one of zeros."""
 
-    def pushed(inputs: list[torch.Tensor], tangents: list[torch.Tensor | None]) -> torch.Tensor | None:
-        whole = tuple(torch.zeros_like(x) if t is None else t for x, t in zip(inputs, tangents, strict=True))
-        tangent: torch.Tensor = torch.func.jvp(binding.function(case.tree), tuple(inputs), whole)[1]
-        return tangent
+    def pushed(inputs: list[torch.Tensor], number: int, tangent: torch.Tensor) -> torch.Tensor:
+        tangents = tuple(tangent if i == number else torch.zeros_like(x) for i, x in enumerate(inputs))
+        result: torch.Tensor = torch.func.jvp(_function(case), tuple(inputs), tangents)[1]
+        return result
 
-    return _pushing(case, device, pushed)
+    return _pushing(pushed, case, device)
 
 
-def _pushing(case: Case, device: str, pushed: Callable[[list[torch.Tensor], list[torch.Tensor | None]], torch.Tensor | None]) -> Gradients:
+def _pushing(pushed: Callable[[list[torch.Tensor], int, torch.Tensor], torch.Tensor], case: Case, device: str) -> Gradients:
     """Ask forward-mode for the Jacobian, a column at a time; pointwise, for the cotangent times the derivative."""
     inputs = _plain(case, device)
-
-    def alone(number: int, tangent: torch.Tensor) -> list[torch.Tensor | None]:
-        return [tangent if i == number else None for i in range(len(inputs))]
-
     if case.is_pointwise:
-        cotangent = _cotangent(case, inputs)
-        tangents = [pushed(inputs, alone(i, cotangent)) for i in range(len(inputs))]
-        return [torch.zeros_like(cotangent) if t is None else t for t in tangents]
+        cotangent = binding.tensor(case.cotangent, case.form, device)
+        return [pushed(inputs, number, cotangent) for number in range(len(inputs))]
     point = [x[0] for x in inputs]
     gradients: Gradients = []
-    for i, x in enumerate(point):
+    for number, x in enumerate(point):
         units = torch.eye(x.numel(), dtype=x.dtype, device=x.device).reshape(-1, *x.shape)
-        columns = [pushed(point, alone(i, unit)) for unit in units]
-        if any(column is None for column in columns):
-            return [None] * len(inputs)
-        gradients.append(torch.stack([c for c in columns if c is not None], dim=-1).reshape(inputs[i].shape))
+        gradients.append(torch.stack([pushed(point, number, unit) for unit in units], dim=-1).reshape(inputs[number].shape))
     return gradients
 
 
@@ -198,7 +188,7 @@ def jacfwd(case: Case, device: str) -> Gradients:
 
 def _jacobian(transform: Any, case: Case, device: str) -> Gradients:
     inputs = _plain(case, device)
-    derivative = transform(binding.function(case.tree), argnums=tuple(range(len(inputs))))
+    derivative = transform(_function(case), argnums=tuple(range(len(inputs))))
     if not case.is_pointwise:
         found = derivative(*(x[0] for x in inputs))
     else:
