@@ -134,8 +134,7 @@ class Machine(Runner):
                 self.refused(f"{a[0]}.requires_grad_(False)")
                 return
             self.run(f"{a[0]}.requires_grad_({requires_grad})")
-            a[1].was_frozen |= a[1].requires_grad and not requires_grad
-            a[1].requires_grad = requires_grad
+            a[1].require_grad(requires_grad=requires_grad)
 
     @rule(first=NTH)
     def retain_grad(self, first: int) -> None:
@@ -222,17 +221,13 @@ class Machine(Runner):
 
     def _guarded(self, line: str, predicted: Callable[[], object]) -> bool:
         """Run a backward. One that raises may have come to some leaves and their hooks, which start anew; it retains the graph, of which it could have freed a part."""
-        try:
-            predicted()
-        except TapeError:
-            self.refused(_retaining(line))
+        raised = self.both(line, predicted, instead=_retaining(line))
+        if raised:
             self.run("for each in seen.values(): each.clear()")
             for name, tensor in self.known.items():
                 self.run(f"{name}.grad = None")
                 tensor.grad, tensor.seen = None, None if tensor.seen is None else []
-            return True
-        self.run(line)
-        return False
+        return raised
 
     @rule(first=NTH, second=NTH, unused=st.sampled_from(["", ", allow_unused=True", ", materialize_grads=True"]))
     def grad(self, first: int, second: int, unused: str) -> None:
@@ -305,7 +300,7 @@ class Machine(Runner):
         """`zero_grad()` of an optimizer sets None, or zeros where there is a gradient."""
         if a := self.pick(first, lambda t: t.is_leaf and t.requires_grad):
             self.run(f"torch.optim.SGD([{a[0]}], lr=1.0).zero_grad({'' if to_none else 'set_to_none=False'})")
-            a[1].grad = None if to_none or a[1].grad is None else np.zeros(a[1].data.shape)
+            a[1].zero_grad(to_none=to_none)
 
     @rule(first=NTH)
     def step(self, first: int) -> None:
@@ -322,15 +317,14 @@ class Machine(Runner):
         """`zero_grad()` of a module does what that of an optimizer does, for all its parameters."""
         if a := self.pick(first, lambda t: t.is_parameter and t.is_leaf):
             self.run(f"torch.nn.ParameterList([{a[0]}]).zero_grad({'' if to_none else 'set_to_none=False'})")
-            a[1].grad = None if to_none or a[1].grad is None else np.zeros(a[1].data.shape)
+            a[1].zero_grad(to_none=to_none)
 
     @rule(first=NTH, requires_grad=st.booleans())
     def freeze_module(self, first: int, requires_grad: bool) -> None:
         """`requires_grad_` of a module freezes and unfreezes its parameters."""
         if a := self.pick(first, lambda t: t.is_parameter and t.is_leaf and not t.views and t.seen is None):
             self.run(f"torch.nn.ParameterList([{a[0]}]).requires_grad_({requires_grad})")
-            a[1].was_frozen |= a[1].requires_grad and not requires_grad
-            a[1].requires_grad = requires_grad
+            a[1].require_grad(requires_grad=requires_grad)
 
     # grad mode
 

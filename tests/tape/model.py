@@ -104,6 +104,15 @@ class Tensor:
         """Where a gradient with respect to it goes."""
         return self.function or (self if self.requires_grad else None)
 
+    def zero_grad(self, *, to_none: bool) -> None:
+        """Do what `zero_grad` of an optimizer or a module does: None, or zeros where there is a gradient."""
+        self.grad = None if to_none or self.grad is None else np.zeros(self.data.shape)
+
+    def require_grad(self, *, requires_grad: bool) -> None:
+        """Freeze or unfreeze."""
+        self.was_frozen |= self.requires_grad and not requires_grad
+        self.requires_grad = requires_grad
+
 
 @cache
 def slopes(name: str) -> tuple[Callable[..., Values], ...]:
