@@ -365,7 +365,7 @@ def post_accumulate_hook_runs_before(patch: pytest.MonkeyPatch) -> None:
 def noticed(fault: str, *, shrink: bool) -> str | None:
     """Return a program with which the model notices a fault, the shortest that Hypothesis finds if asked; None where it does not."""
     chosen = settings(
-        max_examples=1000, stateful_step_count=30, phases=[Phase.generate, Phase.shrink][: 1 + shrink], derandomize=True, database=None,
+        max_examples=3000, stateful_step_count=12, phases=[Phase.generate, Phase.shrink][: 1 + shrink], derandomize=True, database=None,
         deadline=None, suppress_health_check=list(HealthCheck), report_multiple_bugs=False, print_blob=False,
     )  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:

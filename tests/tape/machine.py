@@ -23,6 +23,7 @@ NTH = st.integers(0, 11)
 """Which of the tensors that there are, counted from the newest."""
 
 HOOKS = {"g * 2": lambda g: g * 2, "g + 1": lambda g: g + 1}
+GRAD_MODES = ("no_grad()", "enable_grad()", "set_grad_enabled(False)", "set_grad_enabled(True)")
 BINARY = {"add": "+", "sub": "-", "mul": "*"}
 
 
@@ -33,9 +34,9 @@ class Machine(Runner):
 
     @initialize(number=NUMBERS)
     def start(self, number: float) -> None:
-        """Two leaves that require grad, so that no history is empty; of one shape, so that their gradients may be equal."""
+        """Two leaves that require grad, one a parameter, so that no history is empty; of one shape, so that their gradients may be equal."""
         self.make((2,), number, requires_grad=True)
-        self.make((2,), 3.0, requires_grad=True)
+        self.parameter(number=3.0, requires_grad=True)
 
     @rule(shape=st.sampled_from(SHAPES), number=NUMBERS, requires_grad=st.booleans())
     def made(self, shape: tuple[int, ...], number: float, requires_grad: bool) -> None:
@@ -60,9 +61,15 @@ class Machine(Runner):
 
     @rule(op=st.sampled_from(sorted(BINARY)), first=NTH, second=NTH)
     def apply_to_two(self, op: str, first: int, second: int) -> None:
-        """An op on two tensors, which may be one and the same, or of shapes that broadcast."""
+        """An op on two tensors, of shapes that broadcast."""
         if (a := self.pick(first)) and (b := self.pick(second)):
             self.keep(self.tape.apply(op, a[1], b[1]), f"{a[0]} {BINARY[op]} {b[0]}")
+
+    @rule(op=st.sampled_from(sorted(BINARY)), first=NTH)
+    def apply_to_itself(self, op: str, first: int) -> None:
+        """An op on a tensor and itself: it is used twice, and both gradients come to it."""
+        if a := self.pick(first):
+            self.keep(self.tape.apply(op, a[1], a[1]), f"{a[0]} {BINARY[op]} {a[0]}")
 
     @rule(op=st.sampled_from(sorted(BINARY)), first=NTH, number=NUMBERS)
     def apply_to_a_number(self, op: str, first: int, number: float) -> None:
@@ -150,16 +157,17 @@ class Machine(Runner):
 
     # hooks
 
-    @rule(first=NTH, code=st.sampled_from(sorted(HOOKS)))
-    def hook(self, first: int, code: str) -> None:
+    @rule(first=NTH, codes=st.lists(st.sampled_from(sorted(HOOKS)), min_size=1, max_size=2))
+    def hook(self, first: int, codes: list[str]) -> None:
         """A hook replaces the gradient: hooks run in order, before it is kept or passed on; without grad there is nothing to hook."""
         if a := self.pick(first, lambda t: t.base is None and not t.views):
-            line = f"hooks[{a[0]!r}] = {a[0]}.register_hook(lambda g: {code})"
-            if not a[1].requires_grad:
-                self.refused(line)
-                return
-            self.run(line)
-            (a[1].function.hooks if a[1].function else a[1].hooks).append(HOOKS[code])
+            for code in codes:
+                line = f"hooks[{a[0]!r}] = {a[0]}.register_hook(lambda g: {code})"
+                if a[1].requires_grad:
+                    self.run(line)
+                    (a[1].function.hooks if a[1].function else a[1].hooks).append(HOOKS[code])
+                else:
+                    self.refused(line)
 
     @rule(first=NTH)
     def remove_hook(self, first: int) -> None:
@@ -190,6 +198,12 @@ class Machine(Runner):
             self._backward(*a, given=given, retain=retain)
 
     @rule(first=NTH)
+    def backward_twice(self, first: int) -> None:
+        """A graph that was retained can be used again, and its gradients are added again."""
+        if (a := self.pick(first, lambda t: t.requires_grad)) and not self._backward(*a, given=True, retain=True):
+            self._backward(*a, given=True, retain=False)
+
+    @rule(first=NTH)
     def backward_of_the_sum(self, first: int) -> None:
         """The sum of a tensor and its backward at once, which is how losses are used."""
         if a := self.pick(first, lambda t: t.requires_grad):
@@ -212,12 +226,12 @@ class Machine(Runner):
         if a and b:
             self._backward(*a, given=True, retain=retain, inputs=[b])
 
-    def _backward(self, name: str, root: Tensor, *, given: bool, retain: bool, inputs: Sequence[tuple[str, Tensor]] = ()) -> None:
+    def _backward(self, name: str, root: Tensor, *, given: bool, retain: bool, inputs: Sequence[tuple[str, Tensor]] = ()) -> bool:
         said = [f"retain_graph={retain}"] + [f"inputs=[{', '.join(n for n, _ in inputs)}]"] * bool(inputs)
         cotangent = np.full(root.data.shape, 2.0) if given else None
         code = [f"torch.full({root.data.shape}, 2.0, {self.like})"] * given
         targets = [t for _, t in inputs] if inputs else None
-        self._guarded(f"{name}.backward({', '.join(code + said)})", lambda: self.tape.backward(root, cotangent, targets, retain=retain))
+        return self._guarded(f"{name}.backward({', '.join(code + said)})", lambda: self.tape.backward(root, cotangent, targets, retain=retain))
 
     def _guarded(self, line: str, predicted: Callable[[], object]) -> bool:
         """Run a backward. One that raises may have come to some leaves and their hooks, which start anew; it retains the graph, of which it could have freed a part."""
@@ -252,10 +266,14 @@ class Machine(Runner):
     def second_order(self, first: int, second: int, third: int, accumulates: bool) -> None:
         """With `create_graph=True` a gradient can be differentiated again, one that went to `.grad` too."""
         a = self.pick(first, lambda t: t.requires_grad)
-        b, c = (self.pick(n, lambda t: t.requires_grad and t.is_leaf and not t.hooks) for n in (second, third))
-        if not a or not b or not c or not self.tape.enabled:
+        if not a or not self.tape.enabled:
             return
-        root = self.tape.sum(a[1])
+        root = self.tape.sum(self.tape.apply("square", a[1]))
+        line = f"({a[0]} ** 2).sum()"
+        b = self.pick(second, lambda t: t.requires_grad and t.is_leaf and not t.hooks and self.tape.reaches(root, t))
+        c = self.pick(third, lambda t: t.requires_grad and t.is_leaf and not t.hooks)
+        if not b or not c:
+            return
         due = Tape.second(root, b[1], c[1])
         if due is None:
             return
@@ -263,11 +281,11 @@ class Machine(Runner):
         if accumulates:
             self.run(f"{b[0]}.grad = None")
             b[1].grad = None
-            if self._guarded(f"{a[0]}.sum().backward(create_graph=True, inputs=[{b[0]}])", lambda: self.tape.backward(root, None, [b[1]], retain=True)):
+            if self._guarded(f"{line}.backward(create_graph=True, inputs=[{b[0]}])", lambda: self.tape.backward(root, None, [b[1]], retain=True)):
                 return
             self.run(f"g, {b[0]}.grad = {b[0]}.grad, None")
             b[1].grad = None
-        elif self.both(f"(g,) = torch.autograd.grad({a[0]}.sum(), {b[0]}, create_graph=True)", lambda: self.tape.gradients(root, None, [b[1]], retain=True)):
+        elif self.both(f"(g,) = torch.autograd.grad({line}, {b[0]}, create_graph=True)", lambda: self.tape.gradients(root, None, [b[1]], retain=True)):
             return
         self.run(f"(h,) = torch.autograd.grad(g.sum() + {c[0]}.sum(), {c[0]}, retain_graph=True)")
         self.same("h", self.real["h"], due + 1)
@@ -328,19 +346,24 @@ class Machine(Runner):
 
     # grad mode
 
-    @rule(mode=st.sampled_from(["no_grad()", "enable_grad()", "set_grad_enabled(False)", "set_grad_enabled(True)"]))
-    def enter(self, mode: str) -> None:
+    @rule(modes=st.lists(st.sampled_from(GRAD_MODES), min_size=1, max_size=2))
+    def enter(self, modes: list[str]) -> None:
         """Grad modes nest."""
-        if len(self.tape.modes) < 4:
+        for mode in modes[: 4 - len(self.tape.modes)]:
             self.run(f"modes.append(torch.{mode}); modes[-1].__enter__()")
             self.tape.modes.append(mode in {"enable_grad()", "set_grad_enabled(True)"})
 
     @precondition(lambda self: len(self.tape.modes) > 1)
-    @rule(error=st.booleans())
-    def leave(self, error: bool) -> None:
-        """Leaving a grad mode, by an error too, restores what was before it."""
-        self.run(f"modes.pop().__exit__({'ValueError, ValueError(), None' if error else 'None, None, None'})")
+    @rule()
+    def leave(self) -> None:
+        """Leaving a grad mode restores what was before it."""
+        self.run("modes.pop().__exit__(None, None, None)")
         self.tape.modes.pop()
+
+    @rule(mode=st.sampled_from(GRAD_MODES))
+    def fail_inside(self, mode: str) -> None:
+        """An error inside a grad mode leaves it too."""
+        self.run(f"try:\n    with torch.{mode}: raise ValueError\nexcept ValueError: pass")
 
 
 def _retaining(backward: str) -> str:

@@ -59,6 +59,11 @@ class Function:
     jet: Callable[[JetOf], Jet] | None = None
     """Its first and second derivatives, given those of its inputs; None where the model has no second order."""
 
+    @property
+    def is_spent(self) -> bool:
+        """Whether what it saved was freed, or changed since."""
+        return (self.freed and self.saves) or any(version.count != count for version, count in self.saved)
+
 
 @dataclass(frozen=True)
 class Jet:
@@ -254,7 +259,7 @@ class Tape:
         order = _ordered(start)
         needed = {id(node) for node in order if wanted is None or _reaches(node, wanted)}
         run = [node for node in order if isinstance(node, Function) and any(id(t) in needed for t, _ in node.inputs)]
-        if any(node.freed and node.saves for node in run) or any(version.count != count for node in run for version, count in node.saved):
+        if any(node.is_spent for node in run):
             raise TapeError
         arrived = _passed(order, np.ones_like(root.data) if cotangent is None else cotangent, needed, run)
         for node in run:
@@ -273,11 +278,17 @@ class Tape:
                     tensor.seen.append(tensor.grad)
 
     @staticmethod
+    def reaches(root: Tensor, leaf: Tensor) -> bool:
+        """Say whether a gradient of a root comes to a leaf."""
+        return leaf in _ordered(root.target)
+
+    @staticmethod
     def second(root: Tensor, by: Tensor, then: Tensor) -> Values | None:
-        """Return the gradient, by a second leaf, of the sum of a sum's gradient by a first; None where hooks or splices are in the way."""
+        """Return the gradient, by a second leaf, of the sum of a sum's gradient by a first; None where hooks, splices or what was freed or changed are in the way."""
         order = _ordered(root.target)
         leaves = [node for node in order if isinstance(node, Tensor)]
-        if by not in leaves or any(node.hooks or (isinstance(node, Function) and (node.retains or node.jet is None)) for node in order):
+        nodes = [node for node in order if isinstance(node, Function)]
+        if by not in leaves or any(node.hooks for node in order) or any(node.retains or node.jet is None or node.is_spent for node in nodes):
             return None
         if then not in leaves:
             return np.zeros(then.data.shape)
