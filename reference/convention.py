@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from fractions import Fraction
 from functools import cache, lru_cache
+from itertools import chain
 from math import copysign
 from typing import TYPE_CHECKING, Any
 
@@ -61,7 +62,9 @@ def critical(op: Op, rows: Sequence[Sequence[arb]]) -> list[bool]:
     if not op.elementwise:
         return [False] * len(rows)
     points = [row[: len(op.inputs)] for row in rows]
-    infinite = [not all(map(arb.is_finite, point)) for point in points]
+    infinite = [False] * len(rows)
+    if not all(map(arb.is_finite, chain.from_iterable(points))):
+        infinite = [not all(map(arb.is_finite, point)) for point in points]
     if not critical_expressions(op):
         return infinite
     if len(op.inputs) == 1:
