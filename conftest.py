@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 from pathlib import Path
 from textwrap import shorten
@@ -12,6 +13,7 @@ import torch
 from hypothesis import HealthCheck, settings
 
 from reference.convention import clause, infinite_places, places
+from reference.format import FORMATS
 from reference.op import Op
 from tests.subject import table
 from tests.subject.assay import Assay
@@ -112,7 +114,7 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
     choice = config.stash[CHOICE]
     assayed = ", ".join(passing(choice.devices))
     return [
-        f"gradassay: torch {torch.__version__}, devices: {assayed}, profile: {config.option.profile}",
+        f"gradassay: torch {torch.__version__} ({torch.backends.cpu.get_cpu_capability()}), devices: {assayed}, profile: {config.option.profile}",
         f"gradassay: {len(choice.deviations)} known deviations of this torch are on file",
         f"gradassay: to draw the same inputs again: --hypothesis-seed={config.option.hypothesis_seed}",
         *(shorten(f"gradassay: device {name} refused: {refusal}", 120) for name, refusal in choice.devices.items() if refusal),
@@ -161,6 +163,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def _is_chosen(item: pytest.Item, choice: Choice) -> bool:
     params = item.callspec.params if hasattr(item, "callspec") else {}
+    if getattr(params.get("mode"), "order", 1) > 1 and not item.get_closest_marker("any_order"):
+        return False
     if item.get_closest_marker("fixed") and params["form"].name not in choice.profile.fixed:
         return False
     if "op" in params and "mode" in params:
@@ -172,7 +176,7 @@ def _is_chosen(item: pytest.Item, choice: Choice) -> bool:
         return choice.trees
     if isinstance(params.get("deviation"), Deviation):
         known = params["deviation"]
-        return known.op in choice.ops and known.dtype in choice.forms and not choice.modes.keys().isdisjoint(known.modes)
+        return (choice.profile.infinite or all(map(math.isfinite, known.pinned.values()))) and known.op in choice.ops and known.dtype in choice.forms and not choice.modes.keys().isdisjoint(known.modes)
     return not choice.narrowed
 
 
@@ -188,10 +192,10 @@ def catalogue(request: pytest.FixtureRequest) -> Mapping[str, Op]:
 
 @pytest.fixture
 def showing(request: pytest.FixtureRequest, deviation: Deviation) -> list[Mode]:
-    """Return the modes in which a deviation must show: all that it names, of dtypes that are asked in every mode; of others the first."""
+    """Return the modes in which a deviation must show: all that it names, but in the quick profile the first."""
     choice = request.config.stash[CHOICE]
     named = [mode for name, mode in choice.modes.items() if name in deviation.modes]
-    return named if deviation.dtype in choice.profile.fixed else named[:1]
+    return named if set(choice.profile.fixed) == set(FORMATS) else named[:1]
 
 
 @pytest.fixture(scope="session")

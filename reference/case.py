@@ -29,12 +29,13 @@ LAYOUTS: dict[str, Callable[[Shape], bool]] = {
 """How the elements of an input lie in memory, and which shapes can be laid out so."""
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Case:
     """A tree, the values of its inputs, and how its derivative is asked for.
 
     Inputs have batch dimensions in front of the shapes of the tree's leaves; these broadcast as
-    numpy's do, and the gradient of an input that was broadcast is a sum.
+    numpy's do, and the gradient of an input that was broadcast is a sum. Cases are equal where the
+    answer is the same: layouts do not count.
     """
 
     tree: Tree
@@ -49,10 +50,30 @@ class Case:
     layouts: tuple[str, ...] = ()
     """One of LAYOUTS for each input; contiguous where there is none."""
 
+    along: int | None = None
+    """For a second derivative: the number of the input whose gradient is differentiated again, by every input."""
+
+    direction: Floats | None = None
+    """The cotangent of that gradient, in the shape of the input."""
+
     def __repr__(self) -> str:
         """Say what is asked, without the values of large inputs."""
         shapes = ", ".join(f"{leaf.name}{list(p.shape)}" for leaf, p in zip(self.tree.leaves, self.primals, strict=True))
         return f"<{self.tree} in {self.form.name} at {shapes}, root={self.root}, layouts={self.layouts}>"
+
+    @cached_property
+    def question(self) -> tuple[object, ...]:
+        """All that the answer depends on."""
+        arrays = (*self.primals, self.cotangent) if self.direction is None else (*self.primals, self.cotangent, self.direction)
+        return (self.tree, self.form, self.root, self.along, *((array.shape, array.tobytes()) for array in arrays))
+
+    def __eq__(self, other: object) -> bool:
+        """Say whether both ask the same."""
+        return isinstance(other, Case) and self.question == other.question
+
+    def __hash__(self) -> int:
+        """Hash what is asked."""
+        return hash(self.question)
 
     @cached_property
     def batches(self) -> tuple[Shape, ...]:
@@ -83,20 +104,32 @@ class Case:
         scalar = all(shape == () for shape in (*(leaf.shape for leaf in self.tree.leaves), self.tree.root.shape))
         return scalar and self.root == "cotangent" and len(set(self.batches)) == 1
 
+    @property
+    def order(self) -> int:
+        """How often the function is differentiated."""
+        return 1 if self.along is None else 2
+
     def repeated(self, count: int) -> Case:
         """Return the case with every input and cotangent that often, along a new first dimension."""
-        primals = tuple(np.repeat(primal[None], count, axis=0) for primal in self.primals)
-        return Case(self.tree, self.form, primals, np.repeat(self.cotangent[None], count, axis=0), self.root)
+
+        def often(values: Floats) -> Floats:
+            return np.repeat(values[None], count, axis=0)
+
+        primals = tuple(often(primal) for primal in self.primals)
+        return Case(self.tree, self.form, primals, often(self.cotangent), self.root, along=self.along, direction=None if self.direction is None else often(self.direction))
 
     def at(self, index: Shape) -> Case:
         """Return the case at one point of the batch alone, asked with its cotangent."""
-        primals = []
-        for primal, batch in zip(self.primals, self.batches, strict=True):
+
+        def place(batch: Shape) -> Shape:
             offset = len(self.batch) - len(batch)
-            place = tuple(0 if n == 1 else i for n, i in zip(batch, index[offset:], strict=True))
-            primals.append(primal[place].copy())
-        return Case(self.tree, self.form, tuple(primals), self.cotangent[index].copy())
+            return tuple(0 if n == 1 else i for n, i in zip(batch, index[offset:], strict=True))
+
+        primals = tuple(primal[place(batch)].copy() for primal, batch in zip(self.primals, self.batches, strict=True))
+        direction = None if self.direction is None or self.along is None else self.direction[place(self.batches[self.along])].copy()
+        return Case(self.tree, self.form, primals, self.cotangent[index].copy(), along=self.along, direction=direction)
 
     def only(self, keep: np.ndarray[Shape, Any]) -> Case:
         """Return a pointwise case at some of its points, chosen by a mask or by numbers."""
-        return Case(self.tree, self.form, tuple(primal.ravel()[keep] for primal in self.primals), self.cotangent.ravel()[keep])
+        direction = None if self.direction is None else self.direction.ravel()[keep]
+        return Case(self.tree, self.form, tuple(primal.ravel()[keep] for primal in self.primals), self.cotangent.ravel()[keep], along=self.along, direction=direction)

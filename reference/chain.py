@@ -22,16 +22,19 @@ if TYPE_CHECKING:
 
     from sympy import Expr
 
-    from reference.compiler import Program
+    from reference.compiler import Program, Scope
     from reference.format import Format
     from reference.op import Array
     from reference.tree import Apply, Node, Tree
+
+    Slope = tuple[int, Node, int, str]
+    Tangents = dict[tuple[Node, int], str | None]
 
 
 @lru_cache(maxsize=256)
 def value_program(tree: Tree) -> Program:
     """Compile the value of a tree: inputs to outputs, in balls."""
-    chain = _Chain(tree, Emitter())
+    chain = Chain(tree, Emitter())
     for node in tree.applications:
         chain.forward(node)
     return chain.emitter.program(chain.arguments, chain.values[tree.root])
@@ -43,22 +46,22 @@ def gradient_program(tree: Tree) -> Program:
     if tree.is_single:
         local = tree.root.rule
         return compiled(flat(local.gradients), flat((*local.inputs, local.cotangents)))
-    chain = _Chain(tree, Emitter())
+    chain = Chain(tree, Emitter())
     for node in tree.applications:
         chain.forward(node)
     slopes = {node: chain.slopes(node) for node in tree.applications}
     results = []
     for leaf in tree.leaves:
         for index in range(len(chain.values[leaf])):
-            tangents = chain.tangents((leaf, index), slopes)
-            results.append(chain.contracted(zip(chain.cotangents, tangents, strict=True)) or chain.zero)
+            tangents = chain.tangents({(leaf, index): chain.one}, slopes)
+            results.append(chain.contracted(zip(chain.cotangents, chain.at_root(tangents), strict=True)) or chain.zero)
     return chain.emitter.program([*chain.arguments, *chain.cotangents], results)
 
 
 @lru_cache(maxsize=512)
 def allowance_program(tree: Tree, form: Format) -> Program:
     """Compile reverse mode over a tree in the arithmetic of a format, every step widened."""
-    chain = _Chain(tree, Emitter(form))
+    chain = Chain(tree, Emitter(form))
     for application in tree.applications:
         if application is not tree.root or application.rule.saved is not None:
             chain.forward(application)
@@ -72,15 +75,21 @@ def allowance_program(tree: Tree, form: Format) -> Program:
     return chain.emitter.program([*chain.arguments, *chain.cotangents], [name for leaf in tree.leaves for name in adjoints[leaf]])
 
 
-class _Chain:
+class Chain:
     """A tree as code, node by node: the variables that hold each node's elements."""
 
     def __init__(self, tree: Tree, emitter: Emitter) -> None:
+        """Start with the inputs as arguments."""
         self._tree = tree
         self.emitter = emitter
         self.values: dict[Node, list[str]] = {leaf: [f"x{number}_{i}" for i in range(elements(leaf))] for number, leaf in enumerate(tree.leaves)}
         self.arguments = [name for leaf in tree.leaves for name in self.values[leaf]]
         self.cotangents = [f"c{i}" for i in range(elements(tree.root))]
+
+    @property
+    def one(self) -> str:
+        """A variable that is 1."""
+        return self.emitter.assign("arb(1)")
 
     @property
     def zero(self) -> str:
@@ -97,21 +106,24 @@ class _Chain:
         scope = self.emitter.scope(self.bound(node))
         self.values[node] = [scope.emit(expression) for expression in node.rule.outputs.flat]
 
-    def slopes(self, node: Apply) -> list[tuple[int, Node, int, str]]:
+    def slopes(self, node: Apply) -> list[Slope]:
         """Write the derivatives of a node: of which element, by which element of which child."""
         scope = self.emitter.scope(self.bound(node))
         entries = jacobian(node.op, tuple(child.shape for child in node.children))
         return [(output, node.children[number], element, scope.emit(slope)) for output, number, element, slope in entries]
 
-    def tangents(self, wrt: tuple[Node, int], slopes: dict[Apply, list[tuple[int, Node, int, str]]]) -> Sequence[str | None]:
-        """Write the derivatives of the root by one element of an input; None where it is 0."""
-        one = self.emitter.assign("arb(1)")
-        found: dict[tuple[Node, int], str | None] = {wrt: one}
+    def tangents(self, start: Tangents, slopes: dict[Apply, list[Slope]]) -> Tangents:
+        """Write the derivatives of every element of every node in a direction, given for inputs; None where it is 0."""
+        found = dict(start)
         for node in self._tree.applications:
             for output in range(elements(node)):
                 terms = [(slope, found.get((child, element))) for place, child, element, slope in slopes[node] if place == output]
                 found[node, output] = self.contracted(terms)
-        return [found[self._tree.root, output] for output in range(elements(self._tree.root))]
+        return found
+
+    def at_root(self, found: Tangents) -> list[str | None]:
+        """Return what was written for each element of the root."""
+        return [found.get((self._tree.root, output)) for output in range(elements(self._tree.root))]
 
     def contracted(self, pairs: Iterable[tuple[str, str | None]]) -> str | None:
         """Write a sum of products; None where all of them are 0."""
@@ -122,16 +134,20 @@ class _Chain:
         """Write a node's vector-Jacobian product, through the saved value where torch has one."""
         if isinstance(node, Leaf):
             return []
+        scope = self.backward_scope(node, adjoint)
+        pulled = [(child, [scope.emit(expression) for expression in gradient.flat]) for child, gradient in zip(node.children, node.rule.saved_gradients, strict=True)]
+        if not node.op.elementwise:
+            return pulled
+        return [(child, self.amplified(gradients, adjoint)) for child, gradients in pulled]
+
+    def backward_scope(self, node: Apply, adjoint: Sequence[str]) -> Scope:
+        """Open the scope of a node's backward: its inputs, its cotangent, and the saved value where torch has one."""
         local = node.rule
         env = self.bound(node) | dict(zip(local.cotangents.flat, adjoint, strict=True))
         if local.saved is not None and local.saved_value is not None:
             scope = self.emitter.scope(env)
             env |= {symbol: scope.emit(expression) for symbol, expression in zip(local.saved.flat, local.saved_value.flat, strict=True)}
-        scope = self.emitter.scope(env)
-        pulled = [(child, [scope.emit(expression) for expression in gradient.flat]) for child, gradient in zip(node.children, local.saved_gradients, strict=True)]
-        if not node.op.elementwise:
-            return pulled
-        return [(child, self.amplified(gradients, adjoint)) for child, gradients in pulled]
+        return self.emitter.scope(env)
 
     def amplified(self, gradients: list[str], adjoint: Sequence[str]) -> list[str]:
         """Widen the gradients of an elementwise op for local derivatives that underflowed; those of an input that was broadcast are sums already."""

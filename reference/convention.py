@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, Any
 import sympy
 from flint import arb, ctx
 from sympy import Abs, Expr, Piecewise, Rational, Symbol, sign
+from sympy.core.relational import Relational
 
 from reference.compiler import STEPS, compiled
 from reference.format import fraction
-from reference.functions import Flat, ScaledBesselI, tractable
+from reference.functions import Flat, ScaledBesselI, Sign, tractable
 from reference.op import x, y, z
 
 if TYPE_CHECKING:
@@ -51,26 +52,37 @@ Point = tuple[Fraction | float, ...]
 """Exact coordinates: a float is plus or minus infinity."""
 
 
-def critical_expressions(op: Op) -> tuple[Expr, ...]:
-    """Return what vanishes where the rule is needed for an elementwise op: kinks, and edges of the domain."""
+def critical_expressions(op: Op, order: int = 1) -> tuple[Expr, ...]:
+    """Return what vanishes where an elementwise op need not have a derivative of an order: kinks, edges of the domain, for the second seams too."""
     edges = [s - e for s, n in zip(SYMBOLS, op.inputs, strict=False) for e in op.interval(n).edges]
-    return (*op.kinks, *edges)
+    return (*op.kinks, *edges, *(seams(op) if order > 1 else ()))
 
 
-def critical(op: Op, rows: Sequence[Sequence[arb]]) -> list[bool]:
-    """Say of each exact point whether the rule decides there: a kink or an edge of an op, or an infinite input."""
+def seams(op: Op) -> tuple[Expr, ...]:
+    """Return what vanishes where pieces of an elementwise formula meet."""
+    assert isinstance(op.formula, Expr)
+    compared = {side.lhs - side.rhs for piecewise in op.formula.atoms(Piecewise) for _, c in piecewise.args for side in c.atoms(Relational)}
+    turned = {function.args[0] for function in op.formula.atoms(Abs, sign, Sign)}
+    return tuple(sorted(compared | turned, key=sympy.default_sort_key))
+
+
+def critical(op: Op, rows: Sequence[Sequence[arb]], order: int = 1) -> list[bool]:
+    """Say of each exact point whether the rule decides there: a kink or an edge of an op, or an infinite input.
+
+    No rule says what a second derivative is there, nor where pieces of the formula meet.
+    """
     if not op.elementwise:
         return [False] * len(rows)
     points = [row[: len(op.inputs)] for row in rows]
     infinite = [False] * len(rows)
     if not all(map(arb.is_finite, chain.from_iterable(points))):
         infinite = [not all(map(arb.is_finite, point)) for point in points]
-    if not critical_expressions(op):
+    if not critical_expressions(op, order):
         return infinite
-    if len(op.inputs) == 1:
+    if len(op.inputs) == 1 and order == 1:
         places = _places(op)
         return [is_infinite or float(row[0]) in places for row, is_infinite in zip(rows, infinite, strict=True)]
-    program = critical_program(op)
+    program = critical_program(op, order)
     ctx.prec = 2200  # exact: the exponents of two float64 differ by no more
     return [is_infinite or any(map(arb.is_zero, balls)) for balls, is_infinite in zip(program.at(points), infinite, strict=True)]
 
@@ -101,9 +113,9 @@ def _places(op: Op) -> frozenset[float]:
 
 
 @cache
-def critical_program(op: Op) -> Program:
+def critical_program(op: Op, order: int = 1) -> Program:
     """Compile the expressions that vanish at critical points: inputs to values, in balls."""
-    return compiled(critical_expressions(op), SYMBOLS[: len(op.inputs)])
+    return compiled(critical_expressions(op, order), SYMBOLS[: len(op.inputs)])
 
 
 def conventional(op: Op, arguments: Sequence[arb], form: Format) -> tuple[tuple[arb, ...], tuple[arb, ...]]:

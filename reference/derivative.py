@@ -9,6 +9,8 @@ import numpy as np
 import sympy
 from sympy import Expr, Symbol
 
+from reference.functions import Sign
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -38,8 +40,13 @@ def vjp(outputs: Array, cotangents: Array, inputs: Sequence[Array]) -> tuple[Arr
 
 def _gradient(expression: Expr, variables: Array) -> Array:
     gradient = np.empty(variables.shape, dtype=object)
-    gradient.ravel()[:] = [sympy.diff(expression, v) for v in variables.flat]
+    gradient.ravel()[:] = [slope(expression, v) for v in variables.flat]
     return gradient
+
+
+def slope(expression: Expr, variable: Symbol) -> Expr:
+    """Return the derivative between jumps: that of sympy's own sign has an impulse at 0."""
+    return sympy.diff(expression.replace(sympy.sign, Sign), variable)
 
 
 def derivative(expression: Expr, variable: Symbol, order: int = 1) -> Expr:

@@ -71,6 +71,9 @@ class Op:
     domain: Mapping[str, Interval] = field(default_factory=dict)
     """The interval of each input that is not the whole real line."""
 
+    second_domain: Mapping[str, Interval] = field(default_factory=dict)
+    """The interval of each input in which second derivatives are asked for, where that is less."""
+
     kinks: tuple[Expr, ...] = ()
     """Expressions that vanish where the formula is continuous but not differentiable."""
 
@@ -117,9 +120,10 @@ class Op:
             self._refuse("formula", "a sympy expression, or a function over arrays of symbols")
         else:
             self._validate_tensor()
-        unknown = set(self.domain) - set(self.inputs)
-        if unknown or not all(isinstance(i, Interval) for i in self.domain.values()):
-            self._refuse("domain", f"an Interval for each of {', '.join(self.inputs)}")
+        for name in ("domain", "second_domain"):
+            table = getattr(self, name)
+            if not set(table) <= set(self.inputs) or not all(isinstance(i, Interval) for i in table.values()):
+                self._refuse(name, f"an Interval for each of {', '.join(self.inputs)}")
 
     def _validate_elementwise(self) -> None:
         assert isinstance(self.formula, Expr)
@@ -158,9 +162,10 @@ class Op:
             return ("x", "y", "z")[: len(self.formula.free_symbols)]
         return tuple(inspect.signature(self.formula).parameters)
 
-    def interval(self, name: str) -> Interval:
-        """Return the interval that an input lies in."""
-        return self.domain.get(name, REAL)
+    def interval(self, name: str, order: int = 1) -> Interval:
+        """Return the interval that an input lies in, for a derivative of an order."""
+        domain = self.domain.get(name, REAL)
+        return domain if order == 1 else self.second_domain.get(name, domain)
 
     def __call__(self, *arrays: Array) -> Array:
         """Apply the formula to arrays of sympy expressions, with numpy's broadcasting."""

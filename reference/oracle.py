@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import repeat
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from reference.balls import evaluated
 from reference.chain import allowance_program, elements, gradient_program, value_program
 from reference.compiler import STEPS, Emitter
 from reference.convention import conventional, critical, critical_program
+from reference.second import second_allowance_program, second_program
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from reference.balls import Balls
     from reference.case import Case
     from reference.compiler import Program
-    from reference.format import Format
+    from reference.format import Floats, Format
     from reference.op import Array, Shape
     from reference.tree import Node
 
@@ -37,6 +39,9 @@ MOST_BITS = 16384
 class UncertifiedError(ArithmeticError):
     """No enclosure was tight enough: an error of the oracle, never a pass."""
 
+
+MOST_KEPT = 1000
+"""Entries up to which an answer is kept: the same is asked in every mode."""
 
 FEWEST = 1000
 """Points from which the filter is worth its cost."""
@@ -70,6 +75,46 @@ class Answer:
 
     by_convention: tuple[np.ndarray[Shape, np.dtype[np.bool_]], ...]
     """Where the truth is what the rule for non-differentiable points gives."""
+
+    @cached_property
+    def reach(self) -> tuple[Reach, ...]:
+        """Truth and allowance of each input as floats."""
+        return tuple(_reached(truth.ravel().tolist(), allowance.ravel().tolist()) for truth, allowance in zip(self.truth, self.allowance, strict=True))
+
+
+@dataclass(frozen=True)
+class Reach:
+    """Certified values and their allowance as floats, flat."""
+
+    offset: Floats
+    """The centre of the allowance less the truth."""
+
+    radius: Floats
+    """That of the allowance, and the little of the truth."""
+
+    centre: Floats
+    """The truth, rounded."""
+
+    rest: Floats
+    """The truth less that."""
+
+
+def _reached(truth: list[arb], allowance: list[arb]) -> Reach:
+    ctx.prec = 160
+    rows = []
+    for true, wide in zip(truth, allowance, strict=True):
+        centre = float(true)
+        if not true.is_finite():
+            rows.append((0.0, 0.0, centre, 0.0))
+        elif not wide.is_finite():
+            rows.append((0.0, math.inf, centre, _rest(true, centre)))
+        else:
+            rows.append((float((wide.mid() - true).mid()), float(wide.rad().upper() + true.rad().upper()), centre, _rest(true, centre)))
+    return Reach(*np.array(rows, dtype=np.float64).reshape(-1, 4).T)
+
+
+def _rest(true: arb, centre: float) -> float:
+    return float((true - arb(centre)).mid()) if math.isfinite(centre) else 0.0
 
 
 def is_certified(ball: arb, form: Format) -> bool:
@@ -121,10 +166,20 @@ def answer(case: Case) -> Answer:
 
     Raises UncertifiedError where no enclosure is tight enough.
     """
+    return _kept(case) if case.entries <= MOST_KEPT else _answered(case)
+
+
+@lru_cache(maxsize=512)
+def _kept(case: Case) -> Answer:
+    return _answered(case)
+
+
+def _answered(case: Case) -> Answer:
     rows = points(case)
-    exact = critical(case.tree.root.op, rows) if case.tree.is_single else [False] * len(rows)
+    ruled = case.tree.is_single and case.along is None
+    exact = critical(case.tree.root.op, rows) if ruled else [False] * len(rows)
     smooth = [row for row, is_exact in zip(rows, exact, strict=True) if not is_exact] if any(exact) else rows
-    truths = certified(gradient_program(case.tree), smooth, case.form)
+    truths = certified(derivative_program(case), smooth, case.form)
     allowances = _allowances(case, smooth)
     if any(exact):
         pairs = iter(zip(truths, allowances, strict=True))
@@ -141,7 +196,7 @@ def answer(case: Case) -> Answer:
 def filtered(case: Case) -> Filtered | None:
     """Return what float64 can say; None where there are few points, or no filter for the op or the format."""
     op, form = case.tree.root.op, case.form
-    if not (case.is_pointwise and case.tree.is_single) or case.points < FEWEST or form.precision > FILTERED_BITS:
+    if not (case.is_pointwise and case.tree.is_single and case.along is None) or case.points < FEWEST or form.precision > FILTERED_BITS:
         return None
     columns = [array.ravel() for array in (*case.primals, case.cotangent)]
     ctx.prec = 64
@@ -160,13 +215,19 @@ def filtered(case: Case) -> Filtered | None:
 
 def _allowances(case: Case, rows: Sequence[Sequence[arb]]) -> list[tuple[arb, ...]]:
     """Evaluate reverse mode, widened; a mean hands each point its share of the cotangent, rounded."""
-    program = allowance_program(case.tree, case.form)
+    program = allowance_program(case.tree, case.form) if case.along is None else second_allowance_program(case.tree, case.along, case.form)
     ctx.prec = 64
     if case.root != "mean":
         return program.at(rows)
-    inputs = sum(elements(leaf) for leaf in case.tree.leaves)
+    first = sum(elements(leaf) for leaf in case.tree.leaves)
+    last = first + elements(case.tree.root)
     share = arb(fmpq(1, case.cotangent.size or 1)) * arb(1, STEPS * case.form.unit)
-    return program.at((*row[:inputs], *(cotangent * share for cotangent in row[inputs:])) for row in rows)
+    return program.at((*row[:first], *(cotangent * share for cotangent in row[first:last]), *row[last:]) for row in rows)
+
+
+def derivative_program(case: Case) -> Program:
+    """Return the program of the derivative that a case asks for."""
+    return gradient_program(case.tree) if case.along is None else second_program(case.tree, case.along)
 
 
 def value(case: Case) -> list[tuple[arb, ...]]:
@@ -177,17 +238,21 @@ def value(case: Case) -> list[tuple[arb, ...]]:
 
 def contributions(case: Case) -> list[tuple[arb, ...]]:
     """Return the certified gradient at each point of the batch, before it is summed for any input."""
-    return certified(gradient_program(case.tree), points(case), case.form)
+    return certified(derivative_program(case), points(case), case.form)
 
 
 def points(case: Case) -> list[tuple[arb, ...]]:
-    """Return the inputs and cotangents of each point of the batch, flat, as exact balls."""
+    """Return the inputs and cotangents, and the direction of a second derivative, of each point of the batch, flat, as exact balls."""
     ctx.prec = 64
     arguments = [np.broadcast_to(primal, (*case.batch, *leaf.shape)) for primal, leaf in zip(case.primals, case.tree.leaves, strict=True)]
-    nodes: tuple[Node, ...] = (*case.tree.leaves, case.tree.root)
+    nodes: list[Node] = [*case.tree.leaves, case.tree.root]
+    whole = [*arguments, case.cotangent]
+    if case.along is not None and case.direction is not None:
+        nodes.append(case.tree.leaves[case.along])
+        whole.append(np.broadcast_to(case.direction, arguments[case.along].shape))
     columns = [
         repeat(ONE_BALL, len(column)) if column.count(1.0) == len(column) else map(arb, column)
-        for array, node in zip((*arguments, case.cotangent), nodes, strict=True)
+        for array, node in zip(whole, nodes, strict=True)
         for column in array.reshape(case.points, elements(node)).T.tolist()
     ]
     return list(zip(*columns, strict=True))

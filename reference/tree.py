@@ -38,6 +38,12 @@ class Leaf:
     shape: Shape = ()
     """Its shape, without batch dimensions."""
 
+    @property
+    def elements(self) -> tuple[str, ...]:
+        """The names of its elements: its own, or x0, x1, ... of a tensor."""
+        count = int(np.prod(self.shape, dtype=np.int64))
+        return tuple(f"{self.name}{i}" for i in range(count)) if self.shape else (self.name,)
+
     def __str__(self) -> str:
         """Return the name."""
         return self.name
@@ -81,6 +87,11 @@ class Tree:
     def __str__(self) -> str:
         """Write the tree as nested calls."""
         return str(self.root)
+
+    @property
+    def elements(self) -> tuple[str, ...]:
+        """The names of the elements of all inputs."""
+        return tuple(name for leaf in self.leaves for name in leaf.elements)
 
     @property
     def is_single(self) -> bool:
@@ -207,6 +218,7 @@ def _summed(array: Array, shape: Shape) -> Array:
     return (np.sum(array, axis=axes, keepdims=True) if axes else array).reshape(shape)
 
 
+@cache
 def single(op: Op, shapes: tuple[Shape, ...] | None = None) -> Tree:
     """Return the tree that is one op applied to its own inputs."""
     shapes = shapes or ((),) * len(op.inputs)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 from hypothesis import strategies as st
 
 from reference.case import ROOTS, Case
+from reference.convention import critical
+from reference.oracle import points as points_of
 from reference.tree import single
 from strategies.points import hard, moderate, points
 from strategies.shapes import batches, broadcastable, layouts, wholes
@@ -30,30 +33,53 @@ TENSOR_POINTS = 8
 FIXED, FIXED_COTANGENTS = 61, np.array([1.0, 2.0, -0.75])
 """How many points of an op are the same each time, and the cotangents that they have in turn."""
 
+DIRECTIONS = np.array([1.0, -2.0, 0.5])
+"""The cotangents of a gradient that is differentiated again, in turn."""
+
 TENSOR_RANGE = 2.5
 """Inputs of tensor ops lie within this of 0, where their domain is the whole line."""
 
 
 @st.composite
-def op_cases(draw: st.DrawFn, op: Op, form: Format, most: int = 256) -> Case:
+def op_cases(draw: st.DrawFn, op: Op, form: Format, most: int = 256, order: int = 1) -> Case:
     """Cases of one op. Shrinks towards one point at 1, a cotangent of 1 and contiguous inputs."""
     if op.elementwise:
-        return _elementwise(draw, op, form, most)
-    tree = single(op, draw(st.sampled_from(op.shapes)))
-    batch = draw(batches().filter(lambda b: len(b) < 3)) if op.batched else ()
-    primals = tuple(
-        _tensor_input(draw, op, form, leaf.name, (*(batch if i < op.batched else ()), *leaf.shape))
-        for i, leaf in enumerate(tree.leaves)
-    )
-    cotangent = _cotangent(draw, form, (*batch, *tree.root.shape))
-    return _laid_out(draw, Case(tree, form, primals, cotangent))
+        case = _elementwise(draw, op, form, most, order)
+    else:
+        tree = single(op, draw(st.sampled_from(op.shapes)))
+        batch = draw(batches().filter(lambda b: len(b) < 3)) if op.batched else ()
+        primals = tuple(
+            _tensor_input(draw, op, form, leaf.name, (*(batch if i < op.batched else ()), *leaf.shape))
+            for i, leaf in enumerate(tree.leaves)
+        )
+        case = Case(tree, form, primals, _cotangent(draw, form, (*batch, *tree.root.shape)))
+    laid_out = _laid_out(draw, case)
+    return laid_out if order == 1 else draw(st.sampled_from(list(twice(laid_out))))
 
 
-def fixed_cases(op: Op, form: Format) -> Iterator[Case]:
-    """Yield cases of an op that are the same each time: hard points of an elementwise op, each shape of another."""
+@cache
+def fixed_cases(op: Op, form: Format, order: int = 1) -> tuple[Case, ...]:
+    """Return cases of an op that are the same each time: hard points of an elementwise op, each shape of another."""
+    cases = _fixed(op, form, order)
+    return tuple(cases) if order == 1 else tuple(second for case in cases for second in twice(_smooth(case)))
+
+
+def twice(case: Case) -> Iterator[Case]:
+    """Yield the second derivatives of a case: of the gradient by each input in turn."""
+    for along, primal in enumerate(case.primals):
+        yield replace(case, along=along, direction=np.resize(DIRECTIONS, primal.shape))
+
+
+def _smooth(case: Case) -> Case:
+    """Leave out the points of an op at which no rule says what its second derivative is: kinks, edges and seams."""
+    ruled = np.array(critical(case.tree.root.op, points_of(case), order=2), dtype=bool)
+    return case.only(~ruled) if ruled.any() else case
+
+
+def _fixed(op: Op, form: Format, order: int) -> Iterator[Case]:
     rng = np.random.default_rng(0)
     if op.elementwise:
-        columns = [rng.permutation(np.resize(hard(form, op.interval(name), op, FIXED), FIXED)) for name in op.inputs]
+        columns = [rng.permutation(np.resize(hard(form, op.interval(name, order), op, FIXED), FIXED)) for name in op.inputs]
         if op.kinks and len(columns) > 1:
             columns[1][:3] = columns[0][:3]
         yield Case(single(op), form, tuple(columns), np.resize(FIXED_COTANGENTS, FIXED))
@@ -72,21 +98,22 @@ def _rounded(form: Format, values: Floats) -> Floats:
     return form.values(form.ordinals(values))
 
 
-def _elementwise(draw: st.DrawFn, op: Op, form: Format, most: int) -> Case:
+def _elementwise(draw: st.DrawFn, op: Op, form: Format, most: int, order: int) -> Case:
     count = len(op.inputs)
-    if count > 1 and op.broadcasts and not op.kinks and draw(st.booleans()):
+    if count > 1 and op.broadcasts and not op.kinks and order == 1 and draw(st.booleans()):
         shapes = draw(broadcastable(count))
     else:
         shapes = (draw(wholes(most) | batches()),) * count
     primals = [
-        draw(points(form, shape, op.interval(name), op))
+        draw(points(form, shape, op.interval(name, order), op))
         for shape, name in zip(shapes, op.inputs, strict=True)
     ]
     if count > 1 and op.kinks:
         tied = draw(st.integers(0, 3))
         primals[1].reshape(-1)[:tied] = primals[0].reshape(-1)[:tied]
     batch = np.broadcast_shapes(*shapes)
-    return _laid_out(draw, Case(single(op), form, tuple(primals), _cotangent(draw, form, batch)))
+    case = Case(single(op), form, tuple(primals), _cotangent(draw, form, batch))
+    return case if order == 1 else _smooth(case)
 
 
 def _laid_out(draw: st.DrawFn, case: Case) -> Case:
@@ -119,7 +146,7 @@ def _cotangent(draw: st.DrawFn, form: Format, shape: Shape) -> Floats:
 
 
 @st.composite
-def tree_cases(draw: st.DrawFn, form: Format, ops: Sequence[Op] = COMPOSABLE, most: int = 64) -> Case:
+def tree_cases(draw: st.DrawFn, form: Format, ops: Sequence[Op] = COMPOSABLE, most: int = 64, order: int = 1) -> Case:
     """Cases of a drawn tree: broadcast inputs, shared nodes, reductions inside, a sum or mean at the root."""
     tensors = draw(st.sampled_from((False, False, True)))
     tree = draw(trees(ops, inputs=draw(st.integers(1, 3)), most=TENSOR_STEPS if tensors else STEPS, tensors=tensors))
@@ -129,4 +156,5 @@ def tree_cases(draw: st.DrawFn, form: Format, ops: Sequence[Op] = COMPOSABLE, mo
     root = draw(st.sampled_from(ROOTS))
     whole = (*np.broadcast_shapes(*shapes), *tree.root.shape)
     cotangent = _cotangent(draw, form, whole) if root == "cotangent" else np.ones(whole)
-    return _laid_out(draw, Case(tree, form, primals, cotangent, root))
+    case = _laid_out(draw, Case(tree, form, primals, cotangent, root))
+    return case if order == 1 else draw(st.sampled_from(list(twice(case))))

@@ -22,7 +22,7 @@ GAMMA_NEARBY = Interval(-1000, poles_of_gamma=True)
 GAMMA = (
     Op(name="lgamma", torch="torch.lgamma", formula=loggamma(x), domain={"x": GAMMA_POLES}, aliases=("torch.special.gammaln",)),
     # torch.digamma is 58,000 u off next to its root at 1.4616, polygamma(1) 6 u: float32 values, which the allowance of a tree does not foresee.
-    Op(name="digamma", torch="torch.digamma", formula=digamma(x), domain={"x": GAMMA_POLES}, composes=False, aliases=("torch.special.digamma", "torch.special.psi")),
+    Op(name="digamma", torch="torch.digamma", formula=digamma(x), domain={"x": GAMMA_POLES}, second_domain={"x": GAMMA_NEARBY}, composes=False, aliases=("torch.special.digamma", "torch.special.psi")),
     Op(name="trigamma", torch="torch.special.polygamma", aliases=("torch.polygamma",), formula=polygamma(1, x), leading=(1,), domain={"x": GAMMA_NEARBY}, composes=False),
     Op(name="tetragamma", torch="torch.special.polygamma", formula=polygamma(2, x), leading=(2,), domain={"x": GAMMA_NEARBY}, composes=False),
     Op(

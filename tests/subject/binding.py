@@ -157,5 +157,5 @@ def leaves(case: Case, device: str) -> list[torch.Tensor]:
 
 def read(gradient: torch.Tensor) -> Floats:
     """Return a tensor's exact values on the host as float64."""
-    values: Floats = gradient.detach().cpu().to(torch.float64).numpy()
+    values: Floats = gradient.detach().cpu().to(torch.float64).numpy(force=True)
     return values

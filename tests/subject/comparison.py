@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from flint import arb, ctx
 
-from reference.chain import gradient_program
 from reference.compiler import STEPS
-from reference.oracle import NIL, Answer, answer, contributions, filtered, points, value
+from reference.oracle import NIL, Answer, answer, contributions, derivative_program, filtered, points, value
 from tests.subject import binding
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from reference.case import Case
     from reference.format import Floats, Integers
     from reference.op import Shape
-    from reference.oracle import Filtered
+    from reference.oracle import Filtered, Reach
     from tests.subject.mode import Mode
 
 VERDICTS = ("agrees", "inaccurate", "lost", "convention", "malformed")
@@ -30,6 +30,8 @@ UNSUPPORTED = "unsupported"
 
 NO_KERNEL = (
     "not implemented for",  # of a dtype
+    "_backward is not implemented",  # of a second derivative
+    "that does not support it",  # of forward-mode, of a backward
     "we do not yet support",  # of vmap
     "has not been implemented yet",  # of forward-mode
     "must override the setup_context",  # of torch.func, for a function of the user's own
@@ -163,7 +165,7 @@ def judge_values(case: Case, gradients: Sequence[Floats]) -> Judgement:
     """
     judgement = Judgement()
     whole = case
-    if case.is_pointwise and case.points > REPEATS:
+    if case.is_pointwise and case.points >= REPEATS:
         gradients = [gradient.ravel() for gradient in gradients]
         case, gradients = _picked(case, gradients, _distinct(case, gradients))
         rough = filtered(case)
@@ -182,7 +184,8 @@ def _picked(case: Case, gradients: Sequence[Floats], keep: np.ndarray[Shape, Any
 
 def _distinct(case: Case, gradients: Sequence[Floats]) -> Integers:
     """Return the numbers of points that differ from each other, in their bits or those of the gradients, in order."""
-    rows = np.stack([column.ravel() for column in (*case.primals, case.cotangent, *gradients)], axis=1)
+    direction = [] if case.direction is None else [case.direction]
+    rows = np.stack([column.ravel() for column in (*case.primals, case.cotangent, *direction, *gradients)], axis=1)
     whole = rows.view(np.dtype((np.void, rows.itemsize * rows.shape[1]))).ravel()
     return np.sort(np.unique(whole, return_index=True)[1])
 
@@ -205,8 +208,9 @@ def _settled(case: Case, rough: Filtered, gradients: Sequence[Floats], judgement
 
 
 def _judge_input(case: Case, found: Answer, number: int, got: Floats, judgement: Judgement) -> None:
-    truth, allowance = found.truth[number], found.allowance[number]
-    distance, offset, radius, centre = _distances(got, truth.ravel().tolist(), allowance.ravel().tolist())
+    truth, known = found.truth[number], found.reach[number]
+    offset, radius, centre = known.offset, known.radius, known.centre
+    distance = _distances(got, known)
     if bool((np.abs(offset) > radius).any()):
         message = f"the allowance of {case.tree} does not contain its certified derivative"
         raise OracleError(message)
@@ -249,21 +253,10 @@ def _judge_input(case: Case, found: Answer, number: int, got: Floats, judgement:
     judgement.worst_share = max(judgement.worst_share, float(shares.max(initial=0.0)))
 
 
-def _distances(got: Floats, truth: list[arb], allowance: list[arb]) -> tuple[Floats, ...]:
-    """Return, as floats: got - truth, allowance - truth, the allowance's radius, the truth."""
-    ctx.prec = 160
-    rows = []
-    for value_got, true, wide in zip(got.ravel().tolist(), truth, allowance, strict=True):
-        if not true.is_finite():
-            rows.append((float("inf"), 0.0, 0.0, float(true)))
-        elif not wide.is_finite():
-            rows.append((float((arb(value_got) - true).mid()), 0.0, float("inf"), float(true)))
-        else:
-            difference = float((arb(value_got) - true).mid())
-            offset = float((wide.mid() - true).mid())
-            rows.append((difference, offset, float(wide.rad().upper() + true.rad().upper()), float(true)))
-    table = np.array(rows, dtype=np.float64).reshape(-1, 4)
-    return tuple(table.T)
+def _distances(got: Floats, reach: Reach) -> Floats:
+    """Return got - truth, infinite where the truth is; values near it are subtracted exactly."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        return np.where(np.isfinite(reach.centre), got.ravel() - reach.centre - reach.rest, np.inf)
 
 
 def _miss(case: Case, number: int, index: Shape, got: float, truth: arb, ulp: float, share: float) -> Miss:
@@ -279,6 +272,7 @@ def isolated(case: Case, number: int, index: Shape) -> Case:
     return case.at(tuple(int(i) for i in index[: len(batch)]))
 
 
+@lru_cache(maxsize=4096)
 def overflows(case: Case) -> bool:
     """Say whether the format cannot hold the function itself, or one of the terms of its gradient.
 
@@ -288,9 +282,12 @@ def overflows(case: Case) -> bool:
     if not all(case.tree.root.op.interval(leaf.name).encloses(v, v)
                for leaf, p in zip(case.tree.leaves, case.primals, strict=True) for v in np.unique(p).tolist()):  # fmt: skip
         return False
-    local = replace(case, cotangent=np.ones_like(case.cotangent))
-    terms = contributions(local) if case.tree.is_single and (case.cotangent != 1).any() else []
+    local = replace(case, cotangent=np.ones_like(case.cotangent), direction=None if case.direction is None else np.ones_like(case.direction))
+    is_local = (case.cotangent == 1).all() and (case.direction is None or (case.direction == 1).all())
+    terms = contributions(local) if case.tree.is_single and not is_local else []
     terms += contributions(case) if case.points > 1 else []
+    if case.along is not None:
+        terms += [row for asked in (case, local) for row in contributions(replace(asked, along=None, direction=None))]
     return any(abs(ball) > case.form.largest for row in (*value(case), *terms) for ball in row)
 
 
@@ -302,7 +299,7 @@ def _may_vanish(case: Case, number: int, got: float) -> bool:
     """
     if got != 0:
         return False
-    program = gradient_program(case.tree)
+    program = derivative_program(case)
     nearby = arb(1, STEPS * case.form.unit)
     count, rows = len(case.tree.leaves), points(case)
     ctx.prec = 4 * case.form.precision

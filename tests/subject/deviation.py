@@ -15,13 +15,15 @@ import torch
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
 from reference.format import FORMATS
+from reference.tree import single
 from tests.subject.comparison import VERDICTS
-from tests.subject.mode import MODES
+from tests.subject.mode import FIRST_ORDER, MODES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from reference.op import Op
+    from reference.tree import Tree
     from tests.subject.comparison import Miss
 
 FILE = Path(__file__).parents[1] / "deviations.toml"
@@ -32,6 +34,9 @@ NAMES = ("x", "y", "z")
 
 FUNCTIONS = {"abs": abs, "copysign": math.copysign, "log": math.log, "max": max, "min": min, "round": round, "sqrt": math.sqrt}
 """What a region may call."""
+
+KERNELS = ("DEFAULT", "AVX2", "AVX512")
+"""The sets of instructions that torch has CPU kernels for, as `torch.backends.cpu.get_cpu_capability` names them."""
 
 FAULTS = VERDICTS[1:]
 """The verdicts that a deviation may excuse."""
@@ -48,20 +53,23 @@ class Deviation:
     op: str
     dtype: str
     verdicts: tuple[str, ...]
-    modes: tuple[str, ...] = tuple(MODES)
-    """The modes that show it; all of them unless the file says otherwise."""
+    modes: tuple[str, ...] = FIRST_ORDER
+    """The modes that show it; all of the first order unless the file says otherwise."""
 
     device: str = "cpu"
     """The type of device that shows it."""
+
+    kernels: tuple[str, ...] = KERNELS
+    """The sets of instructions for which torch's CPU kernels show it; all of them unless the file says otherwise."""
 
     torch: str
     """The versions of torch concerned, as a version specifier."""
 
     region: str
-    """A predicate in the inputs x, y, z and the cotangent g, such as ``abs(x) > 256`` or ``x == inf``."""
+    """A predicate in the inputs x, y, z and the cotangent g, such as ``abs(x) > 256`` or ``x == inf``; of a tensor op ``True``."""
 
     pinned: Mapping[str, float]
-    """An input that must still show it."""
+    """An input that must still show it; the elements of a tensor are named x0, x1, ..."""
 
     cotangent: float = 1.0
     """The cotangent that shows it there: some overflows need one below 1."""
@@ -102,9 +110,17 @@ def _evaluator(region: str) -> tuple[simpleeval.SimpleEval, Any]:
     return simpleeval.SimpleEval(functions=FUNCTIONS), simpleeval.SimpleEval.parse(region)
 
 
+def trees_of(op: Op) -> list[Tree]:
+    """Return an op on its own inputs: a tensor op at each of its shapes."""
+    return [single(op)] if op.elementwise else [single(op, shapes) for shapes in op.shapes]
+
+
 def _points(miss: Miss) -> Iterator[tuple[float, ...]]:
-    """Return every point and cotangent that may have contributed: sums over a broadcast axis have many."""
-    return itertools.product(*(sorted(set(values.ravel().tolist())) for values in (*miss.case.primals, miss.case.cotangent)))
+    """Return every point and cotangent that may have contributed: sums over a broadcast axis have many; a region of a tensor op has no names."""
+    if not miss.case.tree.root.op.elementwise:
+        yield (1.0,)
+        return
+    yield from itertools.product(*(sorted(set(values.ravel().tolist())) for values in (*miss.case.primals, miss.case.cotangent)))
 
 
 def read(path: Path, ops: Mapping[str, Op]) -> tuple[Deviation, ...]:
@@ -123,11 +139,13 @@ def read(path: Path, ops: Mapping[str, Op]) -> tuple[Deviation, ...]:
         message = f"deviations {path}: has {', '.join(sorted(unknown or table))}; accepted: a list of [[deviation]]"
         raise DeviationError(message)
     found = [each for number, entry in enumerate(table.get("deviation", []), 1) for each in _entry(path, number, entry, ops)]
-    return tuple(each for each in found if _concerns(each.torch))
+    return tuple(each for each in found if _concerns(each))
 
 
-def _concerns(versions: str) -> bool:
-    return SpecifierSet(versions).contains(torch.__version__.split("+")[0], prereleases=True)
+def _concerns(deviation: Deviation) -> bool:
+    """Say whether a deviation is of the installed torch, on this machine."""
+    here = deviation.device != "cpu" or torch.backends.cpu.get_cpu_capability() in deviation.kernels
+    return here and SpecifierSet(deviation.torch).contains(torch.__version__.split("+")[0], prereleases=True)
 
 
 def _entry(path: Path, number: int, entry: Mapping[str, Any], ops: Mapping[str, Op]) -> Iterator[Deviation]:
@@ -141,7 +159,7 @@ def _entry(path: Path, number: int, entry: Mapping[str, Any], ops: Mapping[str, 
         _refuse_fields(place, given)
         try:
             given["pinned"] = {name: float.fromhex(value) for name, value in given["pinned"].items()}
-            given |= {name: tuple(given[name]) for name in ("verdicts", "modes") if name in given}
+            given |= {name: tuple(given[name]) for name in ("verdicts", "modes", "kernels") if name in given}
             deviation = Deviation(**given)
             _validate(deviation, ops)
         except (ValueError, TypeError, AttributeError, InvalidSpecifier) as error:
@@ -152,7 +170,7 @@ def _entry(path: Path, number: int, entry: Mapping[str, Any], ops: Mapping[str, 
 
 def _refuse_fields(place: str, given: Mapping[str, Any]) -> None:
     accepted = {each.name for each in fields(Deviation)}
-    due = accepted - {"modes", "device", "cotangent", "most_ulp"}
+    due = accepted - {"modes", "device", "kernels", "cotangent", "most_ulp"}
     unknown, missing = sorted(set(given) - accepted), sorted(due - set(given))
     if unknown or missing:
         said = [f"unknown: {', '.join(unknown)}"] * bool(unknown) + [f"missing: {', '.join(missing)}"] * bool(missing)
@@ -161,7 +179,7 @@ def _refuse_fields(place: str, given: Mapping[str, Any]) -> None:
 
 
 def _validate(deviation: Deviation, ops: Mapping[str, Op]) -> None:
-    accepted = {"op": ops, "dtype": FORMATS, "verdicts": FAULTS, "modes": MODES}
+    accepted = {"op": ops, "dtype": FORMATS, "verdicts": FAULTS, "modes": MODES, "kernels": KERNELS}
     for name, names in accepted.items():
         value = getattr(deviation, name)
         unknown = set(value if isinstance(value, tuple) else (value,)) - set(names)
@@ -172,12 +190,13 @@ def _validate(deviation: Deviation, ops: Mapping[str, Op]) -> None:
     if not deviation.most_ulp > 0:
         message = f"most_ulp={deviation.most_ulp}; accepted: a number above 0"
         raise ValueError(message)
-    inputs = NAMES[: len(ops[deviation.op].inputs)]
-    if tuple(sorted(deviation.pinned)) != tuple(sorted(inputs)):
-        message = f"pinned={dict(deviation.pinned)}; accepted: a hex float for each of {', '.join(inputs)}"
+    accepted_pins = [tree.elements for tree in trees_of(ops[deviation.op])]
+    inputs = accepted_pins[0] if ops[deviation.op].elementwise else ()
+    if not any(set(deviation.pinned) == set(names) for names in accepted_pins):
+        message = f"pinned={dict(deviation.pinned)}; accepted: a hex float for each of {'; or of '.join(', '.join(names) for names in accepted_pins)}"
         raise ValueError(message)
     try:
-        held = deviation.holds(deviation.pinned, deviation.cotangent)
+        held = deviation.holds(deviation.pinned if inputs else {}, deviation.cotangent)
     except (simpleeval.InvalidExpression, SyntaxError, ArithmeticError) as error:
         message = f"region={deviation.region!r}: {error}; accepted: a predicate in {', '.join(inputs)} and g with {', '.join(FUNCTIONS)}"
         raise ValueError(message) from error

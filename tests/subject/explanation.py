@@ -154,11 +154,14 @@ def snippet(case: Case, wrt: str, mode: Mode, device: str) -> str:
     else:
         lines += body
     lines.append(f"cotangent = {_tensor(case.cotangent if case.root == 'cotangent' else np.ones(()), case, device)}")
+    if case.direction is not None:
+        lines.append(f"direction = {_tensor(case.direction, case, device)}")
     if "points" in mode.snippet:
         lines += _points(case, names, wrt)
-    number, numbers = names.index(wrt), tuple(range(len(names)))
+    number, numbers, at = names.index(wrt), tuple(range(len(names))), case.along or 0
     return "\n".join([*lines, mode.snippet.format(
         wrt=wrt, number=number, numbers=numbers, inputs=", ".join(names), dims=len(case.batch), name=mode.name, mapped="torch.func.vmap" if case.is_pointwise else "",
+        at=at, along=names[at], block="" if case.is_pointwise else f".reshape(len(cotangent), {names[at]}[0].numel(), -1)[:, 0]",
     )])  # fmt: skip
 
 

@@ -12,9 +12,10 @@ import numpy as np
 from reference.case import Case
 from reference.catalogue import OPS
 from reference.format import FORMATS
-from reference.tree import single
+from strategies import twice
 from tests.subject import deviation
 from tests.subject.comparison import REPEATS, judged
+from tests.subject.deviation import trees_of
 from tests.subject.explanation import explained
 from tests.subject.mode import MODES
 
@@ -28,14 +29,22 @@ if TYPE_CHECKING:
 
 
 def pinned(known: Deviation, op: Op) -> Case:
-    """Return the pinned input of a deviation, as often as a whole vector needs it."""
-    primals = tuple(np.array(known.pinned[name]) for name in op.inputs)
-    return Case(single(op), FORMATS[known.dtype], primals, np.array(known.cotangent)).repeated(REPEATS)
+    """Return the pinned input of a deviation; of an elementwise op as often as a whole vector needs it."""
+    tree = next(tree for tree in trees_of(op) if set(tree.elements) == set(known.pinned))
+    primals = tuple(np.array([known.pinned[name] for name in leaf.elements]).reshape(leaf.shape) for leaf in tree.leaves)
+    case = Case(tree, FORMATS[known.dtype], primals, np.full(tree.root.shape, known.cotangent))
+    return case.repeated(REPEATS) if op.elementwise else case
+
+
+def asked(known: Deviation, op: Op, mode: Mode) -> list[Case]:
+    """Return what a mode is asked at the pinned input: for a second derivative, of the gradient by each input."""
+    case = pinned(known, op)
+    return [mode.asks(each) for each in (twice(case) if mode.order > 1 else [case])]
 
 
 def shown(known: Deviation, op: Op, mode: Mode) -> Miss | None:
     """Return the miss at the pinned input of a deviation, or None where torch shows it no more."""
-    return next((miss for miss in judged(mode.asks(pinned(known, op)), mode, known.device).misses if known.covers(miss)), None)
+    return next((miss for case in asked(known, op, mode) for miss in judged(case, mode, known.device).misses if known.covers(miss)), None)
 
 
 def right_bits(miss: Miss) -> int:

@@ -1,0 +1,126 @@
+"""The ways to ask torch for a second derivative, each with the same in plain torch.
+
+Each gives, for every input, the derivative of the gradient by one input (``case.along``), contracted
+with ``case.direction``. The first word of a name is the transform that is applied last.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from tests.subject import binding
+from tests.subject.first_order import cotangent_of, function_of, plain, printed, pushing, rows
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from reference.case import Case
+    from tests.subject.first_order import Gradients
+
+
+def reverse_over_reverse(case: Case, device: str) -> Gradients:
+    """Run ``torch.autograd.grad`` of a gradient with a graph; one that requires no grad depends on no input."""
+    inputs, number, direction = binding.leaves(case, device), *_direction(case, device)
+    (gradient,) = torch.autograd.grad(function_of(case)(*inputs), inputs[number], cotangent_of(case, device), create_graph=True)
+    if not gradient.requires_grad:
+        return [torch.zeros_like(x) for x in inputs]
+    return list(torch.autograd.grad(gradient, inputs, direction, materialize_grads=True))
+
+
+def forward_over_reverse(case: Case, device: str) -> Gradients:
+    """Push a tangent through `torch.func.vjp`: every gradient changes."""
+    inputs, number, direction = plain(case, device), *_direction(case, device)
+    cotangent = cotangent_of(case, device)
+
+    def gradients(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        output, pull = torch.func.vjp(function_of(case), *_with(inputs, number, x))[:2]
+        found: tuple[torch.Tensor, ...] = pull(torch.ones_like(output) if cotangent is None else cotangent)
+        return found
+
+    return list(torch.func.jvp(gradients, (inputs[number],), (direction,))[1])
+
+
+def reverse_over_forward(case: Case, device: str) -> Gradients:
+    """Pull the cotangent back through `torch.func.jvp`."""
+    inputs, number, direction = plain(case, device), *_direction(case, device)
+    output, pull = torch.func.vjp(lambda *xs: _pushed(case, xs, number, direction), *inputs)[:2]
+    cotangent = cotangent_of(case, device)
+    return list(pull(torch.ones_like(output) if cotangent is None else cotangent))
+
+
+def forward_over_forward(case: Case, device: str) -> Gradients:
+    """Push a tangent of each input in turn through `torch.func.jvp`."""
+    number, direction = _direction(case, device)
+    along = direction if case.is_pointwise else direction[0]
+
+    def pushed(inputs: list[torch.Tensor], wrt: int, tangent: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = torch.func.jvp(lambda x: _pushed(case, _with(inputs, wrt, x), number, along), (inputs[wrt],), (tangent,))[1]
+        return found
+
+    return pushing(pushed, case, device)
+
+
+def hessian(case: Case, device: str) -> Gradients:
+    """Run `torch.func.hessian`, at all points at once, and take the part by the first element of the input that is asked for."""
+    inputs, number = plain(case, device), _direction(case, device)[0]
+    transform = torch.func.hessian(function_of(case), argnums=tuple(range(len(inputs))))
+    if case.is_pointwise:
+        found = torch.func.vmap(transform)(*(x.flatten() for x in inputs))[number]
+    else:
+        point, outputs = [x[0] for x in inputs], len(case.cotangent)
+        found = [block.reshape(outputs, point[number].numel(), -1)[:, 0] for block in transform(*point)[number]]
+    return [second.reshape(x.shape) for second, x in zip(found, inputs, strict=True)]
+
+
+def _pushed(case: Case, inputs: Sequence[torch.Tensor], number: int, tangent: torch.Tensor) -> torch.Tensor:
+    """Return the derivative of the output in a direction of one input."""
+    found: torch.Tensor = torch.func.jvp(lambda x: function_of(case)(*_with(inputs, number, x)), (inputs[number],), (tangent,))[1]
+    return found
+
+
+def _with(inputs: Sequence[torch.Tensor], number: int, x: torch.Tensor) -> list[torch.Tensor]:
+    return [*inputs[:number], x, *inputs[number + 1 :]]
+
+
+def _direction(case: Case, device: str) -> tuple[int, torch.Tensor]:
+    """Return which input's gradient is differentiated again, and the cotangent of that."""
+    assert case.along is not None
+    assert case.direction is not None
+    return case.along, binding.tensor(case.direction, case.form, device)
+
+
+def entries(case: Case) -> Case:
+    """Ask for entries of the Hessian: pointwise, for each second derivative; else, of each output, by the first element of one input."""
+    case = rows(case)
+    assert case.along is not None
+    leaf = case.tree.leaves[case.along]
+    direction = np.zeros((*case.batch, *leaf.shape))
+    direction.reshape(case.points, -1)[:, :1] = 1
+    return replace(case, direction=direction)
+
+
+RR = """\
+(gradient,) = torch.autograd.grad(output, [{along}], cotangent, create_graph=True)
+seconds = [torch.zeros_like({wrt})] if not gradient.requires_grad else torch.autograd.grad(gradient, [{wrt}], direction, materialize_grads=True)
+""" + printed("seconds[0]")
+FR = """\
+def gradients(x): return torch.func.vjp(function, *[x if i == {at} else other for i, other in enumerate(({inputs},))])[1](cotangent)
+seconds = torch.func.jvp(gradients, ({along},), (direction,))[1]
+""" + printed("seconds[{number}]")
+PUSHED = """\
+def pushed(*xs): return torch.func.jvp(lambda x: function(*xs[:{at}], x, *xs[{at} + 1:]), (xs[{at}],), (direction,))[1]
+"""
+RF = PUSHED + """\
+seconds = torch.func.vjp(pushed, {inputs})[1](cotangent)
+""" + printed("seconds[{number}]")
+FF = PUSHED + """\
+for tangent in tangents:
+    second = torch.func.jvp(lambda x: pushed(*points[:{number}], x, *points[{number} + 1:]), (points[{number}],), (tangent,))[1]
+    """ + printed("second")
+HESSIAN = """\
+seconds = {mapped}(torch.func.hessian(function, argnums={numbers}))(*points)[{at}]
+""" + printed("seconds[{number}]{block}")
