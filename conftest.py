@@ -6,7 +6,7 @@ import math
 import secrets
 from pathlib import Path
 from textwrap import shorten
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -20,6 +20,7 @@ from tests.subject.assay import Assay
 from tests.subject.choice import PROFILES, TREE, ChoiceError, chosen
 from tests.subject.deviation import Deviation
 from tests.subject.device import passing
+from tests.subject.mode import Mode
 from tests.subject.record import Record, Writer
 
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from reference.convention import Point
     from reference.format import Format
     from tests.subject.choice import Choice
-    from tests.subject.mode import Mode
 
 CHOICE = pytest.StashKey["Choice"]()
 
@@ -163,9 +163,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def _is_chosen(item: pytest.Item, choice: Choice) -> bool:
     params = item.callspec.params if hasattr(item, "callspec") else {}
-    if getattr(params.get("mode"), "order", 1) > 1 and not item.get_closest_marker("any_order"):
+    mode = params.get("mode")
+    if isinstance(mode, Mode) and mode.order > 1 and not item.get_closest_marker("any_order"):
         return False
     if item.get_closest_marker("fixed") and params["form"].name not in choice.profile.fixed:
+        return False
+    if isinstance(mode, Mode) and mode.sampled and not (item.get_closest_marker("fixed") and _is_sampled(params, choice)):
         return False
     if "op" in params and "mode" in params:
         op, listed = params["op"], item.get_closest_marker("enumerated")
@@ -176,8 +179,23 @@ def _is_chosen(item: pytest.Item, choice: Choice) -> bool:
         return choice.trees
     if isinstance(params.get("deviation"), Deviation):
         known = params["deviation"]
-        return (choice.profile.infinite or all(map(math.isfinite, known.pinned.values()))) and known.op in choice.ops and known.dtype in choice.forms and not choice.modes.keys().isdisjoint(known.modes)
+        ordinary = choice.profile.infinite or all(map(math.isfinite, known.pinned.values()))
+        return ordinary and known.op in choice.ops and known.dtype in choice.forms and bool(_showing(known, choice))
     return not choice.narrowed
+
+
+def _showing(deviation: Deviation, choice: Choice) -> list[Mode]:
+    """Return the modes in which a deviation must show: all that it names, but in the quick profile the first, and none that takes seconds unless it is asked for everything."""
+    named = [mode for name, mode in choice.modes.items() if name in deviation.modes and (not mode.sampled or name in choice.drawing)]
+    return named if set(choice.profile.fixed) == set(FORMATS) else named[:1]
+
+
+def _is_sampled(params: Mapping[str, Any], choice: Choice) -> bool:
+    """Say whether a mode that takes seconds each is asked for this: all, where it is named or the profile has every mode; else its sample."""
+    mode = params["mode"]
+    if mode.name in choice.drawing:
+        return True
+    return choice.profile.samples and "op" in params and mode.sampled.get(params["op"].name) == params["form"].name
 
 
 def _is_enumerated(op: Op, form: Format, choice: Choice, *, arguments: tuple[int, ...], bits: tuple[int, ...]) -> bool:
@@ -192,10 +210,8 @@ def catalogue(request: pytest.FixtureRequest) -> Mapping[str, Op]:
 
 @pytest.fixture
 def showing(request: pytest.FixtureRequest, deviation: Deviation) -> list[Mode]:
-    """Return the modes in which a deviation must show: all that it names, but in the quick profile the first."""
-    choice = request.config.stash[CHOICE]
-    named = [mode for name, mode in choice.modes.items() if name in deviation.modes]
-    return named if set(choice.profile.fixed) == set(FORMATS) else named[:1]
+    """Return the modes in which a deviation must show."""
+    return _showing(deviation, request.config.stash[CHOICE])
 
 
 @pytest.fixture(scope="session")

@@ -61,6 +61,9 @@ class Case:
         shapes = ", ".join(f"{leaf.name}{list(p.shape)}" for leaf, p in zip(self.tree.leaves, self.primals, strict=True))
         return f"<{self.tree} in {self.form.name} at {shapes}, root={self.root}, layouts={self.layouts}>"
 
+    def _repr_pretty_(self, printer: Any, _: bool) -> None:  # noqa: FBT001 - the protocol of IPython, which Hypothesis prints drawn values by
+        printer.text(repr(self))
+
     @cached_property
     def question(self) -> tuple[object, ...]:
         """All that the answer depends on."""

@@ -108,6 +108,9 @@ class Op:
         """Name the op and its formula."""
         return f"<{self.name}: {self.formula if self.elementwise else self.torch}>"
 
+    def _repr_pretty_(self, printer: Any, _: bool) -> None:  # noqa: FBT001 - the protocol of IPython, which Hypothesis prints arguments by
+        printer.text(repr(self))
+
     def __post_init__(self) -> None:
         """Refuse an entry that contradicts itself, naming the field and what it accepts."""
         if not re.fullmatch(r"[a-z][a-z0-9_]*", self.name):

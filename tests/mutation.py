@@ -183,13 +183,13 @@ def gradcheck_catches(op: Op, mutant: Mutant | None) -> bool:
         @staticmethod
         def forward(ctx: Any, *inputs: torch.Tensor) -> torch.Tensor:
             ctx.save_for_backward(*inputs)
-            return binding.apply(op, list(inputs))
+            return binding.call(op)(list(inputs))
 
         @staticmethod
         def backward(ctx: Any, cotangent: torch.Tensor) -> tuple[torch.Tensor, ...]:
             inputs = [x.detach().requires_grad_() for x in ctx.saved_tensors]
             with torch.enable_grad():
-                sound = torch.autograd.grad(binding.apply(op, inputs), inputs, cotangent)
+                sound = torch.autograd.grad(binding.call(op)(inputs), inputs, cotangent)
             return tuple(sound if mutant is None else mutant.gradients(Place(op, form, [x.detach() for x in inputs]), sound))
 
     rng = np.random.default_rng(0)

@@ -62,13 +62,13 @@ def gradcheck_notices(op: Op, form: Format, run: int, bias: float, *, one: bool,
         @staticmethod
         def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
             ctx.save_for_backward(x)
-            return binding.apply(op, [x])
+            return binding.call(op)([x])
 
         @staticmethod
         def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
             with torch.enable_grad():
                 x = ctx.saved_tensors[0].detach().requires_grad_()
-                (sound,) = torch.autograd.grad(binding.apply(op, [x]), x, gradient)
+                (sound,) = torch.autograd.grad(binding.call(op)([x]), x, gradient)
             return biased(sound, bias, one=one)
 
     inputs = binding.leaves(drawn(op, form, run), "cpu")

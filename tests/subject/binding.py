@@ -48,18 +48,22 @@ def resolve(path: str) -> Callable[..., Any]:
     return located(path)[1]
 
 
-def apply(op: Op, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Call the op as its entry says."""
-    device = inputs[0].device
-    constants = {k: torch.tensor(v, device=device) for k, v in op.constants.items()}
-    named = dict(zip(op.keywords, inputs, strict=True)) if op.keywords else {}
-    positional: tuple[Any, ...] = () if op.keywords else (tuple(inputs),) if op.packed else tuple(inputs)
-    result: torch.Tensor = resolve(op.torch)(*op.leading, *positional, **named, **op.kwargs, **constants)
-    return result
+def call(op: Op) -> Callable[[Sequence[torch.Tensor]], torch.Tensor]:
+    """Return the call that an entry describes, as a function of the list of its inputs."""
+    target = resolve(op.torch)
+
+    def called(inputs: Sequence[torch.Tensor]) -> torch.Tensor:
+        constants = {k: torch.tensor(v, device=inputs[0].device) for k, v in op.constants.items()}
+        named = dict(zip(op.keywords, inputs, strict=True)) if op.keywords else {}
+        positional: tuple[Any, ...] = () if op.keywords else (tuple(inputs),) if op.packed else tuple(inputs)
+        result: torch.Tensor = target(*op.leading, *positional, **named, **op.kwargs, **constants)
+        return result
+
+    return called
 
 
 def written(op: Op, inputs: Sequence[str]) -> str:
-    """Write the call that `apply` makes, with names for the inputs."""
+    """Write the call that `call` makes, with names for the inputs."""
     arguments = [repr(value) for value in op.leading]
     if op.keywords:
         arguments += [f"{k}={name}" for k, name in zip(op.keywords, inputs, strict=True)]
@@ -76,18 +80,22 @@ def in_place(node: Apply) -> str | None:
     return f"{name}_" if node.manner != "call" and "." not in name and hasattr(torch.Tensor, f"{name}_") else None
 
 
-def applied(node: Apply, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Compute a node in the manner it asks for: what is overwritten is a copy."""
-    method = in_place(node)
+def applied(node: Apply) -> Callable[[Sequence[torch.Tensor]], torch.Tensor]:
+    """Return a node's call in the manner it asks for: what is overwritten is a copy."""
+    method, kwargs = in_place(node), node.op.kwargs
     if method is None:
-        return apply(node.op, inputs)
-    copy = inputs[0].clone()
-    if node.manner == "in_place":
-        result: torch.Tensor = getattr(copy, method)(**node.op.kwargs)
+        return call(node.op)
+
+    def overwriting(inputs: Sequence[torch.Tensor]) -> torch.Tensor:
+        result: torch.Tensor = getattr(inputs[0].clone(), method)(**kwargs)
         return result
-    base = copy.unsqueeze(0)
-    getattr(base[0], method)(**node.op.kwargs)
-    return base.squeeze(0)
+
+    def through_view(inputs: Sequence[torch.Tensor]) -> torch.Tensor:
+        base = inputs[0].clone().unsqueeze(0)
+        getattr(base[0], method)(**kwargs)
+        return base.squeeze(0)
+
+    return overwriting if node.manner == "in_place" else through_view
 
 
 def steps(node: Apply, result: str, inputs: Sequence[str]) -> list[str]:
@@ -103,12 +111,15 @@ def steps(node: Apply, result: str, inputs: Sequence[str]) -> list[str]:
 
 def function(tree: Tree) -> Callable[..., torch.Tensor]:
     """Return the tree as a function of tensors."""
+    nodes: list[Node] = [*tree.leaves, *tree.applications]
+    places = {node: number for number, node in enumerate(nodes)}
+    calls = [(applied(node), [places[child] for child in node.children]) for node in tree.applications]
 
     def evaluate(*inputs: torch.Tensor) -> torch.Tensor:
-        values: dict[Node, torch.Tensor] = dict(zip(tree.leaves, inputs, strict=True))
-        for node in tree.applications:
-            values[node] = applied(node, [values[child] for child in node.children])
-        return values[tree.root]
+        values = list(inputs)
+        for called, arguments in calls:
+            values.append(called([values[place] for place in arguments]))
+        return values[-1]
 
     return evaluate
 

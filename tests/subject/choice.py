@@ -51,6 +51,9 @@ class Profile:
     fixed: tuple[str, ...] = tuple(FORMATS)
     """The formats in which every mode is asked, at the same points."""
 
+    samples: bool = True
+    """Whether modes that take seconds each are asked for their sample."""
+
     every_mode: bool = False
     """Whether all modes are asked at drawn points, and not those only that draw in any profile."""
 
@@ -59,7 +62,7 @@ class Profile:
 
 
 PROFILES = {
-    "quick": Profile(op_cases=2, tree_cases=15, histories=20, sizes=(), infinite=False, fixed=("float32",)),
+    "quick": Profile(op_cases=2, tree_cases=15, histories=20, sizes=(), infinite=False, fixed=("float32",), samples=False),
     "default": Profile(op_cases=8, tree_cases=60, histories=150),
     "thorough": Profile(op_cases=80, tree_cases=60, histories=1500, every_mode=True),
     "exhaustive": Profile(op_cases=80, tree_cases=60, histories=1500, enumerates=True),

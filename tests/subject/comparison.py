@@ -30,6 +30,7 @@ UNSUPPORTED = "unsupported"
 
 NO_KERNEL = (
     "not implemented for",  # of a dtype
+    "Could not run 'aten::",  # of a device
     "_backward is not implemented",  # of a second derivative
     "that does not support it",  # of forward-mode, of a backward
     "we do not yet support",  # of vmap
@@ -37,6 +38,7 @@ NO_KERNEL = (
     "must override the setup_context",  # of torch.func, for a function of the user's own
     "You must implement the jvp function",  # of forward-mode, likewise
     "does not have vmap support",  # likewise
+    "No working C++ compiler found",  # of inductor
 )
 """What torch says where it, or the function of a user's own, cannot be asked in a mode or a dtype."""
 

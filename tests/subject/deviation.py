@@ -56,8 +56,8 @@ class Deviation:
     modes: tuple[str, ...] = FIRST_ORDER
     """The modes that show it; all of the first order unless the file says otherwise."""
 
-    device: str = "cpu"
-    """The type of device that shows it."""
+    device: str
+    """The type of device that shows it; an entry of the file lists its ``devices``, the CPU alone unless it says otherwise."""
 
     kernels: tuple[str, ...] = KERNELS
     """The sets of instructions for which torch's CPU kernels show it; all of them unless the file says otherwise."""
@@ -154,8 +154,12 @@ def _entry(path: Path, number: int, entry: Mapping[str, Any], ops: Mapping[str, 
     if not isinstance(entry.get("dtypes"), dict):
         message = f"{place}: dtypes is missing; accepted: a table of {', '.join(FORMATS)}"
         raise DeviationError(message)
-    for dtype, where in entry["dtypes"].items():
-        given = shared | {name: value for name, value in where.items() if name not in {"got", "truth"}} | {"dtype": dtype}
+    devices = shared.pop("devices", ["cpu"])
+    if not isinstance(devices, list) or not devices:
+        message = f"{place}: devices={devices!r}; accepted: a list of types of devices"
+        raise DeviationError(message)
+    for device, (dtype, where) in itertools.product(devices, entry["dtypes"].items()):
+        given = shared | {name: value for name, value in where.items() if name not in {"got", "truth"}} | {"dtype": dtype, "device": device}
         _refuse_fields(place, given)
         try:
             given["pinned"] = {name: float.fromhex(value) for name, value in given["pinned"].items()}
@@ -170,11 +174,11 @@ def _entry(path: Path, number: int, entry: Mapping[str, Any], ops: Mapping[str, 
 
 def _refuse_fields(place: str, given: Mapping[str, Any]) -> None:
     accepted = {each.name for each in fields(Deviation)}
-    due = accepted - {"modes", "device", "kernels", "cotangent", "most_ulp"}
+    due = accepted - {"modes", "kernels", "cotangent", "most_ulp"}
     unknown, missing = sorted(set(given) - accepted), sorted(due - set(given))
     if unknown or missing:
         said = [f"unknown: {', '.join(unknown)}"] * bool(unknown) + [f"missing: {', '.join(missing)}"] * bool(missing)
-        message = f"{place}: {'; '.join(said)}; accepted: {', '.join(sorted(accepted))}"
+        message = f"{place}: {'; '.join(said)}; accepted: devices, {', '.join(sorted(accepted - {'device'}))}"
         raise DeviationError(message)
 
 

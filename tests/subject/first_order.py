@@ -90,6 +90,17 @@ def checkpointed(case: Case, device: str) -> Gradients:
     return _backward_through(partial(checkpoint, use_reentrant=False), case, device)
 
 
+def compiled(backend: str, case: Case, device: str) -> Gradients:
+    """Run backward through `torch.compile`, as one graph, compiled anew."""
+    torch.compiler.reset()
+
+    def through(function: Callable[..., torch.Tensor], *inputs: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = torch.compile(function, backend=backend, fullgraph=True, dynamic=False)(*inputs)
+        return result
+
+    return _backward_through(through, case, device)
+
+
 class Recomputed(torch.autograd.Function):
     """A user's own function: its backward computes the forward anew, and differentiates that."""
 
@@ -220,6 +231,9 @@ gradients = torch.func.vmap(torch.func.grad(weighted, argnums={numbers}))(*rows)
 CHECKPOINT = """\
 from torch.utils.checkpoint import checkpoint
 output = checkpoint(function, {inputs}, use_reentrant=False)
+""" + LEAF
+COMPILE = """\
+output = torch.compile(function, backend="{name}", fullgraph=True, dynamic=False)({inputs})
 """ + LEAF
 FUNCTION = """\
 class Recomputed(torch.autograd.Function):

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from functools import partial
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 from tests.subject import first_order as first
 from tests.subject import second_order as second
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from reference.case import Case
     from tests.subject.first_order import Gradients
@@ -20,7 +22,7 @@ def as_it_is(case: Case) -> Case:
     return case
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Mode:
     """One way to ask torch for the derivative of a case."""
 
@@ -40,6 +42,19 @@ class Mode:
     draws: bool = False
     """Whether it is asked at drawn points whatever the profile; the others are asked at the same hard points, unless they are named."""
 
+    sampled: Mapping[str, str] = field(default_factory=dict)
+    """Where a test takes seconds, the few ops it is asked for, each in a format; all of them in the profile thorough, or where the mode is named."""
+
+    def __repr__(self) -> str:
+        """Name the mode."""
+        return f"<{self.name}>"
+
+    def _repr_pretty_(self, printer: Any, _: bool) -> None:  # noqa: FBT001 - the protocol of IPython, which Hypothesis prints arguments by
+        printer.text(repr(self))
+
+
+SAMPLE = MappingProxyType({"gelu": "bfloat16", "tanh": "float32", "atan2": "float64", "softmax": "float16", "matmul": "float32", "maximum": "float32"})
+"""What is compiled in the profile default: an op of each kind, in a format."""
 
 MODES = {
     mode.name: mode
@@ -51,6 +66,8 @@ MODES = {
         Mode("vmap_grad", 1, first.vmap_grad, first.VMAP_GRAD, asks=first.spread),
         Mode("checkpoint", 1, first.checkpointed, first.CHECKPOINT),
         Mode("function", 1, first.own_function, first.FUNCTION),
+        Mode("aot_eager", 1, partial(first.compiled, "aot_eager"), first.COMPILE, sampled=SAMPLE),
+        Mode("inductor", 1, partial(first.compiled, "inductor"), first.COMPILE, sampled=SAMPLE),
         Mode("forward", 1, first.forward, first.FORWARD, asks=first.columns),
         Mode("func_jvp", 1, first.func_jvp, first.FUNC_JVP, asks=first.columns),
         Mode("jacrev", 1, first.jacrev, first.JACOBIAN, asks=first.rows),
