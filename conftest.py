@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 from reference.convention import clause, infinite_places, places
 from reference.format import FORMATS
@@ -101,7 +101,8 @@ def _load_profiles(choice: Choice) -> None:
         HealthCheck.function_scoped_fixture,  # an assay sums up the examples of its test
         HealthCheck.too_slow,  # a machine may be loaded
     ]
-    shared = settings(deadline=None, print_blob=True, suppress_health_check=suppressed)  # the first call compiles
+    phases = [phase for phase in Phase if phase is not Phase.explain]  # it traces every line, for minutes, and a failure explains itself
+    shared = settings(deadline=None, print_blob=True, phases=phases, suppress_health_check=suppressed)  # the first call compiles
     settings.register_profile("ops", shared, max_examples=choice.profile.op_cases)
     settings.register_profile("trees", shared, max_examples=choice.profile.tree_cases)
     settings.register_profile("fewer_trees", shared, max_examples=choice.profile.tree_cases // 4)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -56,6 +56,9 @@ class Case:
     direction: Floats | None = None
     """The cotangent of that gradient, in the shape of the input."""
 
+    forwards: bool = False
+    """Whether the derivative of a tree is accumulated from its inputs, as forward-mode does, which rounds otherwise."""
+
     def __repr__(self) -> str:
         """Say what is asked, without the values of large inputs."""
         shapes = ", ".join(f"{leaf.name}{list(p.shape)}" for leaf, p in zip(self.tree.leaves, self.primals, strict=True))
@@ -68,7 +71,7 @@ class Case:
     def question(self) -> tuple[object, ...]:
         """All that the answer depends on."""
         arrays = (*self.primals, self.cotangent) if self.direction is None else (*self.primals, self.cotangent, self.direction)
-        return (self.tree, self.form, self.root, self.along, *((array.shape, array.tobytes()) for array in arrays))
+        return (self.tree, self.form, self.root, self.along, self.forwards, *((array.shape, array.tobytes()) for array in arrays))
 
     def __eq__(self, other: object) -> bool:
         """Say whether both ask the same."""
@@ -119,7 +122,7 @@ class Case:
             return np.repeat(values[None], count, axis=0)
 
         primals = tuple(often(primal) for primal in self.primals)
-        return Case(self.tree, self.form, primals, often(self.cotangent), self.root, along=self.along, direction=None if self.direction is None else often(self.direction))
+        return replace(self, primals=primals, cotangent=often(self.cotangent), layouts=(), direction=None if self.direction is None else often(self.direction))
 
     def at(self, index: Shape) -> Case:
         """Return the case at one point of the batch alone, asked with its cotangent."""
@@ -130,9 +133,9 @@ class Case:
 
         primals = tuple(primal[place(batch)].copy() for primal, batch in zip(self.primals, self.batches, strict=True))
         direction = None if self.direction is None or self.along is None else self.direction[place(self.batches[self.along])].copy()
-        return Case(self.tree, self.form, primals, self.cotangent[index].copy(), along=self.along, direction=direction)
+        return replace(self, primals=primals, cotangent=self.cotangent[index].copy(), root="cotangent", layouts=(), direction=direction)
 
     def only(self, keep: np.ndarray[Shape, Any]) -> Case:
         """Return a pointwise case at some of its points, chosen by a mask or by numbers."""
         direction = None if self.direction is None else self.direction.ravel()[keep]
-        return Case(self.tree, self.form, tuple(primal.ravel()[keep] for primal in self.primals), self.cotangent.ravel()[keep], along=self.along, direction=direction)
+        return replace(self, primals=tuple(primal.ravel()[keep] for primal in self.primals), cotangent=self.cotangent.ravel()[keep], layouts=(), direction=direction)

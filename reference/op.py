@@ -101,6 +101,9 @@ class Op:
     composes: bool = True
     """Whether drawn trees may have it; the entry says why not."""
 
+    composes_forwards: bool = True
+    """Whether drawn trees through which tangents are pushed may have it; the entry says why not."""
+
     in_place: bool = True
     """Whether torch differentiates the variant that overwrites its input, where there is one."""
 

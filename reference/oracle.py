@@ -15,7 +15,8 @@ from reference.balls import evaluated
 from reference.chain import allowance_program, elements, gradient_program, value_program
 from reference.compiler import STEPS, Emitter
 from reference.convention import conventional, critical, critical_program
-from reference.second import second_allowance_program, second_program
+from reference.forward import forward_allowance_program
+from reference.second import products_program, second_allowance_program, second_program
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -215,7 +216,7 @@ def filtered(case: Case) -> Filtered | None:
 
 def _allowances(case: Case, rows: Sequence[Sequence[arb]]) -> list[tuple[arb, ...]]:
     """Evaluate reverse mode, widened; a mean hands each point its share of the cotangent, rounded."""
-    program = allowance_program(case.tree, case.form) if case.along is None else second_allowance_program(case.tree, case.along, case.form)
+    program = _rounded_program(case)
     ctx.prec = 64
     if case.root != "mean":
         return program.at(rows)
@@ -223,6 +224,14 @@ def _allowances(case: Case, rows: Sequence[Sequence[arb]]) -> list[tuple[arb, ..
     last = first + elements(case.tree.root)
     share = arb(fmpq(1, case.cotangent.size or 1)) * arb(1, STEPS * case.form.unit)
     return program.at((*row[:first], *(cotangent * share for cotangent in row[first:last]), *row[last:]) for row in rows)
+
+
+def _rounded_program(case: Case) -> Program:
+    """Return the program of what rounding makes of the derivative that a case asks for."""
+    if case.along is not None:
+        return second_allowance_program(case.tree, case.along, case.form)
+    accumulated = forward_allowance_program if case.forwards and not case.tree.is_single else allowance_program
+    return accumulated(case.tree, case.form)
 
 
 def derivative_program(case: Case) -> Program:
@@ -239,6 +248,14 @@ def value(case: Case) -> list[tuple[arb, ...]]:
 def contributions(case: Case) -> list[tuple[arb, ...]]:
     """Return the certified gradient at each point of the batch, before it is summed for any input."""
     return certified(derivative_program(case), points(case), case.form)
+
+
+def products(case: Case) -> list[tuple[arb, ...]]:
+    """Return the products of tangents that a second derivative of a composition is made of; none of one op alone."""
+    if case.along is None or case.tree.is_single:
+        return []
+    ctx.prec = 64
+    return products_program(case.tree, case.along).at(points(case))
 
 
 def points(case: Case) -> list[tuple[arb, ...]]:

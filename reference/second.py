@@ -8,13 +8,13 @@ changes it, as both reverse over reverse and forward over reverse do.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING
 
 from reference.chain import Chain, elements, flat
 from reference.compiler import Emitter, compiled
 from reference.derivative import slope, symbols, vjp
+from reference.forward import changes_of, pushed, total
 from reference.tree import Leaf, jacobian, rule
 
 if TYPE_CHECKING:
@@ -25,11 +25,8 @@ if TYPE_CHECKING:
     from reference.chain import Slope, Tangents
     from reference.compiler import Program
     from reference.format import Format
-    from reference.op import Array, Op, Shape
+    from reference.op import Op, Shape
     from reference.tree import Apply, Node, Tree
-
-    Change = tuple[int, int, int, int, Expr]
-    """How an element of the gradient of an input changes with an element of something: input, element, number and element of that, derivative."""
 
     Bend = tuple[int, Node, int, Node, int, str]
 
@@ -48,13 +45,30 @@ def second_program(tree: Tree, along: int) -> Program:
     slopes = {node: chain.slopes(node) for node in tree.applications}
     bends = {node: _bends(chain, node) for node in tree.applications}
     directions = _direction(tree, along)
-    pushed = chain.tangents({(tree.leaves[along], i): name for i, name in enumerate(directions)}, slopes)
+    along_it = chain.tangents({(tree.leaves[along], i): name for i, name in enumerate(directions)}, slopes)
     results = []
     for leaf in tree.leaves:
         for index in range(elements(leaf)):
-            curved = _curved(chain, tree, pushed, chain.tangents({(leaf, index): chain.one}, slopes), slopes, bends)
+            curved = _curved(chain, tree, along_it, chain.tangents({(leaf, index): chain.one}, slopes), slopes, bends)
             results.append(chain.contracted(zip(chain.cotangents, chain.at_root(curved), strict=True)) or chain.zero)
     return chain.emitter.program([*chain.arguments, *chain.cotangents, *directions], results)
+
+
+@lru_cache(maxsize=64)
+def products_program(tree: Tree, along: int) -> Program:
+    """Compile the products of two tangents that meet in each node of a tree: a format may not hold one although it holds the second derivative."""
+    chain = Chain(tree, Emitter())
+    for node in tree.applications:
+        chain.forward(node)
+    slopes = {node: chain.slopes(node) for node in tree.applications}
+    directions = _direction(tree, along)
+    along_it = chain.tangents({(tree.leaves[along], i): name for i, name in enumerate(directions)}, slopes)
+    products = []
+    for leaf in tree.leaves:
+        for index in range(elements(leaf)):
+            other = chain.tangents({(leaf, index): chain.one}, slopes)
+            products += [chain.emitter.assign(f"{one} * {two}") for place, one in along_it.items() if one is not None and (two := other.get(place)) is not None]
+    return chain.emitter.program([*chain.arguments, *chain.cotangents, *directions], products)
 
 
 @lru_cache(maxsize=512)
@@ -66,14 +80,14 @@ def second_allowance_program(tree: Tree, along: int, form: Format) -> Program:
     for application in tree.applications:
         if application is not tree.root or application.rule.saved is not None:
             chain.forward(application)
-            tangents[application] = _pushed(chain, application, tangents)
+            tangents[application] = pushed(chain, application, tangents)
     contributions: dict[Node, list[list[str]]] = {tree.root: [chain.cotangents]}
     changes: dict[Node, list[list[str | None]]] = {tree.root: [[None] * len(chain.cotangents)]}
     results: dict[Node, list[str | None]] = {}
     backwards: tuple[Node, ...] = (*reversed(tree.applications), *tree.leaves)
     for node in backwards:
         adjoint = [chain.emitter.total(terms) for terms in zip(*contributions[node], strict=True)]
-        results[node] = [_total(chain, terms) for terms in zip(*changes[node], strict=True)]
+        results[node] = [total(chain, terms) for terms in zip(*changes[node], strict=True)]
         if isinstance(node, Leaf):
             continue
         for child, gradient in chain.pulled_back(node, adjoint):
@@ -125,52 +139,6 @@ def _curved(chain: Chain, tree: Tree, one: Tangents, other: Tangents, slopes: di
     return found
 
 
-@dataclass(frozen=True)
-class Changes:
-    """How the vector-Jacobian product of an op changes, through the saved value where torch has one."""
-
-    by_input: tuple[Change, ...]
-    by_cotangent: tuple[Change, ...]
-    by_saved: tuple[Change, ...]
-    saved_by_input: tuple[Change, ...]
-    """How the saved value changes; only where it is not the output."""
-
-
-@cache
-def changes_of(op: Op, shapes: tuple[Shape, ...]) -> Changes:
-    """Differentiate the vector-Jacobian product of an op at these shapes, once."""
-    local = rule(op, shapes)
-    own = op.saves is not None and local.saved_value is not None
-    return Changes(
-        _changes(local.saved_gradients, local.inputs),
-        _changes(local.saved_gradients, (local.cotangents,)),
-        _changes(local.saved_gradients, () if local.saved is None else (local.saved,)),
-        _changes((local.saved_value,), local.inputs) if own and local.saved_value is not None else (),
-    )
-
-
-def _changes(arrays: Sequence[Array], variables: Sequence[Array]) -> tuple[Change, ...]:
-    places = [(number, element, symbol) for number, array in enumerate(variables) for element, symbol in enumerate(array.flat)]
-    return tuple(
-        (number, element, other, place, change)
-        for number, array in enumerate(arrays)
-        for element, expression in enumerate(array.flat)
-        for other, place, symbol in places
-        if symbol in expression.free_symbols and (change := slope(expression, symbol)) != 0
-    )
-
-
-def _pushed(chain: Chain, node: Apply, tangents: dict[Node, list[str | None]]) -> list[str | None]:
-    """Write the derivative of a node in the direction: the Jacobian is that of its vector-Jacobian product."""
-    terms: list[list[str]] = [[] for _ in range(elements(node))]
-    scope = chain.backward_scope(node, [chain.one] * elements(node))
-    for number, element, _, output, change in changes_of(node.op, tuple(child.shape for child in node.children)).by_cotangent:
-        tangent = tangents[node.children[number]][element]
-        if tangent is not None:
-            terms[output].append(chain.emitter.rounded(f"{scope.emit(change)} * {tangent}"))
-    return [_total(chain, each) for each in terms]
-
-
 def _changed(
     chain: Chain, node: Apply, adjoint: Sequence[str], change: Sequence[str | None], tangents: dict[Node, list[str | None]]
 ) -> list[list[str | None]]:
@@ -184,7 +152,7 @@ def _changed(
             tangent = tangents[node.children[number]][element]
             if tangent is not None:
                 own[output].append(chain.emitter.rounded(f"{scope.emit(bend)} * {tangent}"))
-        saved = [_total(chain, each) for each in own]
+        saved = [total(chain, each) for each in own]
     terms: list[list[list[str]]] = [[[] for _ in range(elements(child))] for child in node.children]
     for entries, sources in (
         (local.by_input, [tangents[child] for child in node.children]), (local.by_cotangent, [change]), (local.by_saved, [saved]),
@@ -197,9 +165,4 @@ def _changed(
             if node.op.elementwise and len(terms[number]) == len(adjoint):
                 term = chain.emitter.amplified(chain.emitter.amplified(term, adjoint[element]), tangent)
             terms[number][element].append(term)
-    return [[_total(chain, each) for each in child] for child in terms]
-
-
-def _total(chain: Chain, terms: Sequence[str | None]) -> str | None:
-    some = [term for term in terms if term is not None]
-    return chain.emitter.total(some) if some else None
+    return [[total(chain, each) for each in child] for child in terms]

@@ -15,7 +15,7 @@ from reference.oracle import points as points_of
 from reference.tree import single
 from strategies.points import hard, moderate, points
 from strategies.shapes import batches, broadcastable, layouts, wholes
-from strategies.trees import COMPOSABLE, LEAF_RANGE, trees
+from strategies.trees import LEAF_RANGE, trees
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -146,10 +146,10 @@ def _cotangent(draw: st.DrawFn, form: Format, shape: Shape) -> Floats:
 
 
 @st.composite
-def tree_cases(draw: st.DrawFn, form: Format, ops: Sequence[Op] = COMPOSABLE, most: int = 64, order: int = 1) -> Case:
+def tree_cases(draw: st.DrawFn, form: Format, ops: Sequence[Op] | None = None, most: int = 64, order: int = 1) -> Case:
     """Cases of a drawn tree: broadcast inputs, shared nodes, reductions inside, a sum or mean at the root."""
     tensors = draw(st.sampled_from((False, False, True)))
-    tree = draw(trees(ops, inputs=draw(st.integers(1, 3)), most=TENSOR_STEPS if tensors else STEPS, tensors=tensors))
+    tree = draw(trees(ops, inputs=draw(st.integers(1, 3)), most=TENSOR_STEPS if tensors else STEPS, tensors=tensors, order=order))
     count = len(tree.leaves)
     shapes = ((TENSOR_POINTS,),) * count if tensors else draw(broadcastable(count) | st.just(((most,),) * count))
     primals = tuple(draw(moderate(form, (*shape, *leaf.shape), *LEAF_RANGE)) for shape, leaf in zip(shapes, tree.leaves, strict=True))

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from reference.catalogue import OPS
 from reference.chain import flat
 from reference.compiler import compiled
+from reference.convention import seams
 from reference.op import x, y
 from reference.tree import MANNERS, Apply, Leaf, Tree, rule
 
@@ -54,8 +55,8 @@ COMPOSABLE = tuple(op for op in OPS.values() if is_composable(op))
 
 
 @cache
-def image(op: Op, ranges: tuple[Range, ...], shapes: tuple[Shape, ...]) -> Range | None:
-    """Enclose what an op makes of ranges; None where it is not smooth and bounded, or refuses the shapes."""
+def image(op: Op, ranges: tuple[Range, ...], shapes: tuple[Shape, ...], order: int = 1) -> Range | None:
+    """Enclose what an op makes of ranges; None where it is not smooth enough for a derivative of an order and bounded, or refuses the shapes."""
     if not all(op.interval(n).encloses(*r) for n, r in zip(op.inputs, ranges, strict=True)):
         return None
     try:
@@ -68,9 +69,9 @@ def image(op: Op, ranges: tuple[Range, ...], shapes: tuple[Shape, ...]) -> Range
     if callable(op.formula):
         values, kinks = compiled(flat((local.outputs,)), flat(local.inputs))(*_everywhere(local.inputs, ranges)), []
     else:
-        program = compiled([op.formula, *op.kinks], (x, y)[: len(ranges)])
+        program = compiled([op.formula, *op.kinks, *(seams(op) if order > 1 else ())], (x, y)[: len(ranges)])
         values, *kinks = zip(*program.at(_cells(ranges)), strict=True)
-    if not all(ball.is_finite() for ball in values) or any(not ball.is_finite() or ball.contains(0) for row in kinks for ball in row):
+    if not all(ball.is_finite() and abs(ball) <= LARGEST for ball in values) or any(not ball.is_finite() or ball.contains(0) for row in kinks for ball in row):
         return None
     lower = min(math.floor(float(ball.lower()) * GRAIN - 1e-9) for ball in values) / GRAIN
     upper = max(math.ceil(float(ball.upper()) * GRAIN + 1e-9) for ball in values) / GRAIN
@@ -92,14 +93,16 @@ def _everywhere(inputs: Sequence[Array], ranges: tuple[Range, ...]) -> tuple[arb
 
 
 @st.composite
-def trees(draw: st.DrawFn, ops: Sequence[Op] = COMPOSABLE, inputs: int = 2, most: int = 8, *, tensors: bool = False) -> Tree:
-    """Trees over inputs in LEAF_RANGE, with shared nodes: of scalars, or of small tensors.
+def trees(draw: st.DrawFn, ops: Sequence[Op] | None = None, inputs: int = 2, most: int = 8, *, tensors: bool = False, order: int = 1) -> Tree:
+    """Trees over inputs in LEAF_RANGE, with shared nodes: of scalars, or of small tensors; of COMPOSABLE unless ops are given.
 
     Trees of tensors broadcast inside, and have reductions, contractions and ops that move elements.
     Built upwards: each step applies an op whose domain contains the ranges of nodes made
-    before, any of which may be used again. Shrinks towards few nodes and the first of the ops.
+    before, any of which may be used again. None that is to be differentiated twice reduces a single
+    element: sympy knows that to be straight, torch computes it as any other. Shrinks towards few nodes and the first of the ops.
     Raises ValueError where no tree can be made of them.
     """
+    ops = COMPOSABLE if ops is None else ops  # a default would be printed at every draw, to tell strategies apart
     if inputs < 1 or most < 1:
         message = f"inputs={inputs}, most={most}: a tree has at least one input and one op"
         raise ValueError(message)
@@ -108,14 +111,14 @@ def trees(draw: st.DrawFn, ops: Sequence[Op] = COMPOSABLE, inputs: int = 2, most
     leaves = tuple(Leaf(name, shape) for name, shape in zip(("x", "y", "z", "w"), shapes, strict=False))
     nodes: list[tuple[Node, Range]] = [(leaf, LEAF_RANGE) for leaf in leaves]
     for _ in range(draw(st.integers(1, most))):
-        nodes.append(_grown(draw, nodes, offered))
+        nodes.append(_grown(draw, nodes, offered, order))
     root = nodes[-1][0]
     assert isinstance(root, Apply)
     whole = Tree(root, leaves)
     return Tree(root, tuple(leaf for leaf in leaves if leaf in whole.uses))
 
 
-def _grown(draw: st.DrawFn, nodes: list[tuple[Node, Range]], ops: Sequence[Op]) -> tuple[Node, Range]:
+def _grown(draw: st.DrawFn, nodes: list[tuple[Node, Range]], ops: Sequence[Op], order: int) -> tuple[Node, Range]:
     """Draw one more node; the newest node is its first argument, so that the graph is connected."""
     newest = nodes[-1]
     others = draw(st.sampled_from(nodes))
@@ -124,7 +127,9 @@ def _grown(draw: st.DrawFn, nodes: list[tuple[Node, Range]], ops: Sequence[Op]) 
     start = draw(st.integers(0, max(len(offered) - 1, 0)))
     for step in range(len(offered)):
         op, arguments = offered[(start + step) % len(offered)]
-        reached = image(op, tuple(extent for _, extent in arguments), tuple(node.shape for node, _ in arguments))
+        if order > 1 and not op.elementwise and any(node.shape[-1:] == (1,) for node, _ in arguments):
+            continue
+        reached = image(op, tuple(extent for _, extent in arguments), tuple(node.shape for node, _ in arguments), order)
         if reached is not None:
             children = tuple(node for node, _ in arguments)
             return Apply(op, children, manner if op.elementwise and op.in_place and len(children) == 1 else MANNERS[0]), reached

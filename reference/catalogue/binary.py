@@ -33,10 +33,11 @@ TRANSCENDENTAL = (
 )
 
 ORDER = (
-    Op(name="maximum", torch="torch.maximum", aliases=("torch.max",), formula=Piecewise((x, x > y), (y, True)), kinks=(x - y,)),
-    Op(name="minimum", torch="torch.minimum", aliases=("torch.min",), formula=Piecewise((x, x < y), (y, True)), kinks=(x - y,)),
-    Op(name="fmax", torch="torch.fmax", formula=Piecewise((x, x > y), (y, True)), kinks=(x - y,)),
-    Op(name="fmin", torch="torch.fmin", formula=Piecewise((x, x < y), (y, True)), kinks=(x - y,)),
+    # torch pushes tangents as s + mask * (t - s), which loses a t that is small beside s
+    Op(name="maximum", torch="torch.maximum", aliases=("torch.max",), formula=Piecewise((x, x > y), (y, True)), kinks=(x - y,), composes_forwards=False),
+    Op(name="minimum", torch="torch.minimum", aliases=("torch.min",), formula=Piecewise((x, x < y), (y, True)), kinks=(x - y,), composes_forwards=False),
+    Op(name="fmax", torch="torch.fmax", formula=Piecewise((x, x > y), (y, True)), kinks=(x - y,), composes_forwards=False),
+    Op(name="fmin", torch="torch.fmin", formula=Piecewise((x, x < y), (y, True)), kinks=(x - y,), composes_forwards=False),
     Op(name="clamp_min", torch="torch.clamp_min", formula=Piecewise((x, x > y), (y, True)), kinks=(x - y,)),
     Op(name="clamp_max", torch="torch.clamp_max", formula=Piecewise((x, x < y), (y, True)), kinks=(x - y,)),
     Op(name="copysign", torch="torch.copysign", formula=Abs(x) * Sign(y), kinks=(x,), domain={"y": NON_ZERO}, composes=False),

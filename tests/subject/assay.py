@@ -9,6 +9,7 @@ import torch
 
 from tests.subject.comparison import UNSUPPORTED, VERDICTS, Miss, UnsupportedError, judged
 from tests.subject.explanation import DisagreementError
+from tests.subject.mode import FIRST_ORDER
 from tests.subject.record import Record
 
 if TYPE_CHECKING:
@@ -66,10 +67,10 @@ class Assay:
             raise DisagreementError(fresh, self._mode, self._device)
 
     def sound(self, ops: Iterable[Op]) -> tuple[Op, ...]:
-        """Return the ops without a known deviation here, kinks and infinities apart: a tree of others would show theirs."""
-        here = self._form.name, self._mode.name, self._device
-        deviant = {d.op for d in self._known if d.concerns(d.op, *here) and d.verdicts != ("convention",)}
-        return tuple(op for op in ops if op.name not in deviant)
+        """Return the ops without a known deviation here, kinks and infinities apart: a tree of others would show theirs, those of the first order in the second too."""
+        modes = {self._mode.name, *(FIRST_ORDER if self._mode.order > 1 else ())}
+        deviant = {d.op for d in self._known for mode in modes if d.concerns(d.op, self._form.name, mode, self._device) and d.verdicts != ("convention",)}
+        return tuple(op for op in ops if op.name not in deviant and (op.composes_forwards or not self._mode.forwards))
 
     def _note(self, judgement: Judgement) -> None:
         self._compared += judgement.compared

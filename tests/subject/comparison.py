@@ -11,7 +11,7 @@ import torch
 from flint import arb, ctx
 
 from reference.compiler import STEPS
-from reference.oracle import NIL, Answer, answer, contributions, derivative_program, filtered, points, value
+from reference.oracle import NIL, Answer, answer, contributions, derivative_program, filtered, points, products, value
 from tests.subject import binding
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ NO_KERNEL = (
     "must override the setup_context",  # of torch.func, for a function of the user's own
     "You must implement the jvp function",  # of forward-mode, likewise
     "does not have vmap support",  # likewise
+    "vmap: inplace arithmetic",  # of vmap, for steps in place
     "No working C++ compiler found",  # of inductor
 )
 """What torch says where it, or the function of a user's own, cannot be asked in a mode or a dtype."""
@@ -290,7 +291,7 @@ def overflows(case: Case) -> bool:
     terms += contributions(case) if case.points > 1 else []
     if case.along is not None:
         terms += [row for asked in (case, local) for row in contributions(replace(asked, along=None, direction=None))]
-    return any(abs(ball) > case.form.largest for row in (*value(case), *terms) for ball in row)
+    return any(abs(ball) > case.form.largest for row in (*value(case), *terms, *products(case)) for ball in row)
 
 
 def _may_vanish(case: Case, number: int, got: float) -> bool:

@@ -79,7 +79,7 @@ def _spread(alike: Sequence[Miss]) -> list[str]:
         return []
     (primal,) = [p for leaf, p in zip(case.tree.leaves, case.primals, strict=True) if leaf.name == wrt]
     line = f"{len(alike):,} of {primal.size:,} entries are {alike[0].verdict}"
-    if len(case.primals) > 1 or not case.tree.root.op.elementwise:
+    if len(case.primals) > 1 or wrt not in alike[0].point:
         return [line]
     tried = np.unique(primal)
     missed = np.isin(tried, [m.point[wrt] for m in alike])

@@ -209,8 +209,13 @@ def unexpanded(case: Case) -> Case:
 
 def columns(case: Case) -> Case:
     """Ask pointwise for the cotangent times each derivative, else for the Jacobian."""
-    case = unexpanded(spread(case))
+    case = replace(unexpanded(spread(case)), forwards=True)
     return case if case.is_pointwise else rows(case)
+
+
+def pushed_rows(case: Case) -> Case:
+    """Ask for the rows of the Jacobian, by forward-mode."""
+    return replace(rows(case), forwards=True)
 
 
 

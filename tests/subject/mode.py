@@ -42,6 +42,9 @@ class Mode:
     draws: bool = False
     """Whether it is asked at drawn points whatever the profile; the others are asked at the same hard points, unless they are named."""
 
+    forwards: bool = False
+    """Whether tangents are pushed through the function."""
+
     sampled: Mapping[str, str] = field(default_factory=dict)
     """Where a test takes seconds, the few ops it is asked for, each in a format; all of them in the profile thorough, or where the mode is named."""
 
@@ -68,15 +71,15 @@ MODES = {
         Mode("function", 1, first.own_function, first.FUNCTION),
         Mode("aot_eager", 1, partial(first.compiled, "aot_eager"), first.COMPILE, sampled=SAMPLE),
         Mode("inductor", 1, partial(first.compiled, "inductor"), first.COMPILE, sampled=SAMPLE),
-        Mode("forward", 1, first.forward, first.FORWARD, asks=first.columns),
-        Mode("func_jvp", 1, first.func_jvp, first.FUNC_JVP, asks=first.columns),
+        Mode("forward", 1, first.forward, first.FORWARD, asks=first.columns, forwards=True),
+        Mode("func_jvp", 1, first.func_jvp, first.FUNC_JVP, asks=first.columns, forwards=True),
         Mode("jacrev", 1, first.jacrev, first.JACOBIAN, asks=first.rows),
-        Mode("jacfwd", 1, first.jacfwd, first.JACOBIAN, asks=first.rows),
+        Mode("jacfwd", 1, first.jacfwd, first.JACOBIAN, asks=first.pushed_rows, forwards=True),
         Mode("rr", 2, second.reverse_over_reverse, second.RR),
-        Mode("fr", 2, second.forward_over_reverse, second.FR, asks=first.unexpanded),
-        Mode("rf", 2, second.reverse_over_forward, second.RF, asks=first.unexpanded),
-        Mode("ff", 2, second.forward_over_forward, second.FF, asks=first.columns),
-        Mode("hessian", 2, second.hessian, second.HESSIAN, asks=second.entries),
+        Mode("fr", 2, second.forward_over_reverse, second.FR, asks=first.unexpanded, forwards=True),
+        Mode("rf", 2, second.reverse_over_forward, second.RF, asks=first.unexpanded, forwards=True),
+        Mode("ff", 2, second.forward_over_forward, second.FF, asks=first.columns, forwards=True),
+        Mode("hessian", 2, second.hessian, second.HESSIAN, asks=second.entries, forwards=True),
     )
 }
 """The modes by name; ``grad`` is `torch.autograd.grad`, ``rr`` reverse over reverse."""
