@@ -182,12 +182,12 @@ def _jacobian(transform: Any, case: Case, device: str) -> Gradients:
 
 
 def spread(case: Case) -> Case:
-    """Give every input the whole batch, and the batch a dimension: then each point has a gradient of its own."""
+    """Give every input the whole batch, and the batch a dimension of at least 2, so that rows can be mistaken: then each point has a gradient of its own."""
     primals = tuple(np.broadcast_to(p, (*case.batch, *leaf.shape)).copy() for p, leaf in zip(case.primals, case.tree.leaves, strict=True))
     layouts = case.layouts if case.batches == (case.batch,) * len(case.primals) else ()
     direction = None if case.direction is None or case.along is None else np.broadcast_to(case.direction, primals[case.along].shape).copy()
     whole = replace(case, primals=primals, layouts=layouts, root="cotangent", direction=direction)
-    return whole if case.batch else whole.repeated(1)
+    return whole if case.batch else whole.repeated(2)
 
 
 def rows(case: Case) -> Case:

@@ -146,7 +146,7 @@ class Runner(RuleBasedStateMachine):
         if got is None or due is None:
             if got is not None or due is not None:
                 self.diverge(f"expected: {name} is {None if due is None else due.tolist()}; got {got}")
-        elif (tuple(got.shape), got.dtype, str(got.device)) != (due.shape, torch.float64, self.device) or not np.array_equal(got.tolist(), due):
+        elif (tuple(got.shape), got.dtype, got.device.type) != (due.shape, torch.float64, torch.device(self.device).type) or not np.array_equal(got.tolist(), due):
             self.diverge(f"expected: {name} is {due.tolist()} in float64 on {self.device}; got {got}")
 
     def teardown(self) -> None:
