@@ -19,7 +19,7 @@ from tests.subject import table
 from tests.subject.assay import Assay
 from tests.subject.choice import PROFILES, TREE, ChoiceError, chosen
 from tests.subject.deviation import Deviation
-from tests.subject.device import passing
+from tests.subject.device import exact, passing
 from tests.subject.mode import Mode
 from tests.subject.record import Record, Writer
 
@@ -78,6 +78,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Read the options; whatever is not valid is a usage error, which says what is."""
     option = config.option
+    exact()
     try:
         choice = chosen(
             ops=option.op, modes=option.mode, dtypes=option.dtype, devices=option.device,
@@ -116,6 +117,7 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
     assayed = ", ".join(passing(choice.devices))
     return [
         f"gradassay: torch {torch.__version__} ({torch.backends.cpu.get_cpu_capability()}), devices: {assayed}, profile: {config.option.profile}",
+        "gradassay: float32 is computed in float32: TF32 is off; kernels need not be deterministic",
         f"gradassay: {len(choice.deviations)} known deviations of this torch are on file",
         f"gradassay: to draw the same inputs again: --hypothesis-seed={config.option.hypothesis_seed}",
         *(shorten(f"gradassay: device {name} refused: {refusal}", 120) for name, refusal in choice.devices.items() if refusal),

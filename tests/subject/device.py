@@ -22,6 +22,12 @@ def _candidates() -> list[str]:
     return names
 
 
+def exact() -> None:
+    """Have products of float32 computed in float32, on devices that could take fewer bits (TF32)."""
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
+
+
 def probe(name: str) -> str | None:
     """Return why a device cannot be assayed, in a line; None where it can."""
     try:

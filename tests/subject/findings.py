@@ -16,6 +16,7 @@ from strategies import twice
 from tests.subject import deviation
 from tests.subject.comparison import REPEATS, judged
 from tests.subject.deviation import trees_of
+from tests.subject.device import passing, probed
 from tests.subject.explanation import explained
 from tests.subject.mode import MODES
 
@@ -65,7 +66,8 @@ def page(found: Sequence[tuple[Deviation, Miss]]) -> Iterator[str]:
 
 def main() -> None:
     """Print the findings on all ops, or on those named."""
-    known = deviation.read(deviation.FILE, OPS)
+    here = {name.split(":")[0] for name in passing(probed())}
+    known = [d for d in deviation.read(deviation.FILE, OPS) if d.device in here]
     parser = ArgumentParser(description="Print what the installed torch gets wrong, in Markdown.")
     parser.add_argument("ops", nargs="*", metavar="OP", choices=[*sorted({d.op for d in known}), []], help="only these; all that have any unless given")
     named = parser.parse_args().ops
