@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
+
 from reference.format import FORMATS
 from tests.subject import record
 from tests.subject.comparison import UNSUPPORTED, VERDICTS
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
 
     from tests.subject.record import Record
 
-COLUMNS = ("op", "dtype", "device", "torch", "inputs", "verdict", "worst_ulp", "worst_share", "at", "got", "should_be")
+COLUMNS = ("op", "dtype", "device", "torch", "kernels", "inputs", "verdict", "worst_ulp", "worst_share", "at", "got", "should_be")
 
 
 def rows(records: Iterable[Record]) -> list[tuple[str, ...]]:
@@ -22,9 +24,12 @@ def rows(records: Iterable[Record]) -> list[tuple[str, ...]]:
     groups: dict[tuple[str, str, str, str], list[Record]] = {}
     for each in records:
         groups.setdefault((each.op, each.dtype, each.device, each.torch.split("+")[0]), []).append(each)
-    order = list(FORMATS)
-    found = sorted(groups.items(), key=lambda item: (item[0][0], order.index(item[0][1]), item[0][2]))
-    return [(*key, *_worst(some)) for key, some in found]
+    return [(*key, _kernels(key[2]), *_worst(some)) for key, some in groups.items()]
+
+
+def _kernels(device: str) -> str:
+    """Name the set of instructions that the CPU's kernels are for, here: others round otherwise."""
+    return torch.backends.cpu.get_cpu_capability() if device == "cpu" else ""
 
 
 def _worst(records: Sequence[Record]) -> tuple[str, ...]:
@@ -39,8 +44,15 @@ def _worst(records: Sequence[Record]) -> tuple[str, ...]:
 
 
 def written(records: Iterable[Record]) -> str:
-    """Write the atlas of records, with tabs between columns."""
-    return "".join("\t".join(row) + "\n" for row in (COLUMNS, *rows(records)))
+    """Write the atlas of records."""
+    return table(rows(records))
+
+
+def table(cells: Iterable[tuple[str, ...]]) -> str:
+    """Write rows by op, format and device, with tabs between columns."""
+    order = list(FORMATS)
+    ranked = sorted(cells, key=lambda row: (row[0], order.index(row[1]), row[2]))
+    return "".join("\t".join(row) + "\n" for row in (COLUMNS, *ranked))
 
 
 if __name__ == "__main__":
