@@ -20,7 +20,6 @@ from tests.subject.assay import Assay
 from tests.subject.choice import PROFILES, TREE, ChoiceError, chosen
 from tests.subject.deviation import Deviation
 from tests.subject.device import exact, passing
-from tests.subject.mode import Mode
 from tests.subject.record import Record, Writer
 
 if TYPE_CHECKING:
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from reference.convention import Point
     from reference.format import Format
     from tests.subject.choice import Choice
+    from tests.subject.mode import Mode
 
 CHOICE = pytest.StashKey["Choice"]()
 
@@ -166,12 +166,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def _is_chosen(item: pytest.Item, choice: Choice) -> bool:
     params = item.callspec.params if hasattr(item, "callspec") else {}
-    mode = params.get("mode")
-    if isinstance(mode, Mode) and mode.order > 1 and not item.get_closest_marker("any_order"):
+    if "assay" in getattr(item, "fixturenames", ()) and not _asks(item, params, choice):
         return False
     if item.get_closest_marker("fixed") and params["form"].name not in choice.profile.fixed:
-        return False
-    if isinstance(mode, Mode) and mode.sampled and not (item.get_closest_marker("fixed") and _is_sampled(params, choice)):
         return False
     if "op" in params and "mode" in params:
         op, listed = params["op"], item.get_closest_marker("enumerated")
@@ -185,6 +182,14 @@ def _is_chosen(item: pytest.Item, choice: Choice) -> bool:
         ordinary = choice.profile.infinite or all(map(math.isfinite, known.pinned.values()))
         return ordinary and known.op in choice.ops and known.dtype in choice.forms and bool(_showing(known, choice))
     return not choice.narrowed
+
+
+def _asks(item: pytest.Item, params: Mapping[str, Any], choice: Choice) -> bool:
+    """Say whether a conformance test asks in a mode: of the second order where it can, of those that take seconds each where it is fixed."""
+    mode = params["mode"]
+    if mode.order > 1 and not item.get_closest_marker("any_order"):
+        return False
+    return not mode.sampled or (item.get_closest_marker("fixed") is not None and _is_sampled(params, choice))
 
 
 def _showing(deviation: Deviation, choice: Choice) -> list[Mode]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from reference.format import Floats, Format
     from reference.op import Shape
@@ -139,3 +139,13 @@ class Case:
         """Return a pointwise case at some of its points, chosen by a mask or by numbers."""
         direction = None if self.direction is None else self.direction.ravel()[keep]
         return replace(self, primals=tuple(primal.ravel()[keep] for primal in self.primals), cotangent=self.cotangent.ravel()[keep], layouts=(), direction=direction)
+
+
+DIRECTIONS = np.array([1.0, -2.0, 0.5])
+"""The cotangents of a gradient that is differentiated again, in turn."""
+
+
+def twice(case: Case) -> Iterator[Case]:
+    """Yield the second derivatives of a case: of the gradient by each input in turn."""
+    for along, primal in enumerate(case.primals):
+        yield replace(case, along=along, direction=np.resize(DIRECTIONS, primal.shape))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from hypothesis import strategies as st
 
-from reference.case import ROOTS, Case
+from reference.case import ROOTS, Case, twice
 from reference.convention import critical
 from reference.oracle import points as points_of
 from reference.tree import single
@@ -32,9 +32,6 @@ TENSOR_POINTS = 8
 
 FIXED, FIXED_COTANGENTS = 61, np.array([1.0, 2.0, -0.75])
 """How many points of an op are the same each time, and the cotangents that they have in turn."""
-
-DIRECTIONS = np.array([1.0, -2.0, 0.5])
-"""The cotangents of a gradient that is differentiated again, in turn."""
 
 TENSOR_RANGE = 2.5
 """Inputs of tensor ops lie within this of 0, where their domain is the whole line."""
@@ -62,12 +59,6 @@ def fixed_cases(op: Op, form: Format, order: int = 1) -> tuple[Case, ...]:
     """Return cases of an op that are the same each time: hard points of an elementwise op, each shape of another."""
     cases = _fixed(op, form, order)
     return tuple(cases) if order == 1 else tuple(second for case in cases for second in twice(_smooth(case)))
-
-
-def twice(case: Case) -> Iterator[Case]:
-    """Yield the second derivatives of a case: of the gradient by each input in turn."""
-    for along, primal in enumerate(case.primals):
-        yield replace(case, along=along, direction=np.resize(DIRECTIONS, primal.shape))
 
 
 def _smooth(case: Case) -> Case:

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from reference.case import Case
+from reference.case import Case, twice
 from reference.catalogue import OPS
 from reference.format import FORMATS
 from reference.tree import single
-from strategies import fixed_cases, twice
+from strategies import fixed_cases
 from tests.subject import binding
 from tests.subject.comparison import judged
 from tests.subject.explanation import snippet

@@ -161,7 +161,7 @@ def snippet(case: Case, wrt: str, mode: Mode, device: str) -> str:
     number, numbers, at = names.index(wrt), tuple(range(len(names))), case.along or 0
     return "\n".join([*lines, mode.snippet.format(
         wrt=wrt, number=number, numbers=numbers, inputs=", ".join(names), dims=len(case.batch), name=mode.name, mapped="torch.func.vmap" if case.is_pointwise else "",
-        at=at, along=names[at], block="" if case.is_pointwise else f".reshape(len(cotangent), {names[at]}[0].numel(), -1)[:, 0]",
+        at=at, along=names[at], first="" if case.is_pointwise else "[0]", block="" if case.is_pointwise else f".reshape(len(cotangent), {names[at]}[0].numel(), -1)[:, 0]",
     )])  # fmt: skip
 
 

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from reference.case import Case
+from reference.case import Case, twice
 from reference.catalogue import OPS
 from reference.format import FORMATS
-from strategies import twice
 from tests.subject import deviation
 from tests.subject.comparison import REPEATS, judged
 from tests.subject.deviation import trees_of

@@ -108,18 +108,18 @@ RR = """\
 seconds = [torch.zeros_like({wrt})] if not gradient.requires_grad else torch.autograd.grad(gradient, [{wrt}], direction, materialize_grads=True)
 """ + printed("seconds[0]")
 FR = """\
-def gradients(x): return torch.func.vjp(function, *[x if i == {at} else other for i, other in enumerate(({inputs},))])[1](cotangent)
+def gradients(moved): return torch.func.vjp(function, *[moved if i == {at} else other for i, other in enumerate(({inputs},))])[1](cotangent)
 seconds = torch.func.jvp(gradients, ({along},), (direction,))[1]
 """ + printed("seconds[{number}]")
 PUSHED = """\
-def pushed(*xs): return torch.func.jvp(lambda x: function(*xs[:{at}], x, *xs[{at} + 1:]), (xs[{at}],), (direction,))[1]
+def pushed(*xs): return torch.func.jvp(lambda moved: function(*xs[:{at}], moved, *xs[{at} + 1:]), (xs[{at}],), (step,))[1]
 """
-RF = PUSHED + """\
+RF = "step = direction\n" + PUSHED + """\
 seconds = torch.func.vjp(pushed, {inputs})[1](cotangent)
 """ + printed("seconds[{number}]")
-FF = PUSHED + """\
+FF = "step = direction{first}\n" + PUSHED + """\
 for tangent in tangents:
-    second = torch.func.jvp(lambda x: pushed(*points[:{number}], x, *points[{number} + 1:]), (points[{number}],), (tangent,))[1]
+    second = torch.func.jvp(lambda moved: pushed(*points[:{number}], moved, *points[{number} + 1:]), (points[{number}],), (tangent,))[1]
     """ + printed("second")
 HESSIAN = """\
 seconds = {mapped}(torch.func.hessian(function, argnums={numbers}))(*points)[{at}]
