@@ -114,10 +114,10 @@ def test_seams_are_where_pieces_meet() -> None:
     """elu is differentiable once at 0, where its pieces meet, and no rule says what its second derivative is."""
     assert seams(OPS["elu"]) == (x,)
     assert critical(OPS["elu"], [(arb(0),), (arb(1),)], order=2) == [True, False]
-    assert critical(OPS["elu"], [(arb(0),), (arb(1),)]) == [False, False]
+    assert critical(OPS["elu"], [(arb(0),), (arb(1),), (arb("inf"),)]) == [False, False, True]
 
 
-@pytest.mark.parametrize("name", ["elu", "pow", "softmax", "digamma"])
+@pytest.mark.parametrize("name", ["elu", "pow", "maximum", "softmax", "digamma"])
 def test_fixed_cases_avoid_seams(name: str) -> None:
     """The cases of the second order ask for the gradient by each input, at no point without a second derivative."""
     cases = fixed_cases(OPS[name], FLOAT32, 2)
@@ -133,6 +133,7 @@ def test_fixed_cases_avoid_seams(name: str) -> None:
 def test_drawn_cases_of_the_second_order(data: st.DataObject) -> None:
     """They have a direction; trees reduce no single element, which sympy knows to be straight."""
     op = OPS[data.draw(st.sampled_from(["sin", "maximum", "mul", "matmul"]))]
+    assert data.draw(op_cases(op, FLOAT32)).order == 1
     for case in (data.draw(op_cases(op, FLOAT32, order=2)), data.draw(tree_cases(FLOAT32, order=2))):
         assert case.order == 2
         assert case.direction.shape == case.primals[case.along].shape
