@@ -24,7 +24,9 @@ from reference.second import second_program
 from reference.tree import Apply, Leaf, Tree, single
 from strategies import fixed_cases, op_cases, tree_cases
 from tests.meta.test_oracle import reduced, shared
-from tests.subject.comparison import overflows
+from tests.subject.comparison import judged, overflows
+from tests.subject.explanation import explained
+from tests.subject.mode import MODES
 
 if TYPE_CHECKING:
     from reference.oracle import Answer
@@ -138,3 +140,13 @@ def test_drawn_cases_of_the_second_order(data: st.DataObject) -> None:
         assert case.order == 2
         assert case.direction.shape == case.primals[case.along].shape
     assert not any(child.shape[-1:] == (1,) for node in case.tree.applications if not node.op.elementwise for child in node.children)
+
+
+def test_failure_says_which_second_derivative() -> None:
+    """The explanation of a wrong second derivative names both inputs, and shows its formula."""
+    sound = MODES["rr"]
+    doubled = replace(sound, gradients=lambda case, device: [gradient * 2 for gradient in sound.gradients(case, device)])
+    second = list(twice(case_of(single(OPS["atan2"]))))[1]
+    said = explained(judged(second, doubled, "cpu").misses, doubled, "cpu")
+    assert said.startswith("d2 atan2(x, y)/dy dx at x=")
+    assert "\nd2/dy dx = " in said

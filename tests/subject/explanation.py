@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import sympy
 
-from reference.derivative import symbols
+from reference.derivative import slope, symbols
 from reference.tree import rule
 from tests.subject import binding
 from tests.subject.comparison import REPEATS, judged
@@ -64,11 +64,13 @@ def explained(misses: Sequence[Miss], mode: Mode, device: str) -> str:
     at = ", ".join(f"{name}={value.hex()}" for name, value in list(miss.point.items())[:8])
     where = f"[{miss.case.form.name}, {mode.name}, {device}]"
     sure = "" if miss.truth is None else f" (certified to {miss.truth.str(20)})"
-    lines = [f"d {tree}/d{miss.wrt} at {at} {where} is {miss.verdict}:", f"got {miss.got}, should be {miss.expected}{sure}"]
+    along = None if miss.case.along is None else tree.leaves[miss.case.along].name
+    asked = f"d {tree}/d{miss.wrt}" if along is None else f"d2 {tree}/d{along} d{miss.wrt}"
+    lines = [f"{asked} at {at} {where} is {miss.verdict}:", f"got {miss.got}, should be {miss.expected}{sure}"]
     if np.isfinite(miss.ulp):
         lines.append(f"off by {miss.ulp:.3g} ulp, {miss.share:.3g} times the rounding allowance")
     lines += _spread([m for m in misses if (m.verdict, m.wrt) == (miss.verdict, miss.wrt)])
-    lines += ["", *formulas(tree, miss.wrt), "", "To see it in plain torch:", ""]
+    lines += ["", *formulas(tree, miss.wrt, along), "", "To see it in plain torch:", ""]
     return "\n".join(lines) + "\n" + snippet(reproducing(miss, mode, device), miss.wrt, mode, device)
 
 
@@ -88,15 +90,15 @@ def _spread(alike: Sequence[Miss]) -> list[str]:
     return [f"{line}: {wrt} in {', '.join(runs[:MOST_INTERVALS])}{', ...' if len(runs) > MOST_INTERVALS else ''}"]
 
 
-def formulas(tree: Tree, wrt: str) -> list[str]:
-    """Return the function of a tree and its derivative as sympy writes them: of one op by one input, of a tree step by step."""
+def formulas(tree: Tree, wrt: str, along: str | None = None) -> list[str]:
+    """Return the function of a tree and its derivative as sympy writes them: of one op by one input, or by that of the derivative along another; of a tree step by step."""
     names = _names(tree)
     if tree.is_single:
-        return _step(tree.root, str(tree), names, wrt)
+        return _step(tree.root, str(tree), names, wrt, along)
     return [line for node in tree.applications for line in _step(node, names[node], names)]
 
 
-def _step(node: Apply, head: str, names: Mapping[Node, str], wrt: str | None = None) -> list[str]:
+def _step(node: Apply, head: str, names: Mapping[Node, str], wrt: str | None = None, along: str | None = None) -> list[str]:
     """Write what one op gives (of a tensor, the first element that has the input), and its derivatives."""
     op = node.op
     local = rule(op, tuple(() if op.elementwise else child.shape for child in node.children))
@@ -106,6 +108,9 @@ def _step(node: Apply, head: str, names: Mapping[Node, str], wrt: str | None = N
     variables = {name: array.flat[0] for name, array in inputs.items() if wrt in {None, name}}
     first = next((e for e in outputs if e.has(*variables.values())), outputs[0])
     over = "d" if wrt else f"d{head}"
+    if along is not None:
+        twice = slope(slope(first, inputs[along].flat[0]), inputs[wrt or along].flat[0])
+        return [f"{head} = {_shortened(str(first))}", f"d2/d{along} d{wrt} = {_shortened(str(twice))}"]
     return [f"{head} = {_shortened(str(first))}", *(f"{over}/d{v} = {_shortened(str(sympy.diff(first, v)))}" for v in variables.values())]
 
 
