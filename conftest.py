@@ -39,6 +39,7 @@ class Recorder:
     def __init__(self, path: Path | None) -> None:
         """Open the file of records, if one is asked for; raises OSError where it cannot be written."""
         self._records: list[Record] = []
+        self._left_out: set[str] = set()
         self._writer = None if path is None else Writer(path)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -48,12 +49,16 @@ class Recorder:
                 self._records.append(Record.parsed(str(line)))
                 if self._writer is not None:
                     self._writer.write(self._records[-1])
+            if name == "left_out" and report.when == "call":
+                self._left_out.add(str(line))
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Print the verdict table."""
         if self._records:
             terminalreporter.section("verdicts")
             terminalreporter.write(table.rendered(self._records, color=bool(terminalreporter.isatty())))
+        for line in sorted(self._left_out):
+            terminalreporter.write_line(line)
 
     def pytest_unconfigure(self) -> None:
         """Close the file."""
@@ -254,4 +259,6 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     if call.when == "call" and isinstance(assay, Assay):
         record = assay.record(int(item.config.option.hypothesis_seed), passed=call.excinfo is None)
         item.user_properties.append(("record", record.line()))
+        if assay.left_out:
+            item.user_properties.append(("left_out", f"trees in {record.dtype} on {record.device} are without ops whose values are further off than rounding explains, or have no kernel: {', '.join(assay.left_out)}"))
     return (yield)

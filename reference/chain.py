@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 
 
 @lru_cache(maxsize=256)
-def value_program(tree: Tree) -> Program:
-    """Compile the value of a tree: inputs to outputs, in balls."""
-    chain = Chain(tree, Emitter())
+def value_program(tree: Tree, form: Format | None = None) -> Program:
+    """Compile the value of a tree: inputs to outputs, in balls; in the arithmetic of a format every step is widened."""
+    chain = Chain(tree, Emitter(form))
     for node in tree.applications:
         chain.forward(node)
     return chain.emitter.program(chain.arguments, chain.values[tree.root])

@@ -67,6 +67,11 @@ class Interval:
         poles = (*self.without, *[math.ceil(min(lower, 0))] * self.poles_of_gamma) if below < lower else ()
         return below < lower and upper < above and not any(lower <= pole <= upper for pole in poles)
 
+    def clipped(self, most: float) -> tuple[float, float]:
+        """Return the ends of the part that lies within `most` of 0."""
+        lower, upper = self._floats
+        return max(lower, -most), min(upper, most)
+
     def is_pole(self, values: Floats) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
         """Say of each value whether it is a pole."""
         poles = np.isin(values, [float(pole) for pole in self.without])

@@ -245,6 +245,13 @@ def value(case: Case) -> list[tuple[arb, ...]]:
     return certified(value_program(case.tree), [row[:count] for row in points(case)], case.form)
 
 
+def value_allowance(case: Case) -> list[tuple[arb, ...]]:
+    """Return what rounding makes of the value of the function at each point of the batch."""
+    count = sum(elements(leaf) for leaf in case.tree.leaves)
+    ctx.prec = 64
+    return value_program(case.tree, case.form).at([row[:count] for row in points(case)])
+
+
 def contributions(case: Case) -> list[tuple[arb, ...]]:
     """Return the certified gradient at each point of the batch, before it is summed for any input."""
     return certified(derivative_program(case), points(case), case.form)

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from reference.case import ROOTS, Case, twice
 from reference.convention import critical
 from reference.oracle import points as points_of
+from reference.oracle import value_allowance
 from reference.tree import single
 from strategies.points import hard, moderate, points
 from strategies.shapes import batches, broadcastable, layouts, wholes
-from strategies.trees import LEAF_RANGE, trees
+from strategies.trees import LARGEST, LEAF_RANGE, is_composable, trees
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -32,6 +33,9 @@ TENSOR_POINTS = 8
 
 FIXED, FIXED_COTANGENTS = 61, np.array([1.0, 2.0, -0.75])
 """How many points of an op are the same each time, and the cotangents that they have in turn."""
+
+REACHED, NEAR = 24, 2.0
+"""How many points of an op stand for the whole range in which trees use it, and as many for that near 0."""
 
 TENSOR_RANGE = 2.5
 """Inputs of tensor ops lie within this of 0, where their domain is the whole line."""
@@ -59,6 +63,27 @@ def fixed_cases(op: Op, form: Format, order: int = 1) -> tuple[Case, ...]:
     """Return cases of an op that are the same each time: hard points of an elementwise op, each shape of another."""
     cases = _fixed(op, form, order)
     return tuple(cases) if order == 1 else tuple(second for case in cases for second in twice(_smooth(case)))
+
+
+@cache
+def reached_cases(op: Op, form: Format) -> tuple[Case, ...]:
+    """Return cases of an op that stand for how drawn trees use it, the same each time: over the whole range, and near 0; none where they do not."""
+    if not is_composable(op):
+        return ()
+    cases = _spread(op, form) if op.elementwise else _fixed(op, form, 1)
+    return tuple(case for case in cases if case.points)
+
+
+def _spread(op: Op, form: Format) -> Iterator[Case]:
+    rng = np.random.default_rng(0)
+    columns = []
+    for name in op.inputs:
+        interval = op.interval(name)
+        values = _rounded(form, np.concatenate([rng.uniform(*interval.clipped(most), REACHED) for most in (LARGEST, NEAR)]))
+        columns.append(rng.permutation(values[[interval.encloses(value, value) for value in values.tolist()]]))
+    count = min(map(len, columns))
+    case = Case(single(op), form, tuple(column[:count] for column in columns), np.ones(count))
+    yield case.only(np.array([abs(ball) <= LARGEST for (ball,) in value_allowance(case)], dtype=bool))
 
 
 def _smooth(case: Case) -> Case:
@@ -124,9 +149,7 @@ def _tensor_input(draw: st.DrawFn, op: Op, form: Format, name: str, shape: Shape
 
 
 def _tensor_range(op: Op, name: str) -> tuple[float, float]:
-    interval = op.interval(name)
-    lower = float(max(interval.lower, -TENSOR_RANGE))
-    upper = float(min(interval.upper, TENSOR_RANGE))
+    lower, upper = op.interval(name).clipped(TENSOR_RANGE)
     margin = (upper - lower) / 16
     return lower + margin, upper - margin
 

@@ -9,11 +9,12 @@ import torch
 
 from tests.subject.comparison import UNSUPPORTED, VERDICTS, Miss, UnsupportedError, judged
 from tests.subject.explanation import DisagreementError
+from tests.subject.forward import is_within_a_step
 from tests.subject.mode import FIRST_ORDER
 from tests.subject.record import Record
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from reference.case import Case
     from reference.format import Format
@@ -42,6 +43,9 @@ class Assay:
         self._miss: Miss | None = None
         self._reason: str | None = None
         self._refusal: str | None = None
+        self.left_out: list[str] = []
+        """The ops that trees could have but for their values, which are off or have no kernel."""
+
 
     def assert_agrees(self, case: Case) -> None:
         """Assert that torch's gradient of a case could have come from correctly rounded steps.
@@ -66,11 +70,16 @@ class Assay:
             self._miss, self._reason = fresh[0], None
             raise DisagreementError(fresh, self._mode, self._device)
 
-    def sound(self, ops: Iterable[Op]) -> tuple[Op, ...]:
-        """Return the ops without a known deviation here, kinks and infinities apart: a tree of others would show theirs, those of the first order in the second too."""
+    def sound(self, ops: Iterable[Op], reached: Callable[[Op, Format], Iterable[Case]]) -> tuple[Op, ...]:
+        """Return the ops without a known deviation here, kinks and infinities apart: a tree of others would show theirs, those of the first order in the second too.
+
+        Nor does a tree have ops whose values are off in the cases that stand for how it reaches them.
+        """
         modes = {self._mode.name, *(FIRST_ORDER if self._mode.order > 1 else ())}
         deviant = {d.op for d in self._known for mode in modes if d.concerns(d.op, self._form.name, mode, self._device) and d.verdicts != ("convention",)}
-        return tuple(op for op in ops if op.name not in deviant and (op.composes_forwards or not self._mode.forwards))
+        offered = [op for op in ops if op.name not in deviant and (op.composes_forwards or not self._mode.forwards)]
+        self.left_out = [op.name for op in offered if not all(is_within_a_step(case, self._device) for case in reached(op, self._form))]
+        return tuple(op for op in offered if op.name not in self.left_out)
 
     def _note(self, judgement: Judgement) -> None:
         self._compared += judgement.compared

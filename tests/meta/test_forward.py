@@ -1,0 +1,41 @@
+"""A drawn tree is of ops whose values are right: another would be blamed for them."""
+
+import torch
+
+from reference.catalogue import OPS
+from reference.format import FORMATS
+from reference.op import Op, x
+from strategies import reached_cases
+from tests.subject.assay import Assay
+from tests.subject.mode import MODES
+
+
+class Blunt(torch.autograd.Function):
+    """The square: its value is off by a thousandth below 1, its gradient right."""
+
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, values: torch.Tensor) -> torch.Tensor:
+        """Return a value that is off."""
+        ctx.save_for_backward(values)
+        return values.square() * torch.where(values < 1, 1.001, 1.0)
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, gradient: torch.Tensor) -> torch.Tensor:
+        """Return the gradient of the square."""
+        (values,) = ctx.saved_tensors
+        return 2 * values * gradient
+
+
+def test_trees_leave_out_an_op_whose_values_are_off_and_say_so() -> None:
+    """Only the op that is off is left out, and it is named."""
+    blunt = Op(name="blunt", torch="tests.meta.test_forward.Blunt.apply", formula=x**2)
+    assay = Assay("tree", MODES["backward"], FORMATS["float32"], "cpu", ())
+    assert assay.sound((OPS["sin"], blunt, OPS["square"], OPS["softmax"]), reached_cases) == (OPS["sin"], OPS["square"], OPS["softmax"])
+    assert assay.left_out == ["blunt"]
+
+
+def test_trees_leave_out_an_op_without_a_kernel() -> None:
+    """What torch cannot compute in a format is no part of a tree."""
+    assay = Assay("tree", MODES["backward"], FORMATS["float16"], "cpu", ())
+    assert assay.sound((OPS["erfcx"], OPS["sin"]), reached_cases) == (OPS["sin"],)
+    assert assay.left_out == ["erfcx"]

@@ -1,0 +1,28 @@
+"""The forward of an op, judged so far as drawn trees depend on it: an op that is given a wrong value has another gradient."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from reference.oracle import value_allowance
+from tests.subject import binding
+
+if TYPE_CHECKING:
+    from reference.case import Case
+
+
+@cache
+def is_within_a_step(case: Case, device: str) -> bool:
+    """Say whether every value that torch computes is within the rounding that the allowance of a tree has for it, and an ulp."""
+    primals = [binding.tensor(primal, case.form, device) for primal in case.primals]
+    try:
+        got = binding.read(binding.function(case.tree)(*primals))
+    except RuntimeError:
+        return False  # no kernel
+    allowed = [ball for row in value_allowance(case) for ball in row]
+    centre = np.array([float(ball.mid()) for ball in allowed])
+    radius = np.array([float(ball.rad()) for ball in allowed])
+    return bool((np.abs(got.ravel() - centre) <= radius + case.form.ulp(centre)).all())
