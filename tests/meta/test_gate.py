@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.subject import atlas
-from tests.subject.gate import changes, read, shown
+from tests.subject.gate import changes, read
+from tests.subject.outcome import Outcome
 from tests.subject.record import Record
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 KEY = ("sin", "float32", "cpu")
-SOUND = {"op": "sin", "dtype": "float32", "device": "cpu", "kernels": "AVX2", "verdict": "agrees", "worst_ulp": "1.2", "at": "x=0x1.0p+0"}
+SOUND = {"op": "sin", "dtype": "float32", "device": "cpu", "torch": "2.13.0", "kernels": "AVX2", "verdict": "agrees", "known": "", "worst_ulp": "1.2", "at": "x=0x1.0p+0"}
 
 
 def judged(**after: str) -> list[tuple[str, bool]]:
@@ -31,7 +32,7 @@ def judged(**after: str) -> list[tuple[str, bool]]:
 @pytest.mark.parametrize(
     ("after", "kind"),
     [
-        ({"verdict": "lost"}, "fails"), ({"verdict": "inaccurate"}, "fails"), ({"verdict": "error"}, "fails"),
+        ({"verdict": "lost", "known": "no"}, "fails"), ({"verdict": "inaccurate", "known": "no"}, "fails"), ({"verdict": "error", "known": "no"}, "fails"),
         ({"verdict": "unsupported", "worst_ulp": ""}, "unsupported"), ({"worst_ulp": "1.3"}, "less accurate"),
     ],
 )  # fmt: skip
@@ -40,18 +41,26 @@ def test_gate_closes_for_what_is_worse(after: Row, kind: str) -> None:
     assert judged(**after) == [(kind, True)]
 
 
-@pytest.mark.parametrize("after", [{}, {"worst_ulp": "0.9"}, {"worst_ulp": "1.2001"}, {"kernels": "AVX512", "worst_ulp": "2"}])
+@pytest.mark.parametrize("after", [{}, {"worst_ulp": "0.9"}, {"worst_ulp": "1.2001"}, {"kernels": "AVX512", "worst_ulp": "2"}, {"verdict": "lost", "known": "yes", "worst_ulp": ""}])
 def test_gate_stays_open(after: Row) -> None:
-    """The same, a smaller error, one that differs in the last printed digit, and one of other kernels pass."""
+    """The same, a smaller error, one that differs in the last printed digit, one of other kernels, and a miss that is on file pass."""
     assert judged(**after) == []
+
+
+def test_gate_sees_a_new_miss_beside_a_known_one() -> None:
+    """A miss that is on file does not hide one that is not; one that the baseline has too is not new."""
+    known, new = SOUND | {"verdict": "lost", "known": "yes"}, SOUND | {"verdict": "lost", "known": "no"}
+    assert [change.kind for change in changes({KEY: known}, {KEY: new})] == ["fails"]
+    assert changes({KEY: new}, {KEY: new}) == []
+    assert changes({KEY: known}, {KEY: new | {"torch": "2.14.1"}}) == [], "deviations are of one version of torch"
 
 
 def test_gate_knows_what_is_gone_and_what_is_mended() -> None:
     """A row that is not there any more closes it; a failure that is mended does not."""
     assert [change.kind for change in changes({KEY: SOUND}, {})] == ["gone"]
-    mended = changes({KEY: SOUND | {"verdict": "lost"}}, {KEY: SOUND})
+    mended = changes({KEY: SOUND | {"verdict": "lost", "known": "yes"}}, {KEY: SOUND})
     assert [(change.kind, change.is_worse) for change in mended] == [("mended", False)]
-    assert "| mended" in shown(mended, 1, markdown=True)
+    assert "| mended" in Outcome("accuracy", ("op", "dtype", "device"), [KEY], mended).shown(markdown=True)
 
 
 def made(path: Path, verdict: str = "agrees") -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
     from tests.subject.record import Record
 
-COLUMNS = ("op", "dtype", "device", "torch", "kernels", "inputs", "verdict", "worst_ulp", "worst_share", "at", "got", "should_be")
+COLUMNS = ("op", "dtype", "device", "torch", "kernels", "inputs", "verdict", "known", "worst_ulp", "worst_share", "at", "got", "should_be")
 
 
 def rows(records: Iterable[Record]) -> list[tuple[str, ...]]:
@@ -33,14 +34,19 @@ def _kernels(device: str) -> str:
 
 
 def _worst(records: Sequence[Record]) -> tuple[str, ...]:
-    """Return the columns of what agrees least: a miss before any agreement, then the most ulps."""
-    worst = max(records, key=lambda r: (r.verdict not in {VERDICTS[0], UNSUPPORTED}, float("inf") if r.worst_ulp is None else r.worst_ulp))
+    """Return the columns of what agrees least: a new miss before a known one, that before any agreement, then the most ulps."""
+    worst = max(records, key=lambda r: (_is_miss(r) and r.known is None, _is_miss(r), math.inf if r.worst_ulp is None else r.worst_ulp))
     inputs = str(sum(r.compared for r in records))
+    if worst.verdict == UNSUPPORTED:
+        return (inputs, worst.verdict, *[""] * 6)
+    known = ("no" if worst.known is None else "yes") if _is_miss(worst) else ""
     numbers = tuple("" if n is None else f"{n:.3g}" for n in (worst.worst_ulp, worst.worst_share))
     at = ", ".join(f"{name}={value}" for name, value in worst.at.items())
-    if worst.verdict == UNSUPPORTED:
-        return (inputs, worst.verdict, "", "", "", "", "")
-    return (inputs, worst.verdict, *numbers, at, short(worst.got), short(worst.expected))
+    return (inputs, worst.verdict, known, *numbers, at, short(worst.got), short(worst.expected))
+
+
+def _is_miss(each: Record) -> bool:
+    return each.verdict not in {VERDICTS[0], UNSUPPORTED}
 
 
 def written(records: Iterable[Record]) -> str:
