@@ -180,6 +180,8 @@ def _is_chosen(item: pytest.Item, choice: Choice) -> bool:
         first = params["mode"] is next(iter(choice.modes.values()))
         fits = isinstance(op, Op) and (item.get_closest_marker("kernels") is None or (op.elementwise and first and bool(choice.profile.sizes)))
         return fits and (listed is None or _is_enumerated(op, params["form"], choice, **listed.kwargs))
+    if isinstance(params.get("op"), Op):
+        return True
     if "pool" in params:
         return choice.trees
     if isinstance(params.get("deviation"), Deviation):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 
 def _candidates() -> list[str]:
@@ -49,3 +49,18 @@ def probed() -> dict[str, str | None]:
 def passing(probes: Mapping[str, str | None]) -> list[str]:
     """Return the names of the devices that were not refused."""
     return [name for name, refusal in probes.items() if refusal is None]
+
+
+def waiting(run: Callable[[], Any], device: str) -> Callable[[], Any]:
+    """Return a call that waits until the device has done what it was told to; the CPU always has."""
+    kind = torch.device(device).type
+    synchronize = getattr(getattr(torch, kind, None), "synchronize", None)
+    if kind == "cpu" or synchronize is None:
+        return run
+
+    def finished() -> Any:
+        result = run()
+        synchronize()
+        return result
+
+    return finished

@@ -1,0 +1,213 @@
+"""The floor is the derivative, and the gate of speed closes for what is slower and for nothing else."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from reference.catalogue import OPS
+from reference.format import FORMATS
+from tests.speed import gate, interleaved, table
+from tests.speed.floor import NoFloorError, floor
+from tests.speed.instructions import total
+from tests.speed.interleaved import Ratio, judged
+from tests.speed.table import Figure
+from tests.speed.work import KINDS, Graph, chain, counted, fan_out, gated, networks, neuron, of_op
+from tests.speed.worker import stretched, timed
+
+ROOT = Path(__file__).parents[2]
+FORM = FORMATS["float64"]
+ELEMENTWISE = [op for op in OPS.values() if op.elementwise]
+WITHOUT = {"i0", "i0e", "i1", "i1e"}
+"""The ops in whose derivatives there is a Bessel function that torch lacks."""
+
+
+@pytest.mark.parametrize("op", ELEMENTWISE, ids=lambda op: op.name)
+def test_floor_is_the_derivative(op) -> None:
+    """The floor of an op agrees with torch's backward, which the assay judges, to 1e-7: it is plain torch, and hardsigmoid's slope is 1/6 in float32 to torch."""
+    work = of_op(op, 50, FORM)
+    graph = Graph(work, "cpu")
+    if op.name in WITHOUT:
+        with pytest.raises(NoFloorError, match="torch has no"):
+            floor(work.tree, graph.leaves, graph.cotangent)
+        return
+    differentiated, moved = floor(work.tree, graph.leaves, graph.cotangent)
+    for ours, theirs in zip(differentiated(), graph.backward(), strict=True):
+        torch.testing.assert_close(torch.as_tensor(ours, dtype=torch.float64).expand_as(theirs), theirs, rtol=1e-7, atol=1e-12)
+    assert moved % (50 * 8) == 0
+
+
+@pytest.mark.parametrize("work", [chain(20, 8, FORM), fan_out(20, 8, FORM), neuron(8, FORM)], ids=str)
+def test_floor_of_a_graph_is_the_derivative(work) -> None:
+    """So it is for a chain, a fan-out and the neuron."""
+    graph = Graph(work, "cpu")
+    for ours, theirs in zip(floor(work.tree, graph.leaves, graph.cotangent)[0](), graph.backward(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("work", [of_op(OPS["exp"], 4, FORM), of_op(OPS["softmax"], 9, FORM), neuron(4, FORM), *networks(FORM)], ids=str)
+def test_every_kind_of_run_runs(work) -> None:
+    """Forwards, backwards, both and double give tensors of the inputs' shapes, as often as one likes."""
+    graph = Graph(work, "cpu")
+    for kind in ("backward", "both", "backward"):
+        assert [g.shape for g in KINDS[kind](graph)()] == [leaf.shape for leaf in graph.wanted]
+    if work.name != "attention block":  # torch has no second derivative of its fused attention on the CPU
+        assert [KINDS["double"](graph)()[0].shape for _ in range(2)] == [graph.leaves[0].shape] * 2
+
+
+def test_points_of_works_are_inside_the_domain() -> None:
+    """No input of what is timed is outside of its op's domain, where a kernel may take another path."""
+    for op in ELEMENTWISE:
+        for name, primal in zip(op.inputs, of_op(op, 100, FORM).primals, strict=True):
+            assert all(op.interval(name).encloses(value, value) for value in np.unique(primal)), op
+
+
+def ratio(middle: float, low: float, high: float, pairs: int = interleaved.AGAIN) -> Ratio:
+    """Return a ratio as a comparison gives it."""
+    return Ratio(middle, low, high, pairs)
+
+
+@pytest.mark.parametrize(
+    ("found", "kinds"),
+    [
+        (ratio(1.2, 1.1, 1.3), ["slower"]), (ratio(0.8, 0.7, 0.9), ["faster"]), (ratio(1.04, 1.03, 1.05), []), (ratio(1.2, 0.99, 1.3), []),
+        (ratio(1.2, 1.1, 1.3, interleaved.FIRST), []),
+    ],
+)  # fmt: skip
+def test_time_is_judged_by_its_interval(found: Ratio, kinds: list[str]) -> None:
+    """Slower is what is above the threshold with an interval above 1, in pairs that were measured again."""
+    assert [change.kind for change in gate.of_times({"exp": found})] == kinds
+
+
+def test_interval_is_of_the_median() -> None:
+    """The bootstrap's interval holds the median, and is narrow where the pairs agree."""
+    found = judged([0.1, 0.11, 0.09, 0.1, 0.1, 0.12, 0.08, 0.1])
+    assert 1.08 < found.low <= found.middle <= found.high < 1.13
+    assert found.is_slower
+    assert judged([0.3, -0.3, 0.2, -0.2, 0.1, -0.1, 0.12, -0.12]).low < 1
+
+
+def test_instructions_are_judged_by_their_ratio() -> None:
+    """Three in a hundred more close the gate, one in a hundred does not, and fewer are told."""
+    changes = gate.of_counts({"a": 100.0, "b": 100.0, "c": 100.0}, {"a": 103.0, "b": 101.0, "c": 90.0})
+    assert [(change.kind, change.key[0], change.is_worse) for change in changes] == [("more instructions", "a", True), ("fewer instructions", "c", False)]
+
+
+def test_distance_from_the_floor_is_judged_by_its_near_end() -> None:
+    """A ratio whose whole interval is farther than the baseline allows closes the gate."""
+    before = {"near": 2.0, "far": 2.0, "closer": 2.0}
+    changes = gate.of_floors(before, {"near": ratio(3, 2.5, 3.5), "far": ratio(3, 2.7, 3.5), "closer": ratio(1, 0.9, 1.1)})
+    assert [(change.kind, change.key[0]) for change in changes] == [("slower", "far"), ("faster", "closer")]
+
+
+DUMP = """\
+events: Ir
+ob=(1) /usr/lib/libpython3.11.so.1.0
+fn=(1) eval
+10 500
+ob=(2) /site-packages/torch/lib/libtorch_cpu.so
+fn=(2) kernel
+12 30
++1 12
+cob=(1)
+cfn=(1)
+calls=1 10
++2 500
+* 8
+ob=(1)
+fn=(1)
+* 7
+"""
+
+
+def test_instructions_of_torch_alone_are_counted() -> None:
+    """The interpreter's are left out, and what was called counts where it was spent."""
+    assert total(DUMP) == 50
+
+
+def test_planted_slowdown_is_a_share_of_the_call() -> None:
+    """What is planted takes its share longer, and the shortest call is what is returned."""
+
+    def work() -> float:
+        return float(np.linalg.norm(np.ones(200_000)))
+
+    plain, slow = (min(timed(run, 0.05) for _ in range(5)) for run in (work, stretched(work, 1.0)))
+    assert 1.5 < slow / plain < 3
+
+
+def test_growth_is_fitted_and_a_faster_backward_found() -> None:
+    """A backward that grows as the square beside a linear forward is a finding."""
+    figures = [Figure({"work": "w", "kind": kind, "size": size, "grows": "size"}, 1e-9 * size**power) for kind, power in (("forward", 1), ("backward", 2)) for size in (10, 10_000, 100_000, 1_000_000)]
+    found = table.growths(figures)
+    assert [(growth.kind, round(growth.exponent, 6)) for growth in found] == [("forward", 1), ("backward", 2)]
+    assert [backward.of for backward, _ in table.growing_faster(found)] == ["w"]
+    assert table.growing_faster(found[:1]) == []
+
+
+def test_names_of_works_are_unique() -> None:
+    """Each work that is compared has a name of its own, and an unknown one is refused with those that exist."""
+    for works in (gated(), counted()):
+        assert len({work.name for work in works}) == len(works)
+    with pytest.raises(ValueError, match=r"absent.*accepted: exp"):
+        gated(["absent"])
+
+
+def run_gate(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run the command."""
+    return subprocess.run([sys.executable, "-m", "tests.speed.gate", *map(str, arguments)], cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False)
+
+
+def test_gate_by_time_against_a_planted_slowdown(tmp_path: Path) -> None:
+    """Against itself, with every backward half as slow again, the gate closes, says it in every form, and names the work."""
+    closed = run_gate("exp", "--only", "time", "--against", sys.executable, "--plant", "0.5", "--junit", tmp_path / "a/gate.xml", "--markdown", tmp_path / "gate.md")
+    assert closed.returncode == 1, closed.stderr
+    assert "slower" in closed.stdout
+    assert "failure" in (tmp_path / "a/gate.xml").read_text()
+    assert "| slower | exp" in (tmp_path / "gate.md").read_text()
+
+
+@pytest.mark.skipif(shutil.which("valgrind") is None, reason="valgrind is not installed; on Debian: apt install valgrind")
+def test_gate_by_instructions_against_a_planted_slowdown() -> None:
+    """Against itself, with 3 % more work in every backward, each work takes more instructions, by that share."""
+    closed = run_gate("exp", "sin", "--only", "instructions", "--against", sys.executable, "--plant", "0.03")
+    assert closed.returncode == 1, closed.stderr
+    assert closed.stdout.count("more instructions") == 2
+    assert closed.stdout.count("1.03") == 2
+
+
+def test_baseline_is_kept_by_machine(tmp_path: Path) -> None:
+    """What is written is read again, and rows of other machines and works stay."""
+    path = tmp_path / "baseline.tsv"
+    other = dict(zip(gate.COLUMNS, ("z80", "exp", gate.INSTRUCTIONS, "5", "2.13.0"), strict=True))
+    path.write_text(gate.written([other], {gate.INSTRUCTIONS: {"exp": 4.5e6}}))
+    path.write_text(gate.written(gate.read(path)[1], {gate.FLOOR: {"sin": 1.25}}))
+    here = gate.machine()
+    assert gate.read(path)[0] == {("z80", "exp", gate.INSTRUCTIONS): 5, (here, "exp", gate.INSTRUCTIONS): 4.5e6, (here, "sin", gate.FLOOR): 1.25}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [(["absent"], "accepted: "), (["--baseline", "absent.tsv"], "absent.tsv"), (["exp", "--against", "absent-python"], "absent-python")],
+)
+def test_bad_input_is_a_usage_error(arguments: list[str], said: str) -> None:
+    """A work, a baseline and an interpreter that do not exist are refused."""
+    refused = run_gate(*arguments)
+    assert refused.returncode == 2
+    assert said in refused.stderr
+
+
+def test_baseline_of_other_machines_is_a_usage_error(tmp_path: Path) -> None:
+    """Figures of another kind of machine are not compared with."""
+    baseline = tmp_path / "baseline.tsv"
+    baseline.write_text("\t".join(gate.COLUMNS) + "\nz80 Python 3.11\texp\tinstructions\t5\t2.13.0\n")
+    refused = run_gate("exp", "--baseline", baseline)
+    assert refused.returncode == 2
+    assert "only of z80 Python 3.11" in refused.stderr
+

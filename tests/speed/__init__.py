@@ -1,0 +1,1 @@
+"""How long torch's backward takes: benchmarks beside an analytic floor, and the gate that compares two builds."""

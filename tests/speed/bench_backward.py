@@ -1,0 +1,95 @@
+"""How long torch takes: forwards, backwards, both, and backwards of the backward; beside the analytic floor and the bytes that must move."""
+
+import pytest
+import torch
+
+from reference.catalogue import OPS
+from reference.format import FORMATS
+from tests.speed.floor import NoFloorError, floor
+from tests.speed.work import KINDS, Graph, Work, chain, fan_out, networks, neuron, of_op
+from tests.speed.worker import timed
+from tests.subject.comparison import NO_KERNEL
+from tests.subject.device import waiting
+
+LARGE = 1_000_000
+"""Elements of an op, where its kernel is all that counts."""
+
+GROWN = ("exp", "erf", "gelu", "mul", "sum", "matmul", "softmax", "mse_loss")
+"""One op of each family, at every size."""
+
+SIZES = tuple(10**power for power in range(8))
+DEPTHS = (1, 10, 100, 1000)
+GRAPHS = {"chain": chain, "fan-out": fan_out}
+FLOOR_SECONDS = 0.05
+
+
+def measure(benchmark, work: Work, kind: str, device: str, **facts: object) -> None:
+    """Time one kind of run of a piece of work, and note its floor beside it."""
+    try:
+        graph = Graph(work, device)
+        run = waiting(KINDS[kind](graph), device)
+        run()
+    except RuntimeError as error:
+        if any(said in str(error) for said in (*NO_KERNEL, "does not require grad")):
+            pytest.skip(f"torch: {str(error).splitlines()[0]}")
+        raise
+    benchmark.extra_info |= {"work": work.name, "family": work.family, "kind": kind, "size": work.size, "dtype": work.form.name, "device": device, **facts}
+    benchmark(run)
+    if kind == "backward" and work.tree is not None:
+        note_floor(benchmark, work, graph, device)
+
+
+def note_floor(benchmark, work: Work, graph: Graph, device: str) -> None:
+    """Time the derivative as plain torch, and a copy that moves as many bytes."""
+    assert work.tree is not None
+    try:
+        differentiated, moved = floor(work.tree, graph.leaves, graph.cotangent)
+    except NoFloorError:
+        return
+    source = torch.zeros(max(moved // 8, 1), dtype=torch.float32, device=device)
+    target = torch.zeros_like(source)
+    benchmark.extra_info |= {
+        "floor": timed(waiting(differentiated, device), FLOOR_SECONDS),
+        "bytes": moved,
+        "memory": timed(waiting(lambda: target.copy_(source), device), FLOOR_SECONDS),
+    }
+
+
+@pytest.mark.fixed
+@pytest.mark.parametrize("kind", KINDS)
+def test_op(benchmark, op, kind, form, device) -> None:
+    """Every op, on a million elements where it takes so many."""
+    measure(benchmark, of_op(op, LARGE, form), kind, device)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("kind", ["forward", "backward"])
+@pytest.mark.parametrize("name", GROWN)
+def test_size(benchmark, name, kind, size, device) -> None:
+    """One op of each family, on one element to ten million."""
+    measure(benchmark, of_op(OPS[name], size, FORMATS["float32"]), kind, device, grows="size")
+
+
+@pytest.mark.parametrize("depth", DEPTHS)
+@pytest.mark.parametrize("kind", ["forward", "backward", "double"])
+@pytest.mark.parametrize("graph", GRAPHS)
+def test_depth(benchmark, graph, kind, depth, device) -> None:
+    """A chain and a fan-out of 1 to 1,000 ops, on a thousand elements."""
+    measure(benchmark, GRAPHS[graph](depth, 1000, FORMATS["float32"]), kind, device, grows="depth", depth=depth, of=graph)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("work", [neuron(1, FORMATS["float32"]), neuron(LARGE, FORMATS["float32"]), *networks(FORMATS["float32"])], ids=str)
+def test_network(benchmark, work, kind, device) -> None:
+    """The notebook's neuron, alone and a million times, a perceptron and an attention block."""
+    measure(benchmark, work, kind, device)
+
+
+def test_benchmark_adds_nothing(benchmark) -> None:
+    """The figure for a trivial op is within 5 % of that of a loop by hand."""
+    graph = Graph(of_op(OPS["neg"], 1, FORMATS["float32"]), "cpu")
+    benchmark.extra_info |= {"work": "neg by hand", "family": "overhead", "kind": "backward", "size": 1, "dtype": "float32", "device": "cpu"}
+    benchmark(graph.backward)
+    by_hand = min(timed(lambda: [graph.backward() for _ in range(100)], 0.05) / 100 for _ in range(20))
+    benchmark.extra_info["by_hand"] = by_hand
+    assert abs(benchmark.stats.stats.min / by_hand - 1) < 0.05

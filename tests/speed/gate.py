@@ -1,0 +1,191 @@
+"""The gate of speed: ``python -m tests.speed.gate [--against PYTHON] [NAME ...]``.
+
+Compares the backward of this build of torch with that of another, which has an interpreter of its own; or, without one,
+with a committed baseline of this kind of machine. Each measure sees what the other cannot: instructions are exact, and the same
+however busy the machine is; time is what people wait for, and sees caches and memory as well.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import platform
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from rich.console import Console
+
+from tests.speed import instructions, interleaved
+from tests.speed.instructions import ValgrindError
+from tests.speed.work import counted, gated
+from tests.subject import outcome
+from tests.subject.outcome import Change, Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from tests.speed.interleaved import Ratio
+
+    Baseline = dict[tuple[str, str, str], float]
+    """By kind of machine, work and measure."""
+
+BASELINE = Path(__file__).parent / "baseline.tsv"
+COLUMNS = ("machine", "work", "measure", "figure", "torch")
+INSTRUCTIONS, FLOOR = "instructions", "times its floor"
+MEASURES = ("instructions", "time")
+
+MORE = 1.02
+"""How many times as many instructions close the gate: an unmodified run differs by 0.2 % at most."""
+
+FARTHER = 1.3
+"""How many times as far from its floor a backward may be, by the near end of its interval, on another machine of the kind."""
+
+PROCESSES = 5
+"""In how many processes a backward is timed beside its floor."""
+
+
+def machine() -> str:
+    """Name the kind of this machine: instructions are the same on others of the kind."""
+    return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()} Python {platform.python_version().rpartition('.')[0]}"
+
+
+def read(path: Path) -> tuple[Baseline, list[dict[str, str]]]:
+    """Read a baseline; raises OSError."""
+    with path.open() as file:
+        rows = list(csv.DictReader(file, delimiter="\t"))
+    return {(row["machine"], row["work"], row["measure"]): float(row["figure"]) for row in rows}, rows
+
+
+def written(rows: Sequence[dict[str, str]], found: Mapping[str, Mapping[str, float]]) -> str:
+    """Write a baseline with what was found here, rows of other machines, and of works that were not asked, as they are."""
+    here = machine()
+    table = {(row["machine"], row["work"], row["measure"]): row for row in rows}
+    for measure, figures in found.items():
+        table |= {(here, work, measure): dict(zip(COLUMNS, (here, work, measure, f"{figure:.6g}", torch.__version__.split("+")[0]), strict=True)) for work, figure in figures.items()}
+    return "".join("\t".join(row) + "\n" for row in (COLUMNS, *sorted(tuple(row[c] for c in COLUMNS) for row in table.values())))
+
+
+def of_counts(before: Mapping[str, float], after: Mapping[str, float]) -> list[Change]:
+    """Judge instructions: works that take more of them, or fewer, by more than a run differs from itself."""
+    found = []
+    for work in before.keys() & after.keys():
+        ratio = after[work] / before[work]
+        if max(ratio, 1 / ratio) > MORE:
+            kind = "more instructions" if ratio > 1 else "fewer instructions"
+            found.append(Change(kind, (work, INSTRUCTIONS), f"{before[work]:,.0f}", f"{after[work]:,.0f}", f"{ratio:.3f}"))
+    return _ranked(found)
+
+
+def of_times(ratios: Mapping[str, Ratio]) -> list[Change]:
+    """Judge ratios of times: works that are slower or faster by more than chance."""
+    changed = {work: ratio for work, ratio in ratios.items() if ratio.is_slower or ratio.is_faster}
+    return _ranked([Change("slower" if ratio.is_slower else "faster", (work, "time"), "1", f"{ratio.middle:.3f}", str(ratio)) for work, ratio in changed.items()])
+
+
+def of_floors(before: Mapping[str, float], after: Mapping[str, Ratio]) -> list[Change]:
+    """Judge how far above their floors works are."""
+    found = []
+    for work in before.keys() & after.keys():
+        if after[work].low > FARTHER * before[work]:
+            found.append(Change("slower", (work, FLOOR), f"{before[work]:.2f}", f"{after[work].middle:.2f}", str(after[work])))
+        elif after[work].high * FARTHER < before[work]:
+            found.append(Change("faster", (work, FLOOR), f"{before[work]:.2f}", f"{after[work].middle:.2f}", str(after[work])))
+    return _ranked(found)
+
+
+def _ranked(changes: list[Change]) -> list[Change]:
+    return sorted(changes, key=lambda change: (not change.is_worse, change.key))
+
+
+def above_floor(names: Sequence[str], progress: Callable[[str], None]) -> dict[str, Ratio]:
+    """Time works beside their floors."""
+    columns: dict[str, list[float]] = {}
+    for number, row in enumerate(interleaved.above_floor(sys.executable, names, PROCESSES), 1):
+        progress(f"time of {len(names)} works beside their floors, process {number} of {PROCESSES}")
+        for name, value in zip(names, row, strict=True):
+            if value is not None:
+                columns.setdefault(name, []).append(value)
+    return {name: interleaved.judged(column) for name, column in columns.items()}
+
+
+def main() -> None:
+    """Compare, say what differs, and exit with 1 where anything is worse."""
+    parser = argparse.ArgumentParser(description="Compare the speed of torch's backward with that of another build, or with a baseline.")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="what is compared: ops of the catalogue, chains, networks; all without one")
+    parser.add_argument("--against", metavar="PYTHON", help="the interpreter of the other build's environment, which is the one before")
+    parser.add_argument("--only", choices=MEASURES, help="one of the measures")
+    parser.add_argument("--plant", type=float, default=0.0, metavar="SHARE", help="slow every backward of this build down by that share: what the gate would say")
+    parser.add_argument("--baseline", type=Path, default=BASELINE, metavar="FILE", help="what is compared with, without --against")
+    outcome.add_options(parser)
+    options = parser.parse_args()
+    works = {"instructions": [str(work.name) for work in counted()], "time": [work.name for work in gated()]}
+    unknown = set(options.names) - {name for names in works.values() for name in names}
+    if unknown:
+        parser.error(f"{', '.join(sorted(unknown))}: no such work; accepted: {', '.join(dict.fromkeys(name for names in works.values() for name in names))}")
+    if options.against and shutil.which(options.against) is None:
+        parser.error(f"--against {options.against}: no such program; accepted: the python of an environment with another torch")
+    asked = {measure: [name for name in names if not options.names or name in options.names] for measure, names in works.items() if options.only in {None, measure}}
+    asked = {measure: names for measure, names in asked.items() if names}
+    with Console(stderr=True).status("starting") as status:
+
+        def progress(line: str) -> None:
+            status.update(line)
+
+        try:
+            if options.against:
+                result = _with_other(asked, options.against, options.plant, progress)
+            else:
+                result = _with_baseline(asked, options, progress)
+        except (OSError, ValgrindError, BaselineError, RuntimeError) as error:
+            parser.error(str(error))
+    sys.stdout.write(result.shown())
+    result.write(options.junit, options.markdown)
+    sys.exit(bool(result.worse) and not options.update)
+
+
+class BaselineError(ValueError):
+    """The baseline has nothing to compare with."""
+
+
+def _with_other(asked: Mapping[str, list[str]], other: str, plant: float, progress: Callable[[str], None]) -> Outcome:
+    changes: list[Change] = []
+    if names := asked.get("instructions"):
+        found = instructions.counts({"before": (other, 0.0), "after": (sys.executable, plant)}, names, progress)
+        changes += of_counts(found["before"], found["after"])
+    if names := asked.get("time"):
+        changes += of_times(interleaved.compared(other, sys.executable, names, plant, progress))
+    return _outcome(asked, changes)
+
+
+def _with_baseline(asked: Mapping[str, list[str]], options: argparse.Namespace, progress: Callable[[str], None]) -> Outcome:
+    table, rows = read(options.baseline) if options.baseline.exists() or not options.update else ({}, [])
+    here = machine()
+    known = {machine for machine, _, _ in table}
+    if here not in known and not options.update:
+        message = f"{options.baseline} has no figures of {here}, only of {', '.join(sorted(known))}; accepted: one of those, --against PYTHON, or --update to add this one"
+        raise BaselineError(message)
+    changes: list[Change] = []
+    found: dict[str, dict[str, float]] = {}
+    if names := asked.get("instructions"):
+        counted_here = instructions.counts({"after": (sys.executable, options.plant)}, names, progress)["after"]
+        found[INSTRUCTIONS] = counted_here
+        changes += of_counts({name: table[here, name, INSTRUCTIONS] for name in names if (here, name, INSTRUCTIONS) in table}, counted_here)
+    if names := asked.get("time"):
+        ratios = above_floor(names, progress)
+        found[FLOOR] = {name: ratio.middle for name, ratio in ratios.items()}
+        changes += of_floors({name: table[here, name, FLOOR] for name in names if (here, name, FLOOR) in table}, ratios)
+    if options.update:
+        options.baseline.write_text(written(rows, found))
+    return _outcome(asked, changes, FLOOR)
+
+
+def _outcome(asked: Mapping[str, list[str]], changes: Sequence[Change], time: str = "time") -> Outcome:
+    titles = {"instructions": INSTRUCTIONS, "time": time}
+    return Outcome("speed", ("work", "measure"), [(name, titles[measure]) for measure, names in asked.items() for name in names], changes, note_column="ratio")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,149 @@
+"""What a benchmark found, as tables: ``python -m tests.speed.table BENCH.json``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from scipy import stats
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+FROM = {"size": 10_000, "depth": 10}
+"""From where on a time is fitted: below, the constant part of a call is most of it."""
+
+FASTER_GROWTH, ERRORS = 0.1, 3
+"""A backward whose exponent is this much above its forward's, and by so many standard errors, is a finding."""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One figure of a benchmark: seconds of the shortest round, and what stands beside it."""
+
+    facts: dict[str, Any]
+    seconds: float
+
+    def __getattr__(self, name: str) -> Any:
+        """Return a fact of the benchmark; None where it has no such one."""
+        return self.facts.get(name)
+
+    @property
+    def times_floor(self) -> float | None:
+        """How many times as long as the analytic floor it takes."""
+        return self.seconds / self.floor if self.floor else None
+
+    @property
+    def times_memory(self) -> float | None:
+        """How many times as long as a copy that moves as many bytes it takes."""
+        return self.seconds / self.memory if self.memory else None
+
+
+@dataclass(frozen=True)
+class Growth:
+    """Time as a power of size or depth."""
+
+    of: str
+    kind: str
+    variable: str
+    exponent: float
+    error: float
+
+
+def read(path: Path) -> list[Figure]:
+    """Read what pytest-benchmark wrote; raises OSError."""
+    return [Figure(row["extra_info"] | {"group": row["name"]}, row["stats"]["min"]) for row in json.loads(path.read_text())["benchmarks"]]
+
+
+def growths(figures: Iterable[Figure]) -> list[Growth]:
+    """Fit time against size and depth, on logarithmic scales."""
+    series: dict[tuple[str, str, str], list[tuple[float, float]]] = {}
+    for figure in figures:
+        if figure.grows and figure.facts[figure.grows] >= FROM[figure.grows]:
+            series.setdefault((figure.of or figure.work, figure.kind, figure.grows), []).append((math.log(figure.facts[figure.grows]), math.log(figure.seconds)))
+    return [Growth(*key, *_fitted(points)) for key, points in series.items() if len(points) > 2]
+
+
+def _fitted(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    fit = stats.linregress(*zip(*points, strict=True))
+    return float(fit.slope), float(fit.stderr)
+
+
+def growing_faster(found: Sequence[Growth]) -> list[tuple[Growth, Growth]]:
+    """Return backwards that grow faster than their forwards, with these."""
+    forwards = {(growth.of, growth.variable): growth for growth in found if growth.kind == "forward"}
+    pairs = [(growth, forwards[growth.of, growth.variable]) for growth in found if growth.kind == "backward" and (growth.of, growth.variable) in forwards]
+    return [(b, f) for b, f in pairs if b.exponent - f.exponent > FASTER_GROWTH + ERRORS * math.hypot(b.error, f.error)]
+
+
+def duration(seconds: float) -> str:
+    """Write a time in the unit that suits it."""
+    unit, scale = next((u, s) for u, s in (("s", 1), ("ms", 1e-3), ("µs", 1e-6), ("ns", 0)) if seconds >= s)
+    return f"{seconds / (scale or 1e-9):.3g} {unit}"
+
+
+def _times(ratio: float | None) -> str:
+    return "" if ratio is None else f"{ratio:.2g} ×"
+
+
+def backwards(figures: Sequence[Figure]) -> Table:
+    """Tell of each backward how long it takes, what stands beside it, and its share in a step of training."""
+    table = Table("backward of", "elements", "dtype", "device", "time", "× floor", "× bytes", "× forward", "forward and backward", "double", title="backwards, the shortest round each", box=box.SIMPLE, title_justify="left")
+    others = {(f.work, f.size, f.dtype, f.device, f.kind): f.seconds for f in figures}
+    for f in figures:
+        if f.kind == "backward" and not f.grows:
+            key = (f.work, f.size, f.dtype, f.device)
+            forward, both, double = (others.get((*key, kind)) for kind in ("forward", "both", "double"))
+            ratio = None if forward is None else f.seconds / forward
+            table.add_row(f.work, f"{f.size:,}", f.dtype, f.device, duration(f.seconds), _times(f.times_floor), _times(f.times_memory), _times(ratio), *("" if s is None else duration(s) for s in (both, double)))
+    return table
+
+
+def of_growths(found: Sequence[Growth]) -> Table:
+    """Tell how time grows, with the standard error of each exponent."""
+    kinds = ("forward", "backward", "double")
+    table = Table("", "against", *kinds, title="exponents: time grows as this power", box=box.SIMPLE, title_justify="left")
+    rows: dict[tuple[str, str], dict[str, Growth]] = {}
+    for growth in found:
+        rows.setdefault((growth.of, growth.variable), {})[growth.kind] = growth
+    for (of, variable), cells in rows.items():
+        table.add_row(of, variable, *(f"{cells[kind].exponent:.2f} ± {cells[kind].error:.2f}" if kind in cells else "" for kind in kinds))
+    return table
+
+
+def of_oracle(figures: Sequence[Figure]) -> Table:
+    """Tell how the oracle compares with gradcheck."""
+    table = Table("the oracle", "entries a second", "× gradcheck", title="the oracle, beside gradcheck", box=box.SIMPLE, title_justify="left")
+    for f in figures:
+        if f.times_gradcheck is not None:
+            table.add_row(f.group, f"{f.entries_per_second:,}", str(f.times_gradcheck))
+    return table
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description="Print what a benchmark found.")
+    parser.add_argument("bench", type=Path, help="the file that pytest --benchmark-json wrote")
+    options = parser.parse_args()
+    try:
+        figures = read(options.bench)
+    except (OSError, ValueError) as error:
+        parser.error(f"{options.bench}: {error}")
+    console = Console(width=150)
+    found = growths(figures)
+    for table in (backwards(figures), of_growths(found), of_oracle(figures)):
+        if table.row_count:
+            console.print(table)
+    for backward, forward in growing_faster(found):
+        console.print(f"finding: the backward of {backward.of} grows as {backward.variable}^{backward.exponent:.2f}, its forward as {backward.variable}^{forward.exponent:.2f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,206 @@
+"""What is timed: one op at a size, compositions of ops, and networks of torch's own layers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from reference.catalogue import FAMILIES, OPS
+from reference.format import FORMATS
+from reference.tree import Apply, Leaf, Tree, single
+from tests.subject import binding
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from reference.format import Floats, Format
+    from reference.op import Op
+    from reference.tree import Node
+
+REACH = 2.5
+"""Inputs lie within this of 0, where the domain is that wide."""
+
+WIDTH, HEADS, BATCH = 64, 4, 8
+"""Features, heads, and sequences or samples, of the networks."""
+
+FAMILY = {op.name: family for family, ops in FAMILIES.items() for op in ops}
+"""The family of each op of the catalogue."""
+
+
+@dataclass(frozen=True, eq=False)
+class Work:
+    """A function and a point: all that it takes to differentiate it."""
+
+    name: str
+    family: str
+    primals: tuple[Floats, ...]
+    form: Format
+    tree: Tree | None = None
+    """The function, where it is one of the catalogue's."""
+
+    network: Callable[[], tuple[Callable[..., torch.Tensor], list[torch.Tensor]]] | None = None
+    """Else what makes it, with the parameters that are differentiated by beside the inputs."""
+
+    @property
+    def size(self) -> int:
+        """The elements of the inputs together, as they broadcast."""
+        return max(primal.size for primal in self.primals)
+
+    def __str__(self) -> str:
+        """Name it, as in a table."""
+        return f"{self.name}, {self.size:,} {self.form.name}"
+
+
+class Graph:
+    """A piece of work on a device, ready to be run forwards, and backwards as often as one likes."""
+
+    def __init__(self, work: Work, device: str) -> None:
+        """Make the inputs, and run it forwards once."""
+        self.leaves = [binding.tensor(primal, work.form, device).requires_grad_() for primal in work.primals]
+        parameters: list[torch.Tensor] = []
+        if work.tree is not None:
+            self._function = binding.function(work.tree)
+        else:
+            assert work.network is not None
+            torch.manual_seed(0)
+            self._function, parameters = work.network()
+            for parameter in parameters:
+                parameter.data = parameter.data.to(binding.dtype(work.form)).to(device)
+        self.wanted = [*self.leaves, *parameters]
+        self.output = self.forward()
+        self.cotangent = torch.full_like(self.output, 0.5)
+        self._twice: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    def forward(self) -> torch.Tensor:
+        """Run the function."""
+        return self._function(*self.leaves)
+
+    def backward(self) -> tuple[torch.Tensor, ...]:
+        """Run the backward alone: the graph is kept for the next time."""
+        return torch.autograd.grad(self.output, self.wanted, self.cotangent, retain_graph=True)
+
+    def both(self) -> tuple[torch.Tensor, ...]:
+        """Run forwards and backwards, as a step of training does."""
+        return torch.autograd.grad(self.forward(), self.wanted, self.cotangent)
+
+    def double(self) -> tuple[torch.Tensor, ...]:
+        """Run the backward of the gradient by the first input; raises RuntimeError where torch has none."""
+        if self._twice is None:
+            (gradient,) = torch.autograd.grad(self.output, self.leaves[:1], self.cotangent, create_graph=True)
+            self._twice = gradient, torch.ones_like(gradient)
+        gradient, cotangent = self._twice
+        return torch.autograd.grad(gradient, self.leaves[:1], cotangent, retain_graph=True, allow_unused=True)
+
+
+KINDS: dict[str, Callable[[Graph], Callable[[], Any]]] = {
+    "backward": lambda graph: graph.backward,
+    "both": lambda graph: graph.both,
+    "double": lambda graph: graph.double,
+    "forward": lambda graph: graph.forward,
+}
+"""What of a graph is timed."""
+
+
+def spread(op: Op, name: str, form: Format, count: int) -> Floats:
+    """Return values of an input, evenly spread over the part of its domain near 0, in no order."""
+    number, (lower, upper) = op.inputs.index(name), op.interval(name).clipped(REACH)
+    margin = (upper - lower) / (16 + number)  # no two inputs tie
+    values = np.random.default_rng(number).permutation(np.linspace(lower + margin, upper - margin, max(count, 2)))[:count]
+    poles = op.interval(name).is_pole(values)
+    return form.values(form.ordinals(np.where(poles, (lower + 3 * upper) / 4, values)))
+
+
+def of_op(op: Op, size: int, form: Format) -> Work:
+    """Return an op on so many elements; one that is not elementwise has as many of its shape as fit, where it takes several."""
+    if op.elementwise:
+        tree, shapes = single(op), ((size,),) * len(op.inputs)
+    else:
+        tree = single(op, op.shapes[0])
+        most = max(int(np.prod(leaf.shape, dtype=np.int64)) for leaf in tree.leaves)
+        batch = (max(size // most, 1),) if op.batched else ()
+        shapes = tuple((*(batch if number < op.batched else ()), *leaf.shape) for number, leaf in enumerate(tree.leaves))
+    primals = tuple(spread(op, name, form, int(np.prod(shape, dtype=np.int64))).reshape(shape) for name, shape in zip(op.inputs, shapes, strict=True))
+    return Work(op.name, FAMILY.get(op.name, "your own"), primals, form, tree)
+
+
+def _of_tree(name: str, tree: Tree, size: int, form: Format) -> Work:
+    values = form.values(form.ordinals(np.linspace(0.25, 2, size)))
+    return Work(name, "graphs", (values,) * len(tree.leaves), form, tree)
+
+
+def chain(depth: int, size: int, form: Format) -> Work:
+    """Return sin of sin of sin ..., so often."""
+    leaf = Leaf("x")
+    node: Node = leaf
+    for _ in range(depth):
+        node = Apply(OPS["sin"], (node,))
+    assert isinstance(node, Apply)
+    return _of_tree(f"chain of {depth:,}", Tree(node, (leaf,)), size, form)
+
+
+def fan_out(width: int, size: int, form: Format) -> Work:
+    """Return the sum of so many sines of one input."""
+    leaf = Leaf("x")
+    total = Apply(OPS["sin"], (leaf,))
+    for _ in range(width - 1):
+        total = Apply(OPS["add"], (total, Apply(OPS["sin"], (leaf,))))
+    return _of_tree(f"fan-out of {width:,}", Tree(total, (leaf,)), size, form)
+
+
+def neuron(size: int, form: Format) -> Work:
+    """Return the notebook's neuron on inputs x, weights w and biases b: the binary cross-entropy of sigmoid(w x + b) for y = 0."""
+    x, w, b = Leaf("x"), Leaf("w"), Leaf("b")
+    logit = Apply(OPS["add"], (Apply(OPS["mul"], (w, x)), b))
+    loss = Apply(OPS["neg"], (Apply(OPS["log1p"], (Apply(OPS["neg"], (Apply(OPS["sigmoid"], (logit,)),)),)),))
+    return replace(_of_tree("neuron", Tree(loss, (x, w, b)), size, form), family="networks")
+
+
+def _mlp() -> tuple[Callable[..., torch.Tensor], list[torch.Tensor]]:
+    layers = [torch.nn.Linear(WIDTH, 4 * WIDTH), torch.nn.GELU(), torch.nn.Linear(4 * WIDTH, WIDTH)]
+    network = torch.nn.Sequential(*layers)
+    return network, list(network.parameters())
+
+
+def _attention() -> tuple[Callable[..., torch.Tensor], list[torch.Tensor]]:
+    block = torch.nn.TransformerEncoderLayer(WIDTH, HEADS, 4 * WIDTH, dropout=0.0, batch_first=True)
+    return block, list(block.parameters())
+
+
+def networks(form: Format) -> tuple[Work, ...]:
+    """Return a perceptron with one hidden layer, and an attention block, of torch's own layers."""
+    rng = np.random.default_rng(0)
+    samples = form.values(form.ordinals(rng.uniform(-1, 1, (BATCH * 16, WIDTH))))
+    sequences = samples.reshape(BATCH, 16, WIDTH)
+    return (
+        Work("MLP", "networks", (samples,), form, network=_mlp),
+        Work("attention block", "networks", (sequences,), form, network=_attention),
+    )
+
+
+GATED = ("exp", "sqrt", "sin", "erf", "erfinv", "gelu", "softplus", "sigmoid", "mul", "div", "pow", "softmax")
+"""The ops whose backward a comparison times."""
+
+
+def gated(names: Iterable[str] = ()) -> tuple[Work, ...]:
+    """Return what a comparison of two builds times: large enough for the kernels to count; these, or all."""
+    form = FORMATS["float32"]
+    works = (*(of_op(OPS[name], 100_000, form) for name in GATED), chain(100, 1000, form), fan_out(100, 1000, form), neuron(10_000, form), *networks(form))
+    return _named(works, names)
+
+
+def counted(names: Iterable[str] = ()) -> tuple[Work, ...]:
+    """Return that whose instructions a comparison counts: every elementwise op, on few elements; these, or all."""
+    form = FORMATS["float32"]
+    return _named((*(of_op(op, 256, form) for op in OPS.values() if op.elementwise), chain(10, 256, form), neuron(256, form)), names)
+
+
+def _named(works: tuple[Work, ...], names: Iterable[str]) -> tuple[Work, ...]:
+    wanted = set(names)
+    unknown = wanted - {work.name for work in works}
+    if unknown:
+        message = f"{', '.join(sorted(unknown))}: accepted: {', '.join(work.name for work in works)}"
+        raise ValueError(message)
+    return tuple(work for work in works if work.name in wanted) if wanted else works

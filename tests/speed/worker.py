@@ -1,0 +1,112 @@
+"""One side of a comparison: ``python -m tests.speed.worker time|count NAME ...``.
+
+Reads the works to be run from its arguments, as `gated` and `counted` name them. ``time`` answers one line of
+JSON for each line that asks for the time of a work; ``count`` is run under valgrind, and leaves a file for each work.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import os
+import subprocess
+import sys
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from tests.speed.floor import NoFloorError, floor
+from tests.speed.work import Graph, counted, gated
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+CALLS = 100
+"""How often a backward runs while its instructions are counted."""
+
+
+def stretched(run: Callable[[], Any], share: float) -> Callable[[], Any]:
+    """Return a call that takes longer by a share of what it takes: the slowdown that is planted."""
+
+    def slow() -> Any:
+        start = perf_counter()
+        result = run()
+        end = perf_counter()
+        until = end + share * (end - start)
+        while perf_counter() < until:
+            pass
+        return result
+
+    return slow
+
+
+def timed(run: Callable[[], Any], seconds: float) -> float:
+    """Return the shortest time that a call took, in seconds of calling it."""
+    best, until = float("inf"), perf_counter() + seconds
+    while True:
+        start = perf_counter()
+        run()
+        end = perf_counter()
+        best = min(best, end - start)
+        if end > until:
+            return best
+
+
+def answer(names: list[str], plant: float) -> None:
+    """Answer questions [number, whether its floor is meant, seconds] from the standard input, each with the shortest time."""
+    runs: list[tuple[Callable[[], Any], Callable[[], Any] | None]] = []
+    for work in gated(names):
+        graph = Graph(work, "cpu")
+        try:
+            below = None if work.tree is None else floor(work.tree, graph.leaves, graph.cotangent)[0]
+        except NoFloorError:
+            below = None
+        runs.append((stretched(graph.backward, plant) if plant else graph.backward, below))
+    for pair in runs:
+        for run in pair:
+            if run:
+                run()
+    _say([below is not None for _, below in runs])
+    for line in sys.stdin:
+        number, is_floor, seconds = json.loads(line)
+        run = runs[number][is_floor]
+        assert run is not None
+        _say(timed(run, seconds))
+
+
+def _say(message: object) -> None:
+    sys.stdout.write(json.dumps(message) + "\n")
+    sys.stdout.flush()
+
+
+def count(names: list[str], plant: float) -> None:
+    """Run each backward so often with the collection of events switched on, and dump what was collected."""
+    graphs = [Graph(work, "cpu") for work in counted(names)]
+    gc.collect()
+    gc.freeze()
+    subprocess.run(["callgrind_control", "-i", "on", str(os.getpid())], check=True, stdout=subprocess.DEVNULL)  # noqa: S607 - valgrind's, from the path
+    for graph in graphs:
+        for _ in range(5):
+            graph.backward()
+        torch._C._valgrind_toggle()  # noqa: SLF001 - what torch.utils.benchmark does
+        for _ in range(CALLS + round(CALLS * plant)):
+            graph.backward()
+        torch._C._valgrind_toggle_and_dump_stats()  # noqa: SLF001 - as above
+
+
+def main() -> None:
+    """Do what the command line says."""
+    parser = argparse.ArgumentParser(description="Run backwards, for a comparison.")
+    parser.add_argument("measure", choices=["time", "count"])
+    parser.add_argument("names", nargs="*", metavar="NAME", help="ops of the catalogue; all that a comparison has without one")
+    parser.add_argument("--plant", type=float, default=0.0, metavar="SHARE", help="by how much to slow each backward down")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    gc.disable()
+    (answer if options.measure == "time" else count)(options.names, options.plant)
+
+
+if __name__ == "__main__":
+    main()
