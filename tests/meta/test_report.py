@@ -1,0 +1,130 @@
+"""The page of a run opens in a browser, with no network, and can be filtered."""
+
+from __future__ import annotations
+
+import shutil
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.report.page import cells, page
+from tests.speed.table import Figure
+from tests.subject.record import Record, Writer, read
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from playwright.sync_api import Page
+
+SMALL = 5_000_000
+"""The bytes that a page may have."""
+
+
+def record(op: str, verdict: str, *, mode: str = "backward", known: str | None = None, ulp: float | None = 1.0) -> Record:
+    """Return a record in float32 on the CPU."""
+    return Record(op=op, mode=mode, order=1, device="cpu", dtype="float32", compared=3, worst_ulp=ulp, worst_share=0.1, verdict=verdict, at={"x": "0x1.0p+0"}, got=None, expected=None, known=known, torch="2.13.0", seed=7)
+
+
+RECORDS = [record("sin", "agrees"), record("sin", "agrees", mode="grad"), record("tanh", "lost", known="1 - y*y <b>", ulp=None), record("softmax", "inaccurate", ulp=900.0), record("erfcx", "unsupported")]
+FIGURES = [
+    *(Figure({"work": "sin", "family": "elementary", "kind": kind, "size": 10, "dtype": "float32", "device": "cpu", "floor": 1e-6}, 2e-6) for kind in ("forward", "backward")),
+    *(Figure({"work": "sin", "kind": "backward", "size": size, "grows": "size", "floor": 1e-6}, 1e-6 * size) for size in (10, 100)),
+]
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write a page of a few records."""
+    path = tmp_path_factory.mktemp("report") / "report.html"
+    path.write_text(page(RECORDS, FIGURES))
+    return path
+
+
+def test_page_needs_nothing_else(written: Path) -> None:
+    """The page is small, escapes what torch said, and says what was found."""
+    text = written.read_text()
+    assert len(text) < SMALL
+    assert "1 - y*y <b>" not in text.split("<script", maxsplit=1)[0]
+    assert "src=" not in text.split("<script", maxsplit=1)[0]
+    assert "5 tests compared 15 entries" in text
+    assert all(f'id="op-{op}"' in text for op in ("sin", "tanh", "softmax", "erfcx"))
+
+
+def test_cells_show_the_gravest_of_a_mode() -> None:
+    """Of several tests of an op in a mode the new miss is shown, then the known one, then the largest error."""
+    rows = cells([record("sin", "agrees"), record("sin", "lost", known="why"), record("sin", "inaccurate", ulp=9.0)])
+    assert [(row["state"], row["error"], row["compared"]) for row in rows] == [("new", "9", 9)]
+    assert [row["state"] for row in cells([record("sin", "agrees"), record("sin", "lost", known="why")])] == ["known"]
+    assert [row["error"] for row in cells([record("sin", "agrees"), record("sin", "agrees", ulp=2.0)])] == ["2"]
+
+
+def test_page_of_a_run_that_was_interrupted(tmp_path: Path) -> None:
+    """A file whose last line was cut off makes a page of the others; one without a record makes an empty page."""
+    writer = Writer(tmp_path / "records.jsonl")
+    for each in RECORDS[:2]:
+        writer.write(each)
+    writer.close()
+    cut = (tmp_path / "records.jsonl").read_text()[:-30]
+    (tmp_path / "records.jsonl").write_text(cut)
+    assert "1 tests compared 3 entries" in page(read(tmp_path / "records.jsonl"))
+    assert "0 tests compared 0 entries" in page([])
+
+
+@pytest.fixture
+def browser_page(written: Path, width: int) -> Iterator[Page]:
+    """Open the page in Chromium, offline; fails on a request or an error in the console."""
+    path = shutil.which("chromium") or shutil.which("google-chrome")
+    if path is None:
+        pytest.skip("there is no Chromium; on Debian: apt install chromium")
+    from playwright.sync_api import sync_playwright  # noqa: PLC0415 - only where there is a browser to drive
+
+    faults: list[str] = []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        opened = browser.new_page(viewport={"width": width, "height": 900}, offline=True)
+        opened.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
+        opened.on("pageerror", lambda error: faults.append(str(error)))
+        opened.on("request", lambda request: None if request.url.startswith("file:") else faults.append(request.url))
+        opened.goto(written.as_uri())
+        opened.wait_for_selector("[data-spec=matrix] canvas")
+        yield opened
+        assert faults == []
+        browser.close()
+
+
+def cell_rows(opened: Page) -> set[str]:
+    """Return the ops that the matrix shows now."""
+    opened.wait_for_timeout(200)
+    names: list[str] = opened.evaluate("() => [...new Set(document.querySelector('[data-spec=matrix]').view.data('data_0').map(row => row.op))]")
+    return set(names)
+
+
+@pytest.mark.parametrize("width", [400, 1600])
+def test_page_in_a_browser(browser_page: Page, width: int) -> None:
+    """It opens without a request or an error, fits the width, and each filter and link does what it says."""
+    assert browser_page.evaluate("document.documentElement.scrollWidth") == width
+    assert browser_page.locator("section.op:visible").count() == 0
+    browser_page.evaluate("location.hash = '#op-tanh'")
+    browser_page.wait_for_selector("#op-tanh [data-spec=errors-tanh] canvas")
+    assert browser_page.locator("section.op:visible").count() == 1
+    browser_page.locator("#op-tanh details summary").first.click()
+    assert "x.grad" in browser_page.locator("#op-tanh details[open] pre").first.inner_text()
+    browser_page.locator("#op-tanh details[open] button").first.click()
+    assert browser_page.locator("#op-tanh details[open] button").first.inner_text() == "copied"
+
+
+@pytest.mark.parametrize("width", [1600])
+def test_filters_of_the_matrix(browser_page: Page, width: int) -> None:
+    """The search, the verdict and the format each leave the ops that have it."""
+    del width
+    bindings = browser_page.locator("[data-spec=matrix] .vega-bindings")
+    assert cell_rows(browser_page) == {"sin", "tanh", "softmax", "erfcx"}
+    bindings.locator("input[type=search]").fill("tan")
+    assert cell_rows(browser_page) == {"tanh"}
+    bindings.locator("input[type=search]").fill("")
+    bindings.locator("select[name=having]").select_option("new")
+    assert cell_rows(browser_page) == {"softmax"}
+    bindings.locator("select[name=having]").select_option("any")
+    bindings.locator("select[name=chosen_dtype]").select_option("float16")
+    assert cell_rows(browser_page) == set()

@@ -1,0 +1,1 @@
+"""The page of a run: one file that opens offline, with the verdicts, a page for each op, the findings and the benchmarks."""

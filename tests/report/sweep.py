@@ -1,0 +1,97 @@
+"""How far off the gradient of an op is along its input line, beside what rounding explains."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from reference.case import Case
+from reference.convention import places
+from reference.format import FORMATS
+from reference.oracle import UncertifiedError, answer
+from reference.tree import single
+from tests.subject import binding
+from tests.subject.comparison import UnsupportedError, judged
+from tests.subject.mode import MODES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from reference.format import Floats, Format
+    from reference.op import Op
+    from tests.subject.deviation import Deviation
+
+SMALLEST, LARGEST, DECADES = -6, 5, 30
+"""The powers of ten between which inputs lie, and how many on each side of 0."""
+
+ELSEWHERE = 0.75
+"""Where the other inputs of an op are, or as near to it as their domain is."""
+
+CEILING = 1e9
+"""The most ulps that are drawn; what is not finite is drawn there too."""
+
+MODE, DEVICE = "backward", "cpu"
+
+
+@dataclass(frozen=True)
+class Spot:
+    """One input of an op, and what was found there."""
+
+    dtype: str
+    x: float
+    ulp: float
+    """The distance of torch's gradient from the truth, in ulps of the truth."""
+
+    allowed: float
+    """What rounding explains, in ulps."""
+
+    state: str
+    """``agrees``, ``known`` or ``new``."""
+
+
+def inputs(op: Op, form: Format) -> Floats:
+    """Return inputs along the line, as many in each decade, with the kinks and 0, inside the domain."""
+    decades = np.logspace(SMALLEST, LARGEST, DECADES)
+    fine = np.linspace(-4, 4, DECADES)
+    kinks = [float(place[0]) for place in places(op)] if len(op.inputs) == 1 else []
+    rounded = form.values(form.ordinals(np.concatenate([-decades, decades, fine, [0.0], kinks])))
+    name = op.inputs[0]
+    interval = op.interval(name)
+    edges = {float(edge) for edge in interval.edges}
+    return np.unique([value for value in rounded.tolist() if value in edges or interval.encloses(value, value)])
+
+
+def spots(op: Op, known: Sequence[Deviation]) -> list[Spot]:
+    """Judge the gradient of an elementwise op by its first input along the line, in every format that torch has it in."""
+    return [spot for form in FORMATS.values() for spot in _of_format(op, form, [d for d in known if d.concerns(op.name, form.name, MODE, DEVICE)])]
+
+
+def _of_format(op: Op, form: Format, known: Sequence[Deviation]) -> Iterator[Spot]:
+    line = inputs(op, form)
+    others = [np.full(line.shape, _inside(op, name)) for name in op.inputs[1:]]
+    case = Case(single(op), form, tuple(form.values(form.ordinals(column)) for column in (line, *others)), np.ones(line.shape))
+    try:
+        judgement = judged(case, MODES[MODE], DEVICE)
+        reach = answer(case).reach[0]
+        got = binding.read(MODES[MODE].gradients(case, DEVICE)[0])  # type: ignore[arg-type]
+    except (UnsupportedError, UncertifiedError):
+        return
+    missed = {miss.point[op.inputs[0]]: "known" if any(d.covers(miss) for d in known) else "new" for miss in judgement.misses if miss.wrt == op.inputs[0]}
+    with np.errstate(invalid="ignore", over="ignore"):
+        ulp = form.ulp(reach.centre)
+        same = (got == reach.centre) | (np.isfinite(got) & np.isfinite(reach.centre) & (got - reach.centre - reach.rest == 0))
+        distance = np.where(same, 0.0, np.abs(got - reach.centre - reach.rest) / ulp)
+        allowed = (reach.radius + np.abs(reach.offset)) / ulp
+    for x, off, may in zip(line.tolist(), distance.tolist(), allowed.tolist(), strict=True):
+        yield Spot(form.name, x, _drawn(off), _drawn(may), missed.get(x, "agrees"))
+
+
+def _drawn(ulps: float) -> float:
+    return float(f"{min(ulps, CEILING) if np.isfinite(ulps) else CEILING:.3g}")
+
+
+def _inside(op: Op, name: str) -> float:
+    lower, upper = op.interval(name).clipped(8)
+    return ELSEWHERE if lower < ELSEWHERE < upper else (lower + upper) / 2
