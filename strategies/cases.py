@@ -97,7 +97,7 @@ def _fixed(op: Op, form: Format, order: int) -> Iterator[Case]:
     if op.elementwise:
         columns = [rng.permutation(np.resize(hard(form, op.interval(name, order), op, FIXED), FIXED)) for name in op.inputs]
         if op.kinks and len(columns) > 1:
-            columns[1][:3] = columns[0][:3]
+            tie(op, columns, 3)
         yield Case(single(op), form, tuple(columns), np.resize(FIXED_COTANGENTS, FIXED))
         return
     for shapes in op.shapes:
@@ -125,11 +125,16 @@ def _elementwise(draw: st.DrawFn, op: Op, form: Format, most: int, order: int) -
         for shape, name in zip(shapes, op.inputs, strict=True)
     ]
     if count > 1 and op.kinks:
-        tied = draw(st.integers(0, 3))
-        primals[1].reshape(-1)[:tied] = primals[0].reshape(-1)[:tied]
+        tie(op, [primal.reshape(-1) for primal in primals], draw(st.integers(0, 3)))
     batch = np.broadcast_shapes(*shapes)
     case = Case(single(op), form, tuple(primals), _cotangent(draw, form, batch))
     return case if order == 1 else _smooth(case)
+
+
+def tie(op: Op, columns: Sequence[Floats], count: int) -> None:
+    """Have the first values of the second input be those of the first, where its domain has them."""
+    tied = columns[0][:count]
+    columns[1][:count] = np.where(op.interval(op.inputs[1]).is_pole(tied), columns[1][:count], tied)
 
 
 def _laid_out(draw: st.DrawFn, case: Case) -> Case:

@@ -14,6 +14,7 @@ from reference.format import FORMATS
 from reference.oracle import value
 from reference.tree import MANNERS
 from strategies import batches, layouts, op_cases, points, tree_cases, trees
+from strategies.cases import tie
 from strategies.points import EmptyDomainError, bounds, critical, everything, hard, moderate, places, stratified
 from strategies.trees import COMPOSABLE, LARGEST, LEAF_RANGE, image, is_composable
 
@@ -210,3 +211,12 @@ def test_ties_are_drawn_for_order_ops(data) -> None:
     """maximum is drawn with inputs of equal shape, where ties are."""
     case = data.draw(op_cases(OPS["maximum"], FORM))
     assert case.primals[0].shape == case.primals[1].shape
+
+
+def test_ties_stay_inside_the_domain() -> None:
+    """Where the second input repeats the first, it does not take a value that its domain lacks: copysign is not asked at y = 0."""
+    columns = [np.array([-0.0, 0.0, 1.0, 5.0]), np.array([2.0, 3.0, 4.0, 6.0])]
+    tie(OPS["copysign"], columns, 3)
+    assert columns[1].tolist() == [2, 3, 1, 6]
+    tie(OPS["maximum"], columns, 3)
+    assert columns[1].tolist() == [0, 0, 1, 6]
