@@ -93,3 +93,22 @@ def test_nothing_to_compare_is_a_usage_error(tmp_path: Path) -> None:
     (tmp_path / "empty.jsonl").write_text("")
     assert gate(tmp_path / "empty.jsonl", ROOT / "tests/atlas.tsv").returncode == 2
     assert gate(made(tmp_path / "sound.jsonl"), tmp_path / "absent.tsv").returncode == 2
+
+
+def test_script_gates_the_ops_of_another_project(tmp_path: Path) -> None:
+    """What the action and the hook run: an op that loses its gradient closes the gate, its own baseline opens it again."""
+    readme = (ROOT / "README.md").read_text()
+    catalogue, baseline = tmp_path / "my_ops.py", tmp_path / "baseline.tsv"
+    catalogue.write_text(readme.split("<!-- example: my_ops.py -->\n```python\n")[1].split("```")[0])
+
+    def script(**environment: str) -> subprocess.CompletedProcess[str]:
+        path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
+        command = [ROOT / ".ci/gate", catalogue, "my_swish", "--profile", "quick", "--mode", "backward", "--dtype", "float32"]
+        return subprocess.run(command, env=os.environ | {"PATH": path, "BASELINE": str(baseline)} | environment, capture_output=True, text=True, check=False)
+
+    closed = script(GITHUB_STEP_SUMMARY=str(tmp_path / "summary.md"))
+    assert closed.returncode == 1, closed.stderr
+    assert "| fails | my_swish | float32 | cpu" in (tmp_path / "summary.md").read_text()
+    assert script(UPDATE="1").returncode == 0
+    assert script().returncode == 0
+    assert subprocess.run([ROOT / ".ci/gate"], capture_output=True, check=False).returncode == 2
