@@ -28,8 +28,8 @@ def record(op: str, verdict: str, *, mode: str = "backward", known: str | None =
 
 RECORDS = [record("sin", "agrees"), record("sin", "agrees", mode="grad"), record("tanh", "lost", known="1 - y*y <b>", ulp=None), record("softmax", "inaccurate", ulp=900.0), record("erfcx", "unsupported")]
 FIGURES = [
-    *(Figure({"work": "sin", "family": "elementary", "kind": kind, "size": 10, "dtype": "float32", "device": "cpu", "floor": 1e-6}, 2e-6) for kind in ("forward", "backward")),
-    *(Figure({"work": "sin", "kind": "backward", "size": size, "grows": "size", "floor": 1e-6}, 1e-6 * size) for size in (10, 100)),
+    *(Figure(work="sin", family="elementary", kind=kind, size=10, dtype="float32", device="cpu", floor=1e-6, seconds=2e-6) for kind in ("forward", "backward")),
+    *(Figure(work="sin", kind="backward", size=size, grows="size", floor=1e-6, seconds=1e-6 * size) for size in (10, 100)),
 ]
 
 

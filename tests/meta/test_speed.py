@@ -144,7 +144,7 @@ def test_planted_slowdown_is_a_share_of_the_call() -> None:
 
 def test_growth_is_fitted_and_a_faster_backward_found() -> None:
     """A backward that grows as the square beside a linear forward is a finding."""
-    figures = [Figure({"work": "w", "kind": kind, "size": size, "grows": "size"}, 1e-9 * size**power) for kind, power in (("forward", 1), ("backward", 2)) for size in (10, 10_000, 100_000, 1_000_000)]
+    figures = [Figure(work="w", kind=kind, size=size, grows="size", seconds=1e-9 * size**power) for kind, power in (("forward", 1), ("backward", 2)) for size in (10, 10_000, 100_000, 1_000_000)]
     found = table.growths(figures)
     assert [(growth.kind, round(growth.exponent, 6)) for growth in found] == [("forward", 1), ("backward", 2)]
     assert [backward.of for backward, _ in table.growing_faster(found)] == ["w"]

@@ -117,8 +117,8 @@ def speeds(figures: Sequence[Figure]) -> Spec:
 
 def growth(figures: Sequence[Figure], variable: str) -> Spec:
     """Draw time against size or depth, forwards and backwards, with floors."""
-    rows = [{"of": f.of or f.work, "kind": f.kind, "n": f.facts[variable], "us": f.seconds * 1e6} for f in figures if f.grows == variable]
-    rows += [{"of": f.of or f.work, "kind": "floor", "n": f.facts[variable], "us": f.floor * 1e6} for f in figures if f.grows == variable and f.kind == "backward" and f.floor]
+    rows = [{"of": f.series, "kind": f.kind, "n": f.grown, "us": f.seconds * 1e6} for f in figures if f.grows == variable]
+    rows += [{"of": f.series, "kind": "floor", "n": f.grown, "us": f.floor * 1e6} for f in figures if f.grows == variable and f.kind == "backward" and f.floor]
     rows = [row | {"us": float(f"{row['us']:.4g}")} for row in rows]
     works = list(dict.fromkeys(row["of"] for row in rows))
     work = alt.param(name=f"of_{variable}", value=works[0], bind=alt.binding_select(options=works, name="of "))

@@ -7,7 +7,7 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Console
@@ -24,16 +24,55 @@ FASTER_GROWTH, ERRORS = 0.1, 3
 """A backward whose exponent is this much above its forward's, and by so many standard errors, is a finding."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Figure:
-    """One figure of a benchmark: seconds of the shortest round, and what stands beside it."""
+    """One figure of a benchmark, with what stands beside it; times are those of the shortest round, in seconds."""
 
-    facts: dict[str, Any]
     seconds: float
+    name: str = ""
+    """The name of the test."""
 
-    def __getattr__(self, name: str) -> Any:
-        """Return a fact of the benchmark; None where it has no such one."""
-        return self.facts.get(name)
+    work: str = ""
+    family: str = ""
+    kind: str = ""
+    """One of the kinds of run: ``backward``, ``both``, ``double`` or ``forward``."""
+
+    size: int = 0
+    """The elements of an input."""
+
+    dtype: str = ""
+    device: str = ""
+    grows: str | None = None
+    """Where the figure is one of a series: ``size`` or ``depth``."""
+
+    depth: int | None = None
+    of: str | None = None
+    """The name of a series of graphs."""
+
+    floor: float | None = None
+    """The time of the analytic floor."""
+
+    bytes: int | None = None
+    """What must be read and written."""
+
+    memory: float | None = None
+    """The time of a copy that moves as many bytes."""
+
+    by_hand: float | None = None
+    """The time by a loop that was written by hand."""
+
+    entries_per_second: int | None = None
+    times_gradcheck: float | None = None
+
+    @property
+    def series(self) -> str:
+        """The name of what grows."""
+        return self.of or self.work
+
+    @property
+    def grown(self) -> int:
+        """How large what grows is."""
+        return self.depth or self.size
 
     @property
     def times_floor(self) -> float | None:
@@ -59,15 +98,15 @@ class Growth:
 
 def read(path: Path) -> list[Figure]:
     """Read what pytest-benchmark wrote; raises OSError."""
-    return [Figure(row["extra_info"] | {"group": row["name"]}, row["stats"]["min"]) for row in json.loads(path.read_text())["benchmarks"]]
+    return [Figure(name=row["name"], seconds=row["stats"]["min"], **row["extra_info"]) for row in json.loads(path.read_text())["benchmarks"]]
 
 
 def growths(figures: Iterable[Figure]) -> list[Growth]:
     """Fit time against size and depth, on logarithmic scales."""
     series: dict[tuple[str, str, str], list[tuple[float, float]]] = {}
     for figure in figures:
-        if figure.grows and figure.facts[figure.grows] >= FROM[figure.grows]:
-            series.setdefault((figure.of or figure.work, figure.kind, figure.grows), []).append((math.log(figure.facts[figure.grows]), math.log(figure.seconds)))
+        if figure.grows and figure.grown >= FROM[figure.grows]:
+            series.setdefault((figure.series, figure.kind, figure.grows), []).append((math.log(figure.grown), math.log(figure.seconds)))
     return [Growth(*key, *_fitted(points)) for key, points in series.items() if len(points) > 2]
 
 
@@ -98,7 +137,7 @@ def backwards(figures: Sequence[Figure]) -> Table:
     table = Table("backward of", "elements", "dtype", "device", "time", "× floor", "× bytes", "× forward", "forward and backward", "double", title="backwards, the shortest round each", box=box.SIMPLE, title_justify="left")
     others = {(f.work, f.size, f.dtype, f.device, f.kind): f.seconds for f in figures}
     for f in figures:
-        if f.kind == "backward" and not f.grows:
+        if f.kind == "backward" and not f.grows and not f.by_hand:
             key = (f.work, f.size, f.dtype, f.device)
             forward, both, double = (others.get((*key, kind)) for kind in ("forward", "both", "double"))
             ratio = None if forward is None else f.seconds / forward
@@ -123,7 +162,7 @@ def of_oracle(figures: Sequence[Figure]) -> Table:
     table = Table("the oracle", "entries a second", "× gradcheck", title="the oracle, beside gradcheck", box=box.SIMPLE, title_justify="left")
     for f in figures:
         if f.times_gradcheck is not None:
-            table.add_row(f.group, f"{f.entries_per_second:,}", str(f.times_gradcheck))
+            table.add_row(f.name, f"{f.entries_per_second:,}", str(f.times_gradcheck))
     return table
 
 
@@ -141,6 +180,9 @@ def main() -> None:
     for table in (backwards(figures), of_growths(found), of_oracle(figures)):
         if table.row_count:
             console.print(table)
+    for f in figures:
+        if f.by_hand:
+            console.print(f"the benchmark's own overhead: {f.seconds / f.by_hand - 1:+.1%} of {duration(f.by_hand)}, the figure of a loop by hand")
     for backward, forward in growing_faster(found):
         console.print(f"finding: the backward of {backward.of} grows as {backward.variable}^{backward.exponent:.2f}, its forward as {backward.variable}^{forward.exponent:.2f}")
 
