@@ -39,3 +39,12 @@ def test_trees_leave_out_an_op_without_a_kernel() -> None:
     assay = Assay("tree", MODES["backward"], FORMATS["float16"], "cpu", ())
     assert assay.sound((OPS["erfcx"], OPS["sin"]), reached_cases) == (OPS["sin"],)
     assert assay.left_out == ["erfcx"]
+
+
+def test_cases_that_stand_for_trees() -> None:
+    """They lie inside the domain, and there are none for an op that trees do not have."""
+    assert reached_cases(OPS["floor"], FORMATS["float32"]) == ()
+    (case,) = reached_cases(OPS["acosh"], FORMATS["float16"])
+    assert case.points > 20
+    assert (case.primals[0] > 1).all()
+    assert (case.primals[0] <= 64).all()
