@@ -81,7 +81,7 @@ def browser_page(written: Path, width: int) -> Iterator[Page]:
 
     faults: list[str] = []
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-dev-shm-usage"])
         opened = browser.new_page(viewport={"width": width, "height": 900}, offline=True)
         opened.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
         opened.on("pageerror", lambda error: faults.append(str(error)))
