@@ -179,7 +179,8 @@ def test_gate_by_instructions_against_a_planted_slowdown() -> None:
     closed = run_gate("exp", "sin", "--only", "instructions", "--against", sys.executable, "--plant", "0.03")
     assert closed.returncode == 1, closed.stderr
     assert closed.stdout.count("more instructions") == 2
-    assert closed.stdout.count("1.03") == 2
+    shares = [float(line.split()[-1]) for line in closed.stdout.splitlines() if "more instructions" in line]
+    assert all(1.027 < share < 1.033 for share in shares)
 
 
 def test_baseline_is_kept_by_machine(tmp_path: Path) -> None:

@@ -220,3 +220,10 @@ def test_ties_stay_inside_the_domain() -> None:
     assert columns[1].tolist() == [2, 3, 1, 6]
     tie(OPS["maximum"], columns, 3)
     assert columns[1].tolist() == [0, 0, 1, 6]
+
+
+@settings(max_examples=50)
+@given(tree=trees((OPS["softmax"], OPS["sin"]), tensors=True, order=2))
+def test_trees_of_second_order_reduce_no_single_element(tree) -> None:
+    """Sympy knows the softmax of one element to be 1, torch computes it."""
+    assert all(child.shape[-1:] != (1,) for node in tree.applications if not node.op.elementwise for child in node.children)
