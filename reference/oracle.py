@@ -167,11 +167,12 @@ def answer(case: Case) -> Answer:
 
     Raises UncertifiedError where no enclosure is tight enough.
     """
-    return _kept(case) if case.entries <= MOST_KEPT else _answered(case)
+    return kept(case) if case.entries <= MOST_KEPT else _answered(case)
 
 
 @lru_cache(maxsize=512)
-def _kept(case: Case) -> Answer:
+def kept(case: Case) -> Answer:
+    """Return the answer, which is kept for the next one who asks the same."""
     return _answered(case)
 
 

@@ -102,14 +102,16 @@ class Tree:
     def applications(self) -> tuple[Apply, ...]:
         """The ops of the tree, each once, children first."""
         order: dict[Apply, None] = {}
-
-        def visit(node: Node) -> None:
-            if isinstance(node, Apply) and node not in order:
-                for child in node.children:
-                    visit(child)
+        waiting: list[tuple[Node, bool]] = [(self.root, False)]
+        while waiting:  # no recursion: chains are a thousand deep
+            node, is_done = waiting.pop()
+            if not isinstance(node, Apply) or node in order:
+                continue
+            if is_done:
                 order[node] = None
-
-        visit(self.root)
+            else:
+                waiting.append((node, True))
+                waiting += [(child, False) for child in reversed(node.children)]
         return tuple(order)
 
     @cached_property

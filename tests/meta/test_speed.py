@@ -62,6 +62,22 @@ def test_every_kind_of_run_runs(work) -> None:
         assert [KINDS["double"](graph)()[0].shape for _ in range(2)] == [graph.leaves[0].shape] * 2
 
 
+def test_graphs_may_be_deep() -> None:
+    """A chain of a thousand ops has its graph and its floor."""
+    work = chain(1000, 1, FORM)
+    graph = Graph(work, "cpu")
+    assert len(work.tree.applications) == 1000
+    torch.testing.assert_close(floor(work.tree, graph.leaves, graph.cotangent)[0](), list(graph.backward()), rtol=1e-10, atol=0)
+
+
+def test_tensor_ops_have_no_floor() -> None:
+    """The formula of a tensor op is of one small shape."""
+    work = of_op(OPS["cross_entropy"], 6, FORM)
+    graph = Graph(work, "cpu")
+    with pytest.raises(NoFloorError, match="of each element"):
+        floor(work.tree, graph.leaves, graph.cotangent)
+
+
 def test_points_of_works_are_inside_the_domain() -> None:
     """No input of what is timed is outside of its op's domain, where a kernel may take another path."""
     for op in ELEMENTWISE:

@@ -115,8 +115,9 @@ def floor(tree: Tree, leaves: Sequence[torch.Tensor], cotangent: torch.Tensor) -
     for node in tree.applications:
         arguments = [values[child] for child in node.children]
         values[node] = binding.call(node.op)(arguments)
+        pull = step(node.op, tuple(child.shape for child in node.children))
         saved = [] if node.rule.saved is None else [_saved(node, arguments, values[node])]
-        steps.append((node, step(node.op, tuple(child.shape for child in node.children)), [*arguments, *saved]))
+        steps.append((node, pull, [*arguments, *saved]))
     steps.reverse()
 
     def differentiated() -> list[torch.Tensor]:

@@ -175,7 +175,7 @@ def main() -> None:
         figures = read(options.bench)
     except (OSError, ValueError) as error:
         parser.error(f"{options.bench}: {error}")
-    console = Console(width=150)
+    console = Console(width=150, markup=False)
     found = growths(figures)
     for table in (backwards(figures), of_growths(found), of_oracle(figures)):
         if table.row_count:
