@@ -123,7 +123,8 @@ def floor(tree: Tree, leaves: Sequence[torch.Tensor], cotangent: torch.Tensor) -
     def differentiated() -> list[torch.Tensor]:
         adjoints: dict[Node, torch.Tensor] = {tree.root: cotangent}
         for node, pull, known in steps:
-            for child, gradient in zip(node.children, pull(*known, adjoints[node]), strict=True):
+            for child, slope in zip(node.children, pull(*known, adjoints[node]), strict=True):
+                gradient = slope if isinstance(slope, torch.Tensor) else torch.full_like(adjoints[node], slope)  # of floor, say, it is 0
                 adjoints[child] = adjoints[child] + gradient if child in adjoints else gradient
         return [adjoints[leaf] for leaf in tree.leaves]
 
