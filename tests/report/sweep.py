@@ -75,9 +75,11 @@ def _of_format(op: Op, form: Format, known: Sequence[Deviation]) -> Iterator[Spo
     try:
         judgement = judged(case, MODES[MODE], DEVICE)
         reach = answer(case).reach[0]
-        got = binding.read(MODES[MODE].gradients(case, DEVICE)[0])  # type: ignore[arg-type]
     except (UnsupportedError, UncertifiedError):
         return
+    gradient = MODES[MODE].gradients(case, DEVICE)[0]
+    assert gradient is not None
+    got = binding.read(gradient)
     missed = {miss.point[op.inputs[0]]: "known" if any(d.covers(miss) for d in known) else "new" for miss in judgement.misses if miss.wrt == op.inputs[0]}
     with np.errstate(invalid="ignore", over="ignore"):
         ulp = form.ulp(reach.centre)

@@ -128,11 +128,17 @@ def judged(case: Case, mode: Mode, device: str) -> Judgement:
     try:
         gradients = mode.gradients(case, device)
     except (RuntimeError, NotImplementedError, TypeError, ValueError, IndexError) as error:
-        if any(said in str(error) for said in (*NO_KERNEL, f"KeyError: {torch.device(device).type!r}")):  # the latter of inductor, which knows few devices
-            raise UnsupportedError(str(error).splitlines()[0]) from error
+        if said := refusal(error, device):
+            raise UnsupportedError(said) from error
         gradients = [None] * len(case.primals)
         return judge(case, gradients, device, instead=f"{type(error).__name__}: {str(error).splitlines()[0]}")
     return judge(case, gradients, device)
+
+
+def refusal(error: Exception, device: str) -> str | None:
+    """Return what torch said, in a line, where an exception says that it cannot do this at all; None where it says something else."""
+    no_code = f"KeyError: {torch.device(device).type!r}"  # of inductor, which knows few devices
+    return str(error).splitlines()[0] if any(said in str(error) for said in (*NO_KERNEL, no_code)) else None
 
 
 def judge(case: Case, gradients: Sequence[torch.Tensor | None], device: str, instead: str = "None") -> Judgement:
