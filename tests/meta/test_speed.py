@@ -10,17 +10,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
+from reference.case import Case
 from reference.catalogue import OPS
 from reference.format import FORMATS
-from tests.speed import gate, interleaved, table
+from tests.speed import gate, interleaved, table, worker
 from tests.speed.floor import NoFloorError, floor
 from tests.speed.instructions import total
 from tests.speed.interleaved import Ratio, judged
 from tests.speed.table import Figure
-from tests.speed.work import KINDS, Graph, chain, counted, fan_out, gated, networks, neuron, of_op
-from tests.speed.worker import stretched, timed
+from tests.speed.work import KINDS, Graph, Work, chain, counted, fan_out, gated, networks, neuron, of_op
+from tests.subject import binding
+from tests.subject.comparison import Judgement, judge_values
+
+OF_GAMMA = {"lgamma", "digamma"}
+"""The ops in whose derivatives there is a function that torch is known to get wrong."""
 
 ROOT = Path(__file__).parents[2]
 FORM = FORMATS["float64"]
@@ -29,27 +33,38 @@ WITHOUT = {"i0", "i0e", "i1", "i1e"}
 """The ops in whose derivatives there is a Bessel function that torch lacks."""
 
 
+def judged_floor(work: Work) -> Judgement:
+    """Judge the floor of a piece of work against the certified derivative, as torch's backward is judged."""
+    graph = Graph(work, "cpu")
+    differentiated, moved = floor(work.tree, graph.leaves, graph.cotangent)
+    assert moved % (work.size * 8) == 0
+    case = Case(work.tree, FORM, work.primals, np.full(work.size, 0.5))
+    return judge_values(case, [binding.read(gradient) for gradient in differentiated()])
+
+
 @pytest.mark.parametrize("op", ELEMENTWISE, ids=lambda op: op.name)
 def test_floor_is_the_derivative(op) -> None:
-    """The floor of an op agrees with torch's backward, which the assay judges, to 1e-7: it is plain torch, and hardsigmoid's slope is 1/6 in float32 to torch."""
+    """The floor of an op is within the rounding of its certified derivative, but where torch's own digamma and trigamma, of which it is made, are not."""
     work = of_op(op, 50, FORM)
-    graph = Graph(work, "cpu")
     if op.name in WITHOUT:
         with pytest.raises(NoFloorError, match="torch has no"):
-            floor(work.tree, graph.leaves, graph.cotangent)
+            judged_floor(work)
         return
-    differentiated, moved = floor(work.tree, graph.leaves, graph.cotangent)
-    for ours, theirs in zip(differentiated(), graph.backward(), strict=True):
-        torch.testing.assert_close(torch.as_tensor(ours, dtype=torch.float64).expand_as(theirs), theirs, rtol=1e-7, atol=1e-12)
-    assert moved % (50 * 8) == 0
+    judgement = judged_floor(work)
+    assert judgement.compared == 50 * len(op.inputs)
+    if op.name in OF_GAMMA:
+        assert {miss.verdict for miss in judgement.misses} == {"inaccurate"}
+        assert max(miss.ulp for miss in judgement.misses) < 2**28
+    else:
+        assert judgement.misses == []
 
 
 @pytest.mark.parametrize("work", [chain(20, 8, FORM), fan_out(20, 8, FORM), neuron(8, FORM)], ids=str)
 def test_floor_of_a_graph_is_the_derivative(work) -> None:
     """So it is for a chain, a fan-out and the neuron."""
-    graph = Graph(work, "cpu")
-    for ours, theirs in zip(floor(work.tree, graph.leaves, graph.cotangent)[0](), graph.backward(), strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=0)
+    judgement = judged_floor(work)
+    assert judgement.compared == 8 * len(work.tree.leaves)
+    assert judgement.misses == []
 
 
 @pytest.mark.parametrize("work", [of_op(OPS["exp"], 4, FORM), of_op(OPS["softmax"], 9, FORM), neuron(4, FORM), *networks(FORM)], ids=str)
@@ -65,9 +80,10 @@ def test_every_kind_of_run_runs(work) -> None:
 def test_graphs_may_be_deep() -> None:
     """A chain of a thousand ops has its graph and its floor."""
     work = chain(1000, 1, FORM)
-    graph = Graph(work, "cpu")
     assert len(work.tree.applications) == 1000
-    torch.testing.assert_close(floor(work.tree, graph.leaves, graph.cotangent)[0](), list(graph.backward()), rtol=1e-10, atol=0)
+    judgement = judged_floor(work)
+    assert judgement.compared == 1
+    assert judgement.misses == []
 
 
 def test_tensor_ops_have_no_floor() -> None:
@@ -148,14 +164,28 @@ def test_instructions_of_torch_alone_are_counted() -> None:
     assert total(DUMP) == 50
 
 
-def test_planted_slowdown_is_a_share_of_the_call() -> None:
-    """What is planted takes its share longer, and the shortest call is what is returned."""
+class Clock:
+    """A clock that a call moves on by what it is told to, and each reading by a little."""
 
-    def work() -> float:
-        return float(np.linalg.norm(np.ones(200_000)))
+    now = 0.0
 
-    plain, slow = (min(timed(run, 0.05) for _ in range(5)) for run in (work, stretched(work, 1.0)))
-    assert 1.5 < slow / plain < 3
+    def __call__(self) -> float:
+        """Read it."""
+        self.now += 2**-16
+        return self.now
+
+
+@pytest.mark.parametrize("share", [0.1, 1.0])
+def test_planted_slowdown_is_a_share_of_the_call(monkeypatch: pytest.MonkeyPatch, share: float) -> None:
+    """What is planted takes its share longer, and the shortest call is what is returned, whatever others took."""
+    clock, durations = Clock(), iter([3.0, 1.0, 2.0] * 2)
+    monkeypatch.setattr(worker, "perf_counter", clock)
+
+    def work() -> None:
+        clock.now += next(durations)
+
+    assert worker.timed(work, 5.5) == pytest.approx(1, abs=1e-4)
+    assert worker.timed(worker.stretched(work, share), 5.5 * (1 + share)) == pytest.approx(1 + share, abs=1e-3)
 
 
 def test_growth_is_fitted_and_a_faster_backward_found() -> None:
