@@ -5,7 +5,8 @@ import torch
 
 from reference.catalogue import OPS
 from reference.format import FORMATS
-from tests.speed.floor import NoFloorError, floor
+from tests.speed.floor import floor
+from tests.speed.formula import NoFloorError
 from tests.speed.work import KINDS, Graph, Work, chain, fan_out, networks, neuron, of_op
 from tests.speed.worker import timed
 from tests.subject.comparison import refusal
@@ -37,18 +38,17 @@ def measure(benchmark, work: Work, kind: str, device: str, **facts: object) -> N
         raise
     benchmark.extra_info |= {"work": work.name, "family": work.family, "kind": kind, "size": work.size, "dtype": work.form.name, "device": device, **facts}
     benchmark(run)
-    if kind == "backward" and work.tree is not None:
+    if kind == "backward":
         note_floor(benchmark, work, graph, device)
 
 
 def note_floor(benchmark, work: Work, graph: Graph, device: str) -> None:
     """Time the derivative as plain torch, and a copy that moves as many bytes."""
-    assert work.tree is not None
     try:
-        differentiated, moved = floor(work.tree, graph.leaves, graph.cotangent)
+        differentiated, moved = floor(work, graph)
     except NoFloorError:
         return
-    source = torch.zeros(max(moved // 8, 1), dtype=torch.float32, device=device)
+    source = torch.ones(max(moved // 8, 1), dtype=torch.float32, device=device)
     target = torch.zeros_like(source)
     benchmark.extra_info |= {
         "floor": timed(waiting(differentiated, device), FLOOR_SECONDS),

@@ -1,147 +1,140 @@
-"""The analytic floor: sympy's derivative, with common sub-expressions, as plain torch without autograd.
+"""The analytic floor: the derivative step by step as plain torch, without autograd.
 
-It starts from what torch's backward starts from, the inputs, the values of the nodes, and what the forward
-saved, and does the least that the mathematics asks for, one step of torch after the other. A fused kernel may be below it.
+It starts from what torch's backward starts from, the inputs, the values of the steps, and what the forward
+saved, and does the least that the mathematics asks for, one call of torch after the other. A fused kernel may be below it.
 """
 
 from __future__ import annotations
 
-import math
-import operator
 from dataclasses import dataclass
-from functools import cache, reduce
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import sympy
 import torch
 
-from reference.tree import rule
+from tests.speed import formula
+from tests.speed.formula import COTANGENT, LEFT, RIGHT
 from tests.subject import binding
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from sympy import Expr
+
     from reference.op import Op, Shape
-    from reference.tree import Apply, Node, Tree
+    from reference.tree import Node, Tree
+    from tests.speed.formula import Written
+    from tests.speed.work import Graph, Work
 
-    Step = Callable[..., tuple[torch.Tensor, ...]]
-
-
-class NoFloorError(NotImplementedError):
-    """There is no closed form of the derivative in functions of torch."""
+    Back = Callable[..., Sequence[torch.Tensor]]
 
 
-def _either(of_tensors: Callable[..., Any], of_numbers: Callable[..., float]) -> Callable[..., Any]:
-    """Return a function of tensors, or of the numbers in a formula."""
+@dataclass(frozen=True, eq=False)
+class Value:
+    """A tensor of the forward."""
 
-    def called(*arguments: Any) -> Any:
-        return of_tensors(*arguments) if any(isinstance(a, torch.Tensor) for a in arguments) else of_numbers(*arguments)
-
-    return called
+    tensor: torch.Tensor
 
 
-def _chosen(conditions: Sequence[Any], values: Sequence[Any], default: float) -> Any:
-    """Choose the value of the first condition that holds, as numpy's `select` does."""
-    result: Any = default
-    for condition, value in zip(reversed(conditions), reversed(values), strict=True):
-        result = value if condition is True else torch.where(condition, value, result)
-    return result
+class Steps:
+    """A forward that is run step by step, and what goes back over each step."""
+
+    def __init__(self) -> None:
+        """Start without one."""
+        self._steps: list[tuple[tuple[Value, ...], tuple[Value, ...], Back]] = []
+        self.moved = 0
+        """How many bytes the steps back read and write at least."""
+
+    def op(self, op: Op, *sources: Value, shapes: tuple[Shape, ...] | None = None) -> Value:
+        """Apply an op of the catalogue at these shapes, with a batch in front; elementwise without them. Raises NoFloorError."""
+        shapes = shapes or ((),) * len(sources)
+        arguments = [source.tensor for source in sources]
+        output, known, save = binding.call(op)(arguments), list(arguments), formula.saved(op, shapes)
+        if op.saved is not None:
+            known += [output] if save is None else save(*arguments)
+        return self._pulled(output, sources, formula.back_over_op(op, shapes), known)
+
+    def formula(self, expression: Expr, **sources: Value) -> Value:
+        """Apply a formula to the elements of its symbols, which broadcast."""
+        symbols = tuple(sorted(expression.free_symbols, key=str))
+        values = [sources[str(symbol)] for symbol in symbols]
+        tensors = [value.tensor for value in values]
+        forward, back = formula.of_formula(expression, symbols)
+        return self._pulled(forward(*tensors)[0], values, back, tensors)
+
+    def product(self, left: Value, right: Value) -> Value:
+        """Multiply matrices, the second transposed, as a linear layer does."""
+        gradients = formula.of_product()
+
+        def back(cotangent: torch.Tensor) -> list[torch.Tensor]:
+            matrices = {LEFT: left.tensor, RIGHT: right.tensor, COTANGENT: cotangent}
+            return [formula.multiplied(gradient, matrices) for gradient in gradients]
+
+        output = left.tensor @ right.tensor.mT
+        return self._added([output], (left, right), back, left.tensor.nbytes + right.tensor.nbytes + 2 * output.nbytes)[0]
+
+    def total(self, source: Value) -> Value:
+        """Sum rows."""
+        output = source.tensor.sum(-1, keepdim=True)
+        return self._added([output], (source,), lambda cotangent: [cotangent.expand_as(source.tensor)], output.nbytes)[0]
+
+    def arranged(self, source: Value, there: Callable[[torch.Tensor], torch.Tensor], back: Callable[[torch.Tensor], torch.Tensor]) -> Value:
+        """Arrange the elements otherwise; it is told how to arrange them back."""
+        return self._added([there(source.tensor)], (source,), lambda cotangent: [back(cotangent)], -source.tensor.nbytes)[0]
+
+    def split(self, source: Value) -> tuple[Value, ...]:
+        """Take the tensors along the first dimension."""
+        return self._added(source.tensor.unbind(), (source,), lambda *cotangents: [torch.stack(cotangents)], source.tensor.nbytes)
+
+    def differentiated(self, root: Value, leaves: Sequence[Value], cotangent: torch.Tensor) -> Callable[[], list[torch.Tensor]]:
+        """Return what goes back from the root to the leaves."""
+        steps = self._steps[::-1]
+
+        def run() -> list[torch.Tensor]:
+            adjoints = {root: cotangent}
+            for targets, sources, back in steps:
+                for source, gradient in zip(sources, back(*(adjoints[target] for target in targets)), strict=True):
+                    adjoints[source] = adjoints[source] + gradient if source in adjoints else gradient
+            return [adjoints[leaf] for leaf in leaves]
+
+        return run
+
+    def _pulled(self, output: torch.Tensor, sources: Sequence[Value], pull: Written, known: Sequence[torch.Tensor]) -> Value:
+        wide = [gradient.shape for gradient in pull(*known, torch.ones_like(output))]
+        narrowed = any(source.tensor.shape != shape for source, shape in zip(sources, wide, strict=True))
+
+        def back(cotangent: torch.Tensor) -> list[torch.Tensor]:
+            gradients = pull(*known, cotangent)
+            return [gradient.sum_to_size(source.tensor.shape) for gradient, source in zip(gradients, sources, strict=True)] if narrowed else gradients
+
+        read = sum(share * tensor.nbytes for share, tensor in zip(pull.reads, (*known, output), strict=True))
+        return self._added([output], sources, back, round(read))[0]
+
+    def _added(self, outputs: Sequence[torch.Tensor], sources: Sequence[Value], back: Back, read: int) -> tuple[Value, ...]:
+        targets = tuple(map(Value, outputs))
+        self._steps.append((targets, tuple(sources), back))
+        self.moved += read + sum(source.tensor.nbytes for source in sources)
+        return targets
 
 
-@dataclass(frozen=True)
-class _Reduced:
-    """What numpy calls `logical_and` and `logical_or`, of which formulas use `reduce`."""
+def floor(work: Work, graph: Graph) -> tuple[Callable[[], list[torch.Tensor]], int]:
+    """Return the derivative of a piece of work as plain torch, and how many bytes at least it reads and writes.
 
-    pair: Callable[[Any, Any], Any]
-
-    def reduce(self, conditions: Sequence[Any]) -> Any:
-        """Say where all conditions, or any, hold."""
-        return reduce(self.pair, conditions)
-
-
-TORCH: dict[str, Any] = {
-    **{name: _either(getattr(torch, name), getattr(math, name)) for name in ("exp", "log", "sqrt", "sin", "cos", "tan", "sinh", "cosh", "tanh", "erf", "erfc", "log1p")},
-    **{f"arc{name}": _either(getattr(torch, f"a{name}"), getattr(math, f"a{name}")) for name in ("sin", "cos", "tan", "sinh", "cosh", "tanh")},
-    "arctan2": torch.atan2,
-    "abs": abs,
-    "sign": torch.sign,
-    "erfinv": torch.erfinv,
-    "loggamma": _either(torch.lgamma, math.lgamma),
-    "digamma": torch.digamma,
-    "polygamma": lambda order, x: torch.special.polygamma(int(order), x),
-    "select": _chosen,
-    "logical_and": _Reduced(operator.and_),
-    "logical_or": _Reduced(operator.or_),
-    **{name: getattr(operator, short) for name, short in (("less", "lt"), ("less_equal", "le"), ("greater", "gt"), ("greater_equal", "ge"), ("equal", "eq"), ("not_equal", "ne"))},
-    "pi": math.pi,
-    "Step": torch.floor,
-    "Sign": torch.sign,
-    "Nearest": torch.round,
-    "ScaledErfc": torch.special.erfcx,
-}
-"""What the names in a printed formula stand for."""
-
-NAMES = {*TORCH, "asin", "acos", "atan", "asinh", "acosh", "atanh", "atan2", "Abs", "Piecewise"}
-"""The functions of sympy that can be printed."""
-
-
-@cache
-def step(op: Op, shapes: tuple[Shape, ...]) -> Step:
-    """Return the vector-Jacobian product of an op as plain torch: of its inputs, the value that is saved where there is one, and a cotangent.
-
-    Raises NoFloorError where torch lacks a function of the derivative, or the op is not elementwise.
+    The forward is run once, and its values are kept. Raises NoFloorError where torch lacks a function of the derivative.
     """
-    if not op.elementwise or any(shapes):
-        message = f"the derivative of {op.name} is a formula of each element, at one shape"
-        raise NoFloorError(message)
-    local = rule(op, shapes)
-    arrays = [*local.inputs, *([] if local.saved is None else [local.saved]), local.cotangents]
-    gradients = [sympy.piecewise_fold(gradient[()]) for gradient in local.saved_gradients]
-    lacking = {type(f).__name__ for gradient in gradients for f in gradient.atoms(sympy.Function)} - NAMES
-    if lacking:
-        message = f"torch has no {', '.join(sorted(lacking))}"
-        raise NoFloorError(message)
-    written: Step = sympy.lambdify([array[()] for array in arrays], gradients, modules=[TORCH, "numpy"], cse=True)
-    return written
+    steps = Steps()
+    leaves = [Value(leaf.detach()) for leaf in graph.wanted]
+    if work.tree is not None:
+        root = _steps_of(work.tree, steps, leaves)
+    else:
+        assert work.network is not None
+        root = work.network.steps(steps, *leaves)
+    return steps.differentiated(root, leaves, graph.cotangent), steps.moved
 
 
-def floor(tree: Tree, leaves: Sequence[torch.Tensor], cotangent: torch.Tensor) -> tuple[Callable[[], list[torch.Tensor]], int]:
-    """Return the derivative of a tree as plain torch, and how many bytes at least it reads and writes.
-
-    The forward is run once, and its values are kept. Raises NoFloorError.
-    """
-    values: dict[Node, torch.Tensor] = dict(zip(tree.leaves, (leaf.detach() for leaf in leaves), strict=True))
-    steps = []
+def _steps_of(tree: Tree, steps: Steps, leaves: Sequence[Value]) -> Value:
+    """Run a tree step by step."""
+    values: dict[Node, Value] = dict(zip(tree.leaves, leaves, strict=True))
     for node in tree.applications:
-        arguments = [values[child] for child in node.children]
-        values[node] = binding.call(node.op)(arguments)
-        pull = step(node.op, tuple(child.shape for child in node.children))
-        saved = [] if node.rule.saved is None else [_saved(node, arguments, values[node])]
-        steps.append((node, pull, [*arguments, *saved]))
-    steps.reverse()
+        values[node] = steps.op(node.op, *(values[child] for child in node.children), shapes=tuple(child.shape for child in node.children))
+    return values[tree.root]
 
-    def differentiated() -> list[torch.Tensor]:
-        adjoints: dict[Node, torch.Tensor] = {tree.root: cotangent}
-        for node, pull, known in steps:
-            for child, slope in zip(node.children, pull(*known, adjoints[node]), strict=True):
-                gradient = slope if isinstance(slope, torch.Tensor) else torch.full_like(adjoints[node], slope)  # of floor, say, it is 0
-                adjoints[child] = adjoints[child] + gradient if child in adjoints else gradient
-        return [adjoints[leaf] for leaf in tree.leaves]
-
-    moved = sum(_read(node) + len(node.children) for node in tree.applications)
-    return differentiated, moved * cotangent.numel() * cotangent.element_size()
-
-
-def _saved(node: Apply, arguments: Sequence[torch.Tensor], output: torch.Tensor) -> torch.Tensor:
-    """Return the value that torch saves of a node: its output, or what the entry says."""
-    local = node.rule
-    assert local.saved_value is not None
-    if node.op.saves is None:
-        return output
-    value: torch.Tensor = sympy.lambdify([array[()] for array in local.inputs], local.saved_value[()], modules=[TORCH, "numpy"])(*arguments)
-    return value
-
-
-def _read(node: Apply) -> int:
-    """Count the arrays that the gradients of a node depend on."""
-    return len({symbol for gradient in node.rule.saved_gradients for symbol in sympy.sympify(gradient[()]).free_symbols})

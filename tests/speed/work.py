@@ -11,6 +11,7 @@ import torch
 from reference.catalogue import FAMILIES, OPS
 from reference.format import FORMATS
 from reference.tree import Apply, Leaf, Tree, single
+from tests.speed.network import ATTENTION, LENGTH, MLP, WIDTH
 from tests.subject import binding
 
 if TYPE_CHECKING:
@@ -19,12 +20,13 @@ if TYPE_CHECKING:
     from reference.format import Floats, Format
     from reference.op import Op
     from reference.tree import Node
+    from tests.speed.network import Network
 
 REACH = 2.5
 """Inputs lie within this of 0, where the domain is that wide."""
 
-WIDTH, HEADS, BATCH = 64, 4, 8
-"""Features, heads, and sequences or samples, of the networks."""
+BATCH = 8
+"""Sequences that a network is given at once."""
 
 FAMILY = {op.name: family for family, ops in FAMILIES.items() for op in ops}
 """The family of each op of the catalogue."""
@@ -41,8 +43,8 @@ class Work:
     tree: Tree | None = None
     """The function, where it is one of the catalogue's."""
 
-    network: Callable[[], tuple[Callable[..., torch.Tensor], list[torch.Tensor]]] | None = None
-    """Else what makes it, with the parameters that are differentiated by beside the inputs."""
+    network: Network | None = None
+    """Else of torch's layers; it is differentiated by its parameters too."""
 
     @property
     def size(self) -> int:
@@ -66,9 +68,8 @@ class Graph:
         else:
             assert work.network is not None
             torch.manual_seed(0)
-            self._function, parameters = work.network()
-            for parameter in parameters:
-                parameter.data = parameter.data.to(binding.dtype(work.form)).to(device)
+            layers = work.network.layers().to(binding.dtype(work.form)).to(device)
+            self._function, parameters = layers, list(layers.parameters())
         self.wanted = [*self.leaves, *parameters]
         self.output = self.forward()
         self.cotangent = torch.full_like(self.output, 0.5)
@@ -158,25 +159,14 @@ def neuron(size: int, form: Format) -> Work:
     return replace(_of_tree("neuron", Tree(loss, (x, w, b)), size, form), family="networks")
 
 
-def _mlp() -> tuple[Callable[..., torch.Tensor], list[torch.Tensor]]:
-    layers = [torch.nn.Linear(WIDTH, 4 * WIDTH), torch.nn.GELU(), torch.nn.Linear(4 * WIDTH, WIDTH)]
-    network = torch.nn.Sequential(*layers)
-    return network, list(network.parameters())
-
-
-def _attention() -> tuple[Callable[..., torch.Tensor], list[torch.Tensor]]:
-    block = torch.nn.TransformerEncoderLayer(WIDTH, HEADS, 4 * WIDTH, dropout=0.0, batch_first=True)
-    return block, list(block.parameters())
-
-
 def networks(form: Format) -> tuple[Work, ...]:
     """Return a perceptron with one hidden layer, and an attention block, of torch's own layers."""
     rng = np.random.default_rng(0)
-    samples = form.values(form.ordinals(rng.uniform(-1, 1, (BATCH * 16, WIDTH))))
-    sequences = samples.reshape(BATCH, 16, WIDTH)
+    samples = form.values(form.ordinals(rng.uniform(-1, 1, (BATCH * LENGTH, WIDTH))))
+    sequences = samples.reshape(BATCH, LENGTH, WIDTH)
     return (
-        Work("MLP", "networks", (samples,), form, network=_mlp),
-        Work("attention block", "networks", (sequences,), form, network=_attention),
+        Work("MLP", "networks", (samples,), form, network=MLP),
+        Work("attention block", "networks", (sequences,), form, network=ATTENTION),
     )
 
 

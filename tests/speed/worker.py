@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from tests.speed.floor import NoFloorError, floor
+from tests.speed.floor import floor
+from tests.speed.formula import NoFloorError
 from tests.speed.work import Graph, counted, gated
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def answer(names: list[str], plant: float) -> None:
     for work in gated(names):
         graph = Graph(work, "cpu")
         try:
-            below = None if work.tree is None else floor(work.tree, graph.leaves, graph.cotangent)[0]
+            below = floor(work, graph)[0]
         except NoFloorError:
             below = None
         runs.append((stretched(graph.backward, plant) if plant else graph.backward, below))

@@ -1,0 +1,187 @@
+"""What goes back over a formula, as plain torch: sympy's derivative, with common sub-expressions."""
+
+from __future__ import annotations
+
+import math
+import operator
+from dataclasses import dataclass
+from functools import cache, reduce
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import sympy
+import torch
+
+from reference.tree import rule
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from sympy import Expr, MatrixExpr, Symbol
+
+    from reference.op import Array, Op, Shape
+
+
+class NoFloorError(NotImplementedError):
+    """There is no closed form of the derivative in functions of torch."""
+
+
+def _either(of_tensors: Callable[..., Any], of_numbers: Callable[..., float]) -> Callable[..., Any]:
+    """Return a function of tensors, or of the numbers in a formula."""
+
+    def called(*arguments: Any) -> Any:
+        return of_tensors(*arguments) if any(isinstance(a, torch.Tensor) for a in arguments) else of_numbers(*arguments)
+
+    return called
+
+
+def _chosen(conditions: Sequence[Any], values: Sequence[Any], default: float) -> Any:
+    """Choose the value of the first condition that holds, as numpy's `select` does."""
+    result: Any = default
+    for condition, value in zip(reversed(conditions), reversed(values), strict=True):
+        result = value if condition is True else torch.where(condition, value, result)
+    return result
+
+
+@dataclass(frozen=True)
+class _Reduced:
+    """What numpy calls `logical_and` and `logical_or`, of which formulas use `reduce`."""
+
+    pair: Callable[[Any, Any], Any]
+
+    def reduce(self, conditions: Sequence[Any]) -> Any:
+        """Say where all conditions, or any, hold."""
+        return reduce(self.pair, conditions)
+
+
+def _bessel(first: Callable[..., Any], second: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a Bessel function of any order, from those of order 0 and 1 by its recurrence."""
+
+    def called(order: int, x: torch.Tensor) -> torch.Tensor:
+        lower, upper = first(x), second(x)
+        for n in range(1, order):
+            lower, upper = upper, lower - 2 * n * upper / x
+        result: torch.Tensor = upper if order else lower
+        return result
+
+    return called
+
+
+TORCH: dict[str, Any] = {
+    **{name: _either(getattr(torch, name), getattr(math, name)) for name in ("exp", "log", "sqrt", "sin", "cos", "tan", "sinh", "cosh", "tanh", "erf", "erfc", "log1p")},
+    **{f"arc{name}": _either(getattr(torch, f"a{name}"), getattr(math, f"a{name}")) for name in ("sin", "cos", "tan", "sinh", "cosh", "tanh")},
+    "arctan2": torch.atan2,
+    "abs": abs,
+    "sign": torch.sign,
+    "erfinv": torch.erfinv,
+    "loggamma": _either(torch.lgamma, math.lgamma),
+    "digamma": torch.digamma,
+    "polygamma": lambda order, x: torch.special.polygamma(int(order), x),
+    "select": _chosen,
+    "logical_and": _Reduced(operator.and_),
+    "logical_or": _Reduced(operator.or_),
+    **{name: getattr(operator, short) for name, short in (("less", "lt"), ("less_equal", "le"), ("greater", "gt"), ("greater_equal", "ge"), ("equal", "eq"), ("not_equal", "ne"))},
+    "pi": math.pi,
+    "Step": torch.floor,
+    "Sign": torch.sign,
+    "Nearest": torch.round,
+    "ScaledErfc": torch.special.erfcx,
+    "besseli": _bessel(torch.special.i0, torch.special.i1),
+    "ScaledBesselI": _bessel(torch.special.i0e, torch.special.i1e),
+}
+"""What the names in a printed formula stand for."""
+
+NAMES = {*TORCH, "asin", "acos", "atan", "asinh", "acosh", "atanh", "atan2", "Abs", "Piecewise"}
+"""The functions of sympy that can be printed."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """Formulas of the elements of tensors, as plain torch."""
+
+    function: Callable[..., Sequence[Any]]
+    """Of every element that it is given, every element of the results."""
+
+    dimensions: tuple[int, ...]
+    """Those of each of its tensors, without the batch."""
+
+    reads: tuple[float, ...]
+    """The share of each of these tensors that it depends on."""
+
+    shapes: tuple[Shape, ...]
+    """Those of the results, without the batch."""
+
+    def __call__(self, *tensors: torch.Tensor) -> list[torch.Tensor]:
+        """Return the results, in the shape of the batch of the last tensor where they are constants."""
+        elements = [element for tensor, count in zip(tensors, self.dimensions, strict=True) for element in _elements(tensor, count)]
+        found = iter(self.function(*elements))
+        return [_whole([_tensor(next(found), elements[-1]) for _ in range(math.prod(shape))], shape) for shape in self.shapes]
+
+
+def _elements(tensor: torch.Tensor, dimensions: int) -> Sequence[torch.Tensor]:
+    return tensor.flatten(-dimensions).unbind(-1) if dimensions else (tensor,)
+
+
+def _tensor(result: Any, like: torch.Tensor) -> torch.Tensor:
+    return result if isinstance(result, torch.Tensor) else torch.full_like(like, result)  # of floor, say, it is 0
+
+
+def _whole(elements: list[torch.Tensor], shape: Shape) -> torch.Tensor:
+    return torch.stack(torch.broadcast_tensors(*elements), -1).unflatten(-1, shape) if shape else elements[0]
+
+
+def _written(arrays: Sequence[Array], results: Sequence[Array]) -> Written:
+    expressions = [sympy.piecewise_fold(sympy.sympify(result)) for array in results for result in array.flat]
+    lacking = {type(f).__name__ for expression in expressions for f in expression.atoms(sympy.Function)} - NAMES
+    if lacking:
+        message = f"torch has no {', '.join(sorted(lacking))}"
+        raise NoFloorError(message)
+    used = {symbol for expression in expressions for symbol in expression.free_symbols}
+    return Written(
+        sympy.lambdify([symbol for array in arrays for symbol in array.flat], expressions, modules=[TORCH, "numpy"], cse=True),
+        tuple(array.ndim for array in arrays),
+        tuple(sum(symbol in used for symbol in array.flat) / array.size for array in arrays),
+        tuple(array.shape for array in results),
+    )
+
+
+@cache
+def back_over_op(op: Op, shapes: tuple[Shape, ...]) -> Written:
+    """Return the gradients of an op at these shapes: from its inputs, the value that torch saves where it saves one, and a cotangent.
+
+    Raises NoFloorError where torch lacks a function of the derivative.
+    """
+    local = rule(op, shapes)
+    return _written([*local.inputs, *([] if local.saved is None else [local.saved]), local.cotangents], local.saved_gradients)
+
+
+@cache
+def saved(op: Op, shapes: tuple[Shape, ...]) -> Written | None:
+    """Return the value that torch saves of an op at these shapes, from its inputs; None where it saves none, or its output."""
+    local = rule(op, shapes)
+    return None if local.saved_value is None or op.saves is None else _written(local.inputs, [local.saved_value])
+
+
+@cache
+def of_formula(formula: Expr, inputs: tuple[Symbol, ...]) -> tuple[Written, Written]:
+    """Return a formula of the elements of its inputs, and the gradients of that, from these and a cotangent."""
+    cotangent = sympy.Dummy("cotangent", real=True)
+    arrays = [np.array(symbol) for symbol in (*inputs, cotangent)]
+    return _written(arrays[:-1], [np.array(formula)]), _written(arrays, [np.array(cotangent * sympy.diff(formula, symbol)) for symbol in inputs])
+
+
+ROWS, COLUMNS, TERMS = sympy.symbols("rows columns terms", integer=True, positive=True)
+LEFT, RIGHT, COTANGENT = sympy.MatrixSymbol("left", ROWS, TERMS), sympy.MatrixSymbol("right", COLUMNS, TERMS), sympy.MatrixSymbol("cotangent", ROWS, COLUMNS)
+"""The matrices of a product left @ right.T, and of the cotangent."""
+
+
+@cache
+def of_product() -> tuple[MatrixExpr, MatrixExpr]:
+    """Return the gradients of the product left @ right.T by both: products themselves."""
+    weighted = sympy.Trace(COTANGENT.T * LEFT * RIGHT.T)
+    return sympy.diff(weighted, LEFT).doit(), sympy.diff(weighted, RIGHT).doit()
+
+
+def multiplied(product: MatrixExpr, matrices: dict[MatrixExpr, torch.Tensor]) -> torch.Tensor:
+    """Return a product of matrices, some of them transposed."""
+    return reduce(torch.matmul, [matrices[factor.arg].mT if isinstance(factor, sympy.Transpose) else matrices[factor] for factor in product.args])
