@@ -22,8 +22,9 @@ from tests.speed.floor import floor
 from tests.speed.formula import NoFloorError, back_over_op
 from tests.speed.instructions import total
 from tests.speed.interleaved import Ratio, judged
+from tests.speed.network import NETWORKS
 from tests.speed.table import Figure
-from tests.speed.work import KINDS, Graph, Work, chain, counted, fan_out, gated, networks, neuron, of_op
+from tests.speed.work import KINDS, Graph, Work, chain, counted, fan_out, gated, neuron, of_network, of_op
 from tests.subject import binding
 from tests.subject.comparison import Judgement, judge_values
 
@@ -32,6 +33,7 @@ OF_GAMMA = {"lgamma", "digamma"}
 
 ROOT = Path(__file__).parents[2]
 FORM = FORMATS["float64"]
+NETS = [of_network(name, FORM) for name in NETWORKS]
 ELEMENTWISE = [op for op in OPS.values() if op.elementwise]
 
 
@@ -65,7 +67,7 @@ def test_floor_of_a_graph_is_the_derivative(work) -> None:
     assert judgement.misses == []
 
 
-@pytest.mark.parametrize("work", [of_op(OPS["exp"], 4, FORM), of_op(OPS["softmax"], 9, FORM), neuron(4, FORM), *networks(FORM)], ids=str)
+@pytest.mark.parametrize("work", [of_op(OPS["exp"], 4, FORM), of_op(OPS["softmax"], 9, FORM), neuron(4, FORM), *NETS], ids=str)
 def test_every_kind_of_run_runs(work) -> None:
     """Forwards, backwards, both and double give tensors of the inputs' shapes, as often as one likes."""
     graph = Graph(work, "cpu")
@@ -88,7 +90,7 @@ STEP = 2.0**-26
 """Of a difference in float64: the rounding over it is small, and no hidden unit passes its kink."""
 
 
-@pytest.mark.parametrize("work", networks(FORM), ids=str)
+@pytest.mark.parametrize("work", NETS, ids=str)
 def test_floor_of_a_network_is_the_derivative(work) -> None:
     """Along any direction in each input and parameter, it is what the network's values change by."""
     graph = Graph(work, "cpu")
@@ -220,12 +222,10 @@ def test_growth_is_fitted_and_a_faster_backward_found() -> None:
     assert table.growing_faster(found[:1]) == []
 
 
-def test_names_of_works_are_unique() -> None:
-    """Each work that is compared has a name of its own, and an unknown one is refused with those that exist."""
-    for works in (gated(), counted()):
-        assert len({work.name for work in works}) == len(works)
-    with pytest.raises(ValueError, match=r"absent.*accepted: exp"):
-        gated(["absent"])
+def test_works_are_named() -> None:
+    """Each work that is compared has the name it is asked by."""
+    for makers in (gated(), counted()):
+        assert [make().name for make in makers.values()] == list(makers)
 
 
 def run_gate(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -254,17 +254,16 @@ def test_gate_by_instructions_against_a_planted_slowdown() -> None:
 
 def test_baseline_is_kept_by_machine(tmp_path: Path) -> None:
     """What is written is read again, and rows of other machines and works stay."""
-    path = tmp_path / "baseline.tsv"
+    path, here = tmp_path / "baseline.tsv", gate.machine()
     other = dict(zip(gate.COLUMNS, ("z80", "exp", gate.INSTRUCTIONS, "5", "2.13.0"), strict=True))
-    path.write_text(gate.written([other], {gate.INSTRUCTIONS: {"exp": 4.5e6}}))
-    path.write_text(gate.written(gate.read(path)[1], {gate.FLOOR: {"sin": 1.25}}))
-    here = gate.machine()
+    path.write_text(gate.written([other], here, {gate.INSTRUCTIONS: {"exp": 4.5e6}}))
+    path.write_text(gate.written(gate.read(path)[1], here, {gate.FLOOR: {"sin": 1.25}}))
     assert gate.read(path)[0] == {("z80", "exp", gate.INSTRUCTIONS): 5, (here, "exp", gate.INSTRUCTIONS): 4.5e6, (here, "sin", gate.FLOOR): 1.25}
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
-    [(["absent"], "accepted: "), (["--baseline", "absent.tsv"], "absent.tsv"), (["exp", "--against", "absent-python"], "absent-python")],
+    [(["absent"], "accepted: "), (["--baseline", "absent.tsv"], "absent.tsv"), (["exp", "--against", "absent-python"], "absent-python"), (["exp", "--device", "absent"], "accepted: cpu"), (["MLP", "--only", "instructions"], "nothing to compare")],
 )
 def test_bad_input_is_a_usage_error(arguments: list[str], said: str) -> None:
     """A work, a baseline and an interpreter that do not exist are refused."""

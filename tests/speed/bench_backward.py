@@ -7,7 +7,8 @@ from reference.catalogue import OPS
 from reference.format import FORMATS
 from tests.speed.floor import floor
 from tests.speed.formula import NoFloorError
-from tests.speed.work import KINDS, Graph, Work, chain, fan_out, networks, neuron, of_op
+from tests.speed.network import NETWORKS
+from tests.speed.work import KINDS, Graph, Work, chain, fan_out, neuron, of_network, of_op
 from tests.speed.worker import timed
 from tests.subject.comparison import refusal
 from tests.subject.device import waiting
@@ -81,7 +82,7 @@ def test_depth(benchmark, graph, kind, depth, device) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("work", [neuron(1, FORMATS["float32"]), neuron(LARGE, FORMATS["float32"]), *networks(FORMATS["float32"])], ids=str)
+@pytest.mark.parametrize("work", [neuron(1, FORMATS["float32"]), neuron(LARGE, FORMATS["float32"]), *(of_network(name, FORMATS["float32"]) for name in NETWORKS)], ids=str)
 def test_network(benchmark, work, kind, device) -> None:
     """The notebook's neuron, alone and a million times, a perceptron and an attention block."""
     measure(benchmark, work, kind, device)

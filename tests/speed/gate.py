@@ -21,7 +21,9 @@ from rich.console import Console
 from tests.speed import instructions, interleaved
 from tests.speed.instructions import ValgrindError
 from tests.speed.work import counted, gated
+from tests.speed.worker import Side
 from tests.subject import outcome
+from tests.subject.device import passing, probed
 from tests.subject.outcome import Change, Outcome
 
 if TYPE_CHECKING:
@@ -47,9 +49,13 @@ PROCESSES = 5
 """In how many processes a backward is timed beside its floor."""
 
 
-def machine() -> str:
+def machine(device: str = "cpu") -> str:
     """Name the kind of this machine: instructions are the same on others of the kind."""
-    return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()} Python {platform.python_version().rpartition('.')[0]}"
+    kind = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()} Python {platform.python_version().rpartition('.')[0]}"
+    if device == "cpu":
+        return kind
+    name = getattr(torch.get_device_module(device), "get_device_name", None)
+    return f"{kind}, {name(device) if name else device}"
 
 
 def read(path: Path) -> tuple[Baseline, list[dict[str, str]]]:
@@ -59,9 +65,8 @@ def read(path: Path) -> tuple[Baseline, list[dict[str, str]]]:
     return {(row["machine"], row["work"], row["measure"]): float(row["figure"]) for row in rows}, rows
 
 
-def written(rows: Sequence[dict[str, str]], found: Mapping[str, Mapping[str, float]]) -> str:
-    """Write a baseline with what was found here, rows of other machines, and of works that were not asked, as they are."""
-    here = machine()
+def written(rows: Sequence[dict[str, str]], here: str, found: Mapping[str, Mapping[str, float]]) -> str:
+    """Write a baseline with what was found on this kind of machine, rows of others, and of works that were not asked, as they are."""
     table = {(row["machine"], row["work"], row["measure"]): row for row in rows}
     for measure, figures in found.items():
         table |= {(here, work, measure): dict(zip(COLUMNS, (here, work, measure, f"{figure:.6g}", torch.__version__.split("+")[0]), strict=True)) for work, figure in figures.items()}
@@ -100,10 +105,10 @@ def _ranked(changes: list[Change]) -> list[Change]:
     return sorted(changes, key=lambda change: (not change.is_worse, change.key))
 
 
-def above_floor(names: Sequence[str], progress: Callable[[str], None]) -> dict[str, Ratio]:
+def above_floor(side: Side, names: Sequence[str], progress: Callable[[str], None]) -> dict[str, Ratio]:
     """Time works beside their floors."""
     columns: dict[str, list[float]] = {}
-    for number, row in enumerate(interleaved.above_floor(sys.executable, names, PROCESSES), 1):
+    for number, row in enumerate(interleaved.above_floor(side, names, PROCESSES), 1):
         progress(f"time of {len(names)} works beside their floors, process {number} of {PROCESSES}")
         for name, value in zip(names, row, strict=True):
             if value is not None:
@@ -117,28 +122,34 @@ def main() -> None:
     parser.add_argument("names", nargs="*", metavar="NAME", help="what is compared: ops of the catalogue, chains, networks; all without one")
     parser.add_argument("--against", metavar="PYTHON", help="the interpreter of the other build's environment, which is the one before")
     parser.add_argument("--only", choices=MEASURES, help="one of the measures")
+    parser.add_argument("--device", default="cpu", metavar="D", help="where backwards are timed; instructions are counted on the CPU alone")
     parser.add_argument("--plant", type=float, default=0.0, metavar="SHARE", help="slow every backward of this build down by that share: what the gate would say")
     parser.add_argument("--baseline", type=Path, default=BASELINE, metavar="FILE", help="what is compared with, without --against")
     outcome.add_options(parser)
     options = parser.parse_args()
-    works = {"instructions": [str(work.name) for work in counted()], "time": [work.name for work in gated()]}
+    works = {"instructions": list(counted()), "time": list(gated())}
     unknown = set(options.names) - {name for names in works.values() for name in names}
     if unknown:
         parser.error(f"{', '.join(sorted(unknown))}: no such work; accepted: {', '.join(dict.fromkeys(name for names in works.values() for name in names))}")
     if options.against and shutil.which(options.against) is None:
         parser.error(f"--against {options.against}: no such program; accepted: the python of an environment with another torch")
-    asked = {measure: [name for name in names if not options.names or name in options.names] for measure, names in works.items() if options.only in {None, measure}}
+    if options.device not in passing(probed()):
+        parser.error(f"--device {options.device}: {probed().get(options.device) or 'no such device'}; accepted: {', '.join(passing(probed()))}")
+    asked = {measure: [name for name in names if not options.names or name in options.names] for measure, names in works.items() if measure in measures(options.only, options.device)}
     asked = {measure: names for measure, names in asked.items() if names}
+    if not asked:
+        parser.error("nothing to compare: instructions are counted of elementwise ops on the CPU, and other works are timed")
     with Console(stderr=True).status("starting") as status:
 
         def progress(line: str) -> None:
             status.update(line)
 
         try:
+            here = Side(sys.executable, options.device, options.plant)
             if options.against:
-                result = _with_other(asked, options.against, options.plant, progress)
+                result = _with_other(asked, Side(options.against, options.device), here, progress)
             else:
-                result = _with_baseline(asked, options, progress)
+                result = _with_baseline(asked, here, options, progress)
         except (OSError, ValgrindError, BaselineError, RuntimeError) as error:
             parser.error(str(error))
     sys.stdout.write(result.shown())
@@ -150,19 +161,24 @@ class BaselineError(ValueError):
     """The baseline has nothing to compare with."""
 
 
-def _with_other(asked: Mapping[str, list[str]], other: str, plant: float, progress: Callable[[str], None]) -> Outcome:
+def measures(only: str | None, device: str) -> list[str]:
+    """Return what is measured on a device."""
+    return [measure for measure in MEASURES if only in {None, measure} and (measure == "time" or device == "cpu")]
+
+
+def _with_other(asked: Mapping[str, list[str]], other: Side, here: Side, progress: Callable[[str], None]) -> Outcome:
     changes: list[Change] = []
     if names := asked.get("instructions"):
-        found = instructions.counts({"before": (other, 0.0), "after": (sys.executable, plant)}, names, progress)
+        found = instructions.counts({"before": other, "after": here}, names, progress)
         changes += of_counts(found["before"], found["after"])
     if names := asked.get("time"):
-        changes += of_times(interleaved.compared(other, sys.executable, names, plant, progress))
+        changes += of_times(interleaved.compared(other, here, names, progress))
     return _outcome(asked, changes)
 
 
-def _with_baseline(asked: Mapping[str, list[str]], options: argparse.Namespace, progress: Callable[[str], None]) -> Outcome:
+def _with_baseline(asked: Mapping[str, list[str]], side: Side, options: argparse.Namespace, progress: Callable[[str], None]) -> Outcome:
     table, rows = read(options.baseline) if options.baseline.exists() or not options.update else ({}, [])
-    here = machine()
+    here = machine(side.device)
     known = {machine for machine, _, _ in table}
     if here not in known and not options.update:
         message = f"{options.baseline} has no figures of {here}, only of {', '.join(sorted(known))}; accepted: one of those, --against PYTHON, or --update to add this one"
@@ -170,15 +186,15 @@ def _with_baseline(asked: Mapping[str, list[str]], options: argparse.Namespace, 
     changes: list[Change] = []
     found: dict[str, dict[str, float]] = {}
     if names := asked.get("instructions"):
-        counted_here = instructions.counts({"after": (sys.executable, options.plant)}, names, progress)["after"]
+        counted_here = instructions.counts({"after": side}, names, progress)["after"]
         found[INSTRUCTIONS] = counted_here
         changes += of_counts({name: table[here, name, INSTRUCTIONS] for name in names if (here, name, INSTRUCTIONS) in table}, counted_here)
     if names := asked.get("time"):
-        ratios = above_floor(names, progress)
+        ratios = above_floor(side, names, progress)
         found[FLOOR] = {name: ratio.middle for name, ratio in ratios.items()}
         changes += of_floors({name: table[here, name, FLOOR] for name in names if (here, name, FLOOR) in table}, ratios)
     if options.update:
-        options.baseline.write_text(written(rows, found))
+        options.baseline.write_text(written(rows, here, found))
     return _outcome(asked, changes, FLOOR)
 
 

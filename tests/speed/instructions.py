@@ -19,13 +19,13 @@ from tests.speed.worker import CALLS
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from tests.speed.worker import Side
+
 NOT_COUNTED = ("python", "libpython", "libc.so", "ld-linux", "_")
 """How the files of the interpreter, its modules, the allocator and the loader begin."""
 
 NAME = re.compile(r"(c?)ob=\((\d+)\)(?: (.*))?$")
 SWITCHES = ("--tool=callgrind", "--instr-atstart=no", "--collect-atstart=no")
-
-
 ENVIRONMENT = {"PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1"}
 
 
@@ -60,15 +60,15 @@ def total(dump: str) -> int:
 class Count:
     """A count that runs in the background, in a process of its own."""
 
-    def __init__(self, python: str, names: Sequence[str], plant: float = 0.0) -> None:
-        """Start to count the works with an interpreter. Raises ValgrindError."""
+    def __init__(self, side: Side, names: Sequence[str]) -> None:
+        """Start to count the works of a side. Raises ValgrindError."""
         if shutil.which("valgrind") is None:
             message = "valgrind is not installed; on Debian: apt install valgrind"
             raise ValgrindError(message)
         self._names = names
         self._folder = TemporaryDirectory()
         layout = ["setarch", "-R"] if shutil.which("setarch") else []  # the same addresses each time
-        command = [*layout, "valgrind", *SWITCHES, f"--callgrind-out-file={self._folder.name}/counts", python, "-m", "tests.speed.worker", "count", *names, "--plant", str(plant)]
+        command = [*layout, "valgrind", *SWITCHES, f"--callgrind-out-file={self._folder.name}/counts", *side.command("count", names)]
         self._log = Path(self._folder.name, "log").open("w+")  # noqa: SIM115 - the process writes to it as long as it runs
         self._process = subprocess.Popen(command, env={**os.environ, **ENVIRONMENT}, stdout=self._log, stderr=self._log, text=True)
 
@@ -105,15 +105,15 @@ class Count:
         self._process.kill()
 
 
-def counts(asked: Mapping[str, tuple[str, float]], names: Sequence[str], progress: Callable[[str], None]) -> dict[str, dict[str, float]]:
-    """Count with several interpreters and plants at the same time, each by a name of its own. Raises ValgrindError."""
-    running = {side: Count(python, names, plant) for side, (python, plant) in asked.items()}
+def counts(sides: Mapping[str, Side], names: Sequence[str], progress: Callable[[str], None]) -> dict[str, dict[str, float]]:
+    """Count several sides at the same time, each by a name of its own. Raises ValgrindError."""
+    running = {name: Count(side, names) for name, side in sides.items()}
     try:
         while any(count.is_running for count in running.values()) and not any(count.has_failed for count in running.values()):
             done = min(count.done for count in running.values())
             progress(f"instructions: {done} of {len(names)} works" if done else "instructions: torch is imported under valgrind")
             sleep(1)
-        return {side: count.result() for side, count in sorted(running.items(), key=lambda pair: not pair[1].has_failed)}
+        return {name: count.result() for name, count in sorted(running.items(), key=lambda pair: not pair[1].has_failed)}
     finally:
         for count in running.values():
             count.stop()

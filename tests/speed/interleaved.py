@@ -21,6 +21,8 @@ from scipy import stats
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from tests.speed.worker import Side
+
 WINDOW, TURNS = 0.008, 4
 """The seconds that a side is called at a time, and how often A B B A is gone through."""
 
@@ -106,10 +108,9 @@ class Worker:
 
 
 @contextmanager
-def worker(python: str, names: Sequence[str], plant: float = 0.0) -> Iterator[Worker]:
-    """Start a worker with an interpreter."""
-    command = [python, "-m", "tests.speed.worker", "time", *names, "--plant", str(plant)]
-    with subprocess.Popen(command, env={**os.environ, **ENVIRONMENT}, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+def worker(side: Side, names: Sequence[str]) -> Iterator[Worker]:
+    """Start a worker of a side."""
+    with subprocess.Popen(side.command("time", names), env={**os.environ, **ENVIRONMENT}, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         try:
             yield Worker(process)
         finally:
@@ -126,20 +127,20 @@ def interleaved(first: Callable[[], float], second: Callable[[], float]) -> floa
     return float(np.log(min(theirs) / min(ours)))
 
 
-def between(before: str, after: str, names: Sequence[str], pairs: int, plant: float = 0.0) -> Iterator[list[float]]:
+def between(before: Side, after: Side, names: Sequence[str], pairs: int) -> Iterator[list[float]]:
     """Yield the logarithms of the ratios of works, in one pair of processes after the other."""
     for turn in range(pairs):
         with ExitStack() as stack:
-            a, b = stack.enter_context(worker(before, names)), stack.enter_context(worker(after, names, plant))
+            a, b = stack.enter_context(worker(before, names)), stack.enter_context(worker(after, names))
             a.wait(turn)
             b.wait(turn)
             yield [interleaved(partial(a.seconds, n), partial(b.seconds, n)) for n in range(len(names))]
 
 
-def above_floor(python: str, names: Sequence[str], processes: int) -> Iterator[list[float | None]]:
+def above_floor(side: Side, names: Sequence[str], processes: int) -> Iterator[list[float | None]]:
     """Yield the logarithms of how many times their floor works take, in one process after the other; None where there is no floor."""
     for turn in range(processes):
-        with worker(python, names) as one:
+        with worker(side, names) as one:
             one.wait(turn)
             yield [interleaved(partial(one.seconds, n, floor=True), partial(one.seconds, n)) if one.has_floor[n] else None for n in range(len(names))]
 
@@ -152,12 +153,12 @@ def judged(logarithms: Sequence[float]) -> Ratio:
     return Ratio(middle, low, high, len(logarithms))
 
 
-def compared(before: str, after: str, names: Sequence[str], plant: float = 0.0, progress: Callable[[str], None] = lambda _: None) -> dict[str, Ratio]:
-    """Compare two interpreters' builds of torch: every work in a few pairs of processes, what looks changed in more, and what stays undecided in as many again."""
+def compared(before: Side, after: Side, names: Sequence[str], progress: Callable[[str], None] = lambda _: None) -> dict[str, Ratio]:
+    """Compare two builds of torch: every work in a few pairs of processes, what looks changed in more, and what stays undecided in as many again."""
 
     def measured(some: Sequence[str], pairs: int) -> dict[str, list[float]]:
         rows = []
-        for number, row in enumerate(between(before, after, some, pairs, plant), 1):
+        for number, row in enumerate(between(before, after, some, pairs), 1):
             progress(f"time of {len(some)} works, pair {number} of {pairs}")
             rows.append(row)
         return dict(zip(some, map(list, zip(*rows, strict=True)), strict=True))

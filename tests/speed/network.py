@@ -19,6 +19,8 @@ WIDTH, HEADS = 64, 4
 """Features, and heads of attention."""
 
 HIDDEN = 4 * WIDTH
+LENGTH = 16
+"""Members of a sequence."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,14 @@ class Network:
 
     steps: Callable[..., Value]
     """The same in steps, of the input and the parameters in torch's order."""
+
+
+def _rows(steps: Steps, x: Value) -> Value:
+    return steps.arranged(x, lambda t: t.view(-1, WIDTH), lambda t: t.view(-1, LENGTH, WIDTH))
+
+
+def _sequences(steps: Steps, x: Value) -> Value:
+    return steps.arranged(x, lambda t: t.view(-1, LENGTH, WIDTH), lambda t: t.view(-1, WIDTH))
 
 
 def _linear(steps: Steps, x: Value, weight: Value, bias: Value) -> Value:
@@ -46,8 +56,8 @@ def _normalised(steps: Steps, x: Value, weight: Value, bias: Value) -> Value:
 
 
 def _perceptron(steps: Steps, x: Value, *parameters: Value) -> Value:
-    hidden = steps.op(OPS["gelu"], _linear(steps, x, *parameters[:2]))
-    return _linear(steps, hidden, *parameters[2:])
+    hidden = steps.op(OPS["gelu"], _linear(steps, _rows(steps, x), *parameters[:2]))
+    return _sequences(steps, _linear(steps, hidden, *parameters[2:]))
 
 
 def _attended(steps: Steps, x: Value, mixing: tuple[Value, Value], closing: tuple[Value, Value]) -> Value:
@@ -66,17 +76,14 @@ def _attended(steps: Steps, x: Value, mixing: tuple[Value, Value], closing: tupl
 
 
 def _attention(steps: Steps, x: Value, *parameters: Value) -> Value:
-    shape = x.tensor.shape
-    rows = steps.arranged(x, lambda t: t.view(-1, WIDTH), lambda t: t.view(shape))
+    rows = _rows(steps, x)
     mixing, closing, first, second, before, after = zip(parameters[::2], parameters[1::2], strict=True)
     attended = _normalised(steps, steps.op(OPS["add"], rows, _attended(steps, rows, mixing, closing)), *before)
     fed = _linear(steps, steps.op(OPS["relu"], _linear(steps, attended, *first)), *second)
-    result = _normalised(steps, steps.op(OPS["add"], attended, fed), *after)
-    return steps.arranged(result, lambda t: t.view(shape), lambda t: t.view(-1, WIDTH))
+    return _sequences(steps, _normalised(steps, steps.op(OPS["add"], attended, fed), *after))
 
-
-LENGTH = 16
-"""Members of a sequence."""
-
-MLP = Network(lambda: torch.nn.Sequential(torch.nn.Linear(WIDTH, HIDDEN), torch.nn.GELU(), torch.nn.Linear(HIDDEN, WIDTH)), _perceptron)
-ATTENTION = Network(lambda: torch.nn.TransformerEncoderLayer(WIDTH, HEADS, HIDDEN, dropout=0.0, batch_first=True), _attention)
+NETWORKS = {
+    "MLP": Network(lambda: torch.nn.Sequential(torch.nn.Linear(WIDTH, HIDDEN), torch.nn.GELU(), torch.nn.Linear(HIDDEN, WIDTH)), _perceptron),
+    "attention block": Network(lambda: torch.nn.TransformerEncoderLayer(WIDTH, HEADS, HIDDEN, dropout=0.0, batch_first=True), _attention),
+}
+"""A perceptron with one hidden layer, and an encoder's block, on sequences."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,11 +12,11 @@ import torch
 from reference.catalogue import FAMILIES, OPS
 from reference.format import FORMATS
 from reference.tree import Apply, Leaf, Tree, single
-from tests.speed.network import ATTENTION, LENGTH, MLP, WIDTH
+from tests.speed.network import LENGTH, NETWORKS, WIDTH
 from tests.subject import binding
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     from reference.format import Floats, Format
     from reference.op import Op
@@ -159,38 +160,30 @@ def neuron(size: int, form: Format) -> Work:
     return replace(_of_tree("neuron", Tree(loss, (x, w, b)), size, form), family="networks")
 
 
-def networks(form: Format) -> tuple[Work, ...]:
-    """Return a perceptron with one hidden layer, and an attention block, of torch's own layers."""
-    rng = np.random.default_rng(0)
-    samples = form.values(form.ordinals(rng.uniform(-1, 1, (BATCH * LENGTH, WIDTH))))
-    sequences = samples.reshape(BATCH, LENGTH, WIDTH)
-    return (
-        Work("MLP", "networks", (samples,), form, network=MLP),
-        Work("attention block", "networks", (sequences,), form, network=ATTENTION),
-    )
+def of_network(name: str, form: Format) -> Work:
+    """Return a network of torch's own layers."""
+    samples = form.values(form.ordinals(np.random.default_rng(0).uniform(-1, 1, (BATCH, LENGTH, WIDTH))))
+    return Work(name, "networks", (samples,), form, network=NETWORKS[name])
 
 
 GATED = ("exp", "sqrt", "sin", "erf", "erfinv", "gelu", "softplus", "sigmoid", "mul", "div", "pow", "softmax")
 """The ops whose backward a comparison times."""
 
 
-def gated(names: Iterable[str] = ()) -> tuple[Work, ...]:
-    """Return what a comparison of two builds times: large enough for the kernels to count; these, or all."""
+def gated() -> dict[str, Callable[[], Work]]:
+    """Return what makes each work that a comparison of two builds times: large enough for the kernels to count."""
     form = FORMATS["float32"]
-    works = (*(of_op(OPS[name], 100_000, form) for name in GATED), chain(100, 1000, form), fan_out(100, 1000, form), neuron(10_000, form), *networks(form))
-    return _named(works, names)
+    return {
+        **{name: partial(of_op, OPS[name], 100_000, form) for name in GATED},
+        "chain of 100": partial(chain, 100, 1000, form),
+        "fan-out of 100": partial(fan_out, 100, 1000, form),
+        "neuron": partial(neuron, 10_000, form),
+        **{name: partial(of_network, name, form) for name in NETWORKS},
+    }
 
 
-def counted(names: Iterable[str] = ()) -> tuple[Work, ...]:
-    """Return that whose instructions a comparison counts: every elementwise op, on few elements; these, or all."""
+def counted() -> dict[str, Callable[[], Work]]:
+    """Return what makes each work whose instructions a comparison counts: every elementwise op, on few elements."""
     form = FORMATS["float32"]
-    return _named((*(of_op(op, 256, form) for op in OPS.values() if op.elementwise), chain(10, 256, form), neuron(256, form)), names)
-
-
-def _named(works: tuple[Work, ...], names: Iterable[str]) -> tuple[Work, ...]:
-    wanted = set(names)
-    unknown = wanted - {work.name for work in works}
-    if unknown:
-        message = f"{', '.join(sorted(unknown))}: accepted: {', '.join(work.name for work in works)}"
-        raise ValueError(message)
-    return tuple(work for work in works if work.name in wanted) if wanted else works
+    ops = {op.name: partial(of_op, op, 256, form) for op in OPS.values() if op.elementwise}
+    return {**ops, "chain of 10": partial(chain, 10, 256, form), "neuron": partial(neuron, 256, form)}

@@ -12,6 +12,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -20,9 +21,12 @@ import torch
 from tests.speed.floor import floor
 from tests.speed.formula import NoFloorError
 from tests.speed.work import Graph, counted, gated
+from tests.subject.device import waiting
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
+
+    from tests.speed.work import Work
 
 CALLS = 100
 """How often a backward runs while its instructions are counted."""
@@ -55,16 +59,33 @@ def timed(run: Callable[[], Any], seconds: float) -> float:
             return best
 
 
-def answer(names: list[str], plant: float) -> None:
+@dataclass(frozen=True)
+class Side:
+    """One side of a comparison."""
+
+    python: str
+    """The interpreter of its environment."""
+
+    device: str = "cpu"
+    plant: float = 0.0
+    """By which share each backward is slowed down."""
+
+    def command(self, measure: str, names: Sequence[str]) -> list[str]:
+        """Return what starts it, to measure these works."""
+        return [self.python, "-m", "tests.speed.worker", measure, *names, "--device", self.device, "--plant", str(self.plant)]
+
+
+def answer(works: Sequence[Work], device: str, plant: float) -> None:
     """Answer questions [number, whether its floor is meant, seconds] from the standard input, each with the shortest time."""
     runs: list[tuple[Callable[[], Any], Callable[[], Any] | None]] = []
-    for work in gated(names):
-        graph = Graph(work, "cpu")
+    for work in works:
+        graph = Graph(work, device)
+        backward = waiting(graph.backward, device)
         try:
-            below = floor(work, graph)[0]
+            below = waiting(floor(work, graph)[0], device)
         except NoFloorError:
             below = None
-        runs.append((stretched(graph.backward, plant) if plant else graph.backward, below))
+        runs.append((stretched(backward, plant) if plant else backward, below))
     for pair in runs:
         for run in pair:
             if run:
@@ -82,9 +103,9 @@ def _say(message: object) -> None:
     sys.stdout.flush()
 
 
-def count(names: list[str], plant: float) -> None:
+def count(works: Sequence[Work], plant: float) -> None:
     """Run each backward so often with the collection of events switched on, and dump what was collected."""
-    graphs = [Graph(work, "cpu") for work in counted(names)]
+    graphs = [Graph(work, "cpu") for work in works]
     gc.collect()
     gc.freeze()
     subprocess.run(["callgrind_control", "-i", "on", str(os.getpid())], check=True, stdout=subprocess.DEVNULL)  # noqa: S607 - valgrind's, from the path
@@ -101,12 +122,18 @@ def main() -> None:
     """Do what the command line says."""
     parser = argparse.ArgumentParser(description="Run backwards, for a comparison.")
     parser.add_argument("measure", choices=["time", "count"])
-    parser.add_argument("names", nargs="*", metavar="NAME", help="ops of the catalogue; all that a comparison has without one")
+    parser.add_argument("names", nargs="+", metavar="NAME", help="the works")
+    parser.add_argument("--device", default="cpu", metavar="D", help="where they are timed")
     parser.add_argument("--plant", type=float, default=0.0, metavar="SHARE", help="by how much to slow each backward down")
     options = parser.parse_args()
     torch.set_num_threads(1)
     gc.disable()
-    (answer if options.measure == "time" else count)(options.names, options.plant)
+    makers = gated() if options.measure == "time" else counted()
+    works = [makers[name]() for name in options.names]
+    if options.measure == "time":
+        answer(works, options.device, options.plant)
+    else:
+        count(works, options.plant)
 
 
 if __name__ == "__main__":
