@@ -263,7 +263,7 @@ def test_baseline_is_kept_by_machine(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
-    [(["absent"], "accepted: "), (["--baseline", "absent.tsv"], "absent.tsv"), (["exp", "--against", "absent-python"], "absent-python"), (["exp", "--device", "absent"], "accepted: cpu"), (["MLP", "--only", "instructions"], "nothing to compare")],
+    [(["absent"], "accepted: "), (["--baseline", "absent.tsv"], "absent.tsv"), (["exp", "--against", "absent-python"], "absent-python"), (["exp", "--device", "absent"], "accepted: cpu"), (["exp", "-pabsent"], "absent"), (["MLP", "--only", "instructions"], "nothing to compare")],
 )
 def test_bad_input_is_a_usage_error(arguments: list[str], said: str) -> None:
     """A work, a baseline and an interpreter that do not exist are refused."""

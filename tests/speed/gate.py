@@ -12,13 +12,14 @@ import csv
 import platform
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from rich.console import Console
 
-from tests.speed import instructions, interleaved
+from tests.speed import instructions, interleaved, worker
 from tests.speed.instructions import ValgrindError
 from tests.speed.work import counted, gated
 from tests.speed.worker import Side
@@ -125,8 +126,13 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", metavar="D", help="where backwards are timed; instructions are counted on the CPU alone")
     parser.add_argument("--plant", type=float, default=0.0, metavar="SHARE", help="slow every backward of this build down by that share: what the gate would say")
     parser.add_argument("--baseline", type=Path, default=BASELINE, metavar="FILE", help="what is compared with, without --against")
+    worker.add_plugins(parser)
     outcome.add_options(parser)
     options = parser.parse_args()
+    try:
+        worker.load(options.plugins)
+    except ImportError as error:
+        parser.error(f"-p: {error}; accepted: a package of this environment that registers a device")
     works = {"instructions": list(counted()), "time": list(gated())}
     unknown = set(options.names) - {name for names in works.values() for name in names}
     if unknown:
@@ -145,9 +151,9 @@ def main() -> None:
             status.update(line)
 
         try:
-            here = Side(sys.executable, options.device, options.plant)
+            here = Side(sys.executable, options.device, options.plant, tuple(options.plugins))
             if options.against:
-                result = _with_other(asked, Side(options.against, options.device), here, progress)
+                result = _with_other(asked, replace(here, python=options.against, plant=0.0), here, progress)
             else:
                 result = _with_baseline(asked, here, options, progress)
         except (OSError, ValgrindError, BaselineError, RuntimeError) as error:

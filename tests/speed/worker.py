@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import importlib
 import json
 import os
 import subprocess
@@ -70,9 +71,12 @@ class Side:
     plant: float = 0.0
     """By which share each backward is slowed down."""
 
+    plugins: tuple[str, ...] = ()
+    """Packages that register the device."""
+
     def command(self, measure: str, names: Sequence[str]) -> list[str]:
         """Return what starts it, to measure these works."""
-        return [self.python, "-m", "tests.speed.worker", measure, *names, "--device", self.device, "--plant", str(self.plant)]
+        return [self.python, "-m", "tests.speed.worker", measure, *names, "--device", self.device, "--plant", str(self.plant), *(f"-p{plugin}" for plugin in self.plugins)]
 
 
 def answer(works: Sequence[Work], device: str, plant: float) -> None:
@@ -118,6 +122,17 @@ def count(works: Sequence[Work], plant: float) -> None:
         torch._C._valgrind_toggle_and_dump_stats()  # noqa: SLF001 - as above
 
 
+def add_plugins(parser: argparse.ArgumentParser) -> None:
+    """Add pytest's option for a package that has to be imported."""
+    parser.add_argument("-p", dest="plugins", action="append", default=[], metavar="PACKAGE", help="a package that registers the device, to be imported first")
+
+
+def load(plugins: Sequence[str]) -> None:
+    """Import packages; raises ImportError."""
+    for plugin in plugins:
+        importlib.import_module(plugin)
+
+
 def main() -> None:
     """Do what the command line says."""
     parser = argparse.ArgumentParser(description="Run backwards, for a comparison.")
@@ -125,7 +140,9 @@ def main() -> None:
     parser.add_argument("names", nargs="+", metavar="NAME", help="the works")
     parser.add_argument("--device", default="cpu", metavar="D", help="where they are timed")
     parser.add_argument("--plant", type=float, default=0.0, metavar="SHARE", help="by how much to slow each backward down")
+    add_plugins(parser)
     options = parser.parse_args()
+    load(options.plugins)
     torch.set_num_threads(1)
     gc.disable()
     makers = gated() if options.measure == "time" else counted()
