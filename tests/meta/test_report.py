@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.meta import browser
 from tests.report.page import cells, page
 from tests.speed.table import Figure
 from tests.subject.record import Record, Writer, read
@@ -74,23 +74,10 @@ def test_page_of_a_run_that_was_interrupted(tmp_path: Path) -> None:
 @pytest.fixture
 def browser_page(written: Path, width: int) -> Iterator[Page]:
     """Open the page in Chromium, offline; fails on a request or an error in the console."""
-    path = shutil.which("chromium") or shutil.which("google-chrome")
-    if path is None:
+    if browser.chromium() is None:
         pytest.skip("there is no Chromium; on Debian: apt install chromium")
-    from playwright.sync_api import sync_playwright  # noqa: PLC0415 - only where there is a browser to drive
-
-    faults: list[str] = []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-dev-shm-usage"])
-        opened = browser.new_page(viewport={"width": width, "height": 900}, offline=True)
-        opened.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
-        opened.on("pageerror", lambda error: faults.append(str(error)))
-        opened.on("request", lambda request: None if request.url.startswith("file:") else faults.append(request.url))
-        opened.goto(written.as_uri())
-        opened.wait_for_selector("[data-spec=matrix] canvas")
-        yield opened
-        assert faults == []
-        browser.close()
+    with browser.opened(written, width) as page:
+        yield page
 
 
 def cell_rows(opened: Page) -> set[str]:
@@ -128,3 +115,19 @@ def test_filters_of_the_matrix(browser_page: Page, width: int) -> None:
     bindings.locator("select[name=having]").select_option("any")
     bindings.locator("select[name=chosen_dtype]").select_option("float16")
     assert cell_rows(browser_page) == set()
+
+
+@pytest.mark.parametrize("width", [1600])
+def test_order_of_the_matrix(browser_page: Page, width: int) -> None:
+    """Its rows are in the order that is chosen."""
+    del width
+    orders = {}
+    for name in ("name", "gravest first", "largest error first"):
+        browser_page.locator("[data-spec=matrix] select[name=by]").select_option(name)
+        browser_page.wait_for_timeout(200)
+        orders[name] = browser_page.evaluate("() => document.querySelector('[data-spec=matrix]').view.scale('y').domain()")
+    assert orders == {
+        "name": ["erfcx", "sin", "softmax", "tanh"],
+        "gravest first": ["softmax", "tanh", "erfcx", "sin"],
+        "largest error first": ["tanh", "softmax", "sin", "erfcx"],
+    }

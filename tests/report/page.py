@@ -75,6 +75,7 @@ def cells(records: Sequence[Record]) -> list[dict[str, Any]]:
     """Return the gravest record of each op, mode, format and device, as rows of the matrix."""
     gravity = list(plots.STATES)
     order = {op.name: number for number, op in enumerate(op for ops in FAMILIES.values() for op in ops)}
+    letters = {name: number for number, name in enumerate(sorted({r.op for r in records}))}
     worst: dict[tuple[str, ...], Record] = {}
     counts: dict[tuple[str, ...], int] = {}
     for record in records:
@@ -84,7 +85,7 @@ def cells(records: Sequence[Record]) -> list[dict[str, Any]]:
             worst[key] = record
     return [
         {
-            "op": r.op, "number": order.get(r.op, len(order)), "mode": r.mode, "dtype": r.dtype, "device": r.device, "state": state(r), "verdict": r.verdict,
+            "op": r.op, "number": order.get(r.op, len(order)), "letter": letters[r.op], "mode": r.mode, "dtype": r.dtype, "device": r.device, "state": state(r), "verdict": r.verdict,
             "ulp": -1 if r.verdict == UNSUPPORTED else 1e300 if r.worst_ulp is None else float(f"{r.worst_ulp:.3g}"),
             "error": "not finite" if r.worst_ulp is None else f"{r.worst_ulp:.3g}",
             "share": "" if r.worst_share is None else f"{r.worst_share:.3g}", "compared": counts[key], "reason": r.known or "",

@@ -60,7 +60,7 @@ def matrix(rows: Sequence[Mapping[str, Any]], devices: Sequence[str], modes: Seq
         .transform_calculate(
             matches="having == 'any' || datum.state == having ? 1 : 0",
             gravity=f"indexof({list(STATES)!r}, datum.state)",
-            rank="by == 'catalogue' ? datum.number : by == 'gravest first' ? -indexof(['agrees', 'unsupported', 'known', 'new'], datum.state) : by == 'largest error first' ? -datum.ulp : 0",
+            rank="by == 'catalogue' ? datum.number : by == 'gravest first' ? -indexof(['agrees', 'unsupported', 'known', 'new'], datum.state) : by == 'largest error first' ? -datum.ulp : datum.letter",
             page="'#op-' + datum.op",
         )
         .transform_joinaggregate(any="max(matches)", groupby=["op"])
