@@ -91,6 +91,12 @@ def cell_rows(opened: Page) -> set[str]:
 def test_page_in_a_browser(browser_page: Page, width: int) -> None:
     """It opens without a request or an error, fits the width, and each filter and link does what it says."""
     assert browser_page.evaluate("document.documentElement.scrollWidth") == width
+    for name in ("matrix", "neuron"):
+        plot = browser_page.locator(f"[data-spec={name}]")
+        plot.scroll_into_view_if_needed()
+        plot.locator("canvas").wait_for()
+        shown, drawn = plot.evaluate("plot => [plot.querySelector('canvas').getBoundingClientRect().width, plot.querySelector('canvas').width / devicePixelRatio]")
+        assert shown >= drawn  # where it is wider than the page it scrolls, and does not shrink
     assert browser_page.locator("section.op:visible").count() == 0
     browser_page.evaluate("location.hash = '#op-tanh'")
     browser_page.wait_for_selector("#op-tanh [data-spec=errors-tanh] canvas")

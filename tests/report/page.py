@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 import sympy
 import vl_convert
+from latex2mathml import converter
 from markupsafe import Markup
-from sympy.printing.mathml import mathml
 
 from reference.catalogue import FAMILIES, OPS
 from reference.format import FORMATS
@@ -102,7 +102,7 @@ def typeset(expression: sympy.Expr) -> Markup:
     """Write a formula in MathML, which browsers typeset by themselves."""
     if sympy.count_ops(expression) > LONGEST:
         return Markup("a formula of {} operations").format(sympy.count_ops(expression))
-    return Markup("<math>{}</math>").format(Markup(mathml(expression, printer="presentation")))  # noqa: S704 - sympy escapes what it prints
+    return Markup(converter.convert(sympy.latex(expression)))  # noqa: S704 - it escapes what it writes
 
 
 def formulas(op: Op) -> list[tuple[str, Markup]]:
