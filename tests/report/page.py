@@ -23,6 +23,7 @@ from tests.report.sweep import spots
 from tests.speed.table import duration
 from tests.subject import deviation
 from tests.subject.comparison import UNSUPPORTED, VERDICTS
+from tests.subject.device import passing, probed
 from tests.subject.explanation import explained
 from tests.subject.findings import right_bits, shown
 from tests.subject.mode import MODES
@@ -153,8 +154,8 @@ def _by_op(records: Sequence[Record]) -> dict[str, list[tuple[Record, list[str]]
 def page(records: Sequence[Record], figures: Sequence[Figure] = (), progress: Callable[[str], None] = lambda _: None) -> str:
     """Write records, and a benchmark where there is one, as one HTML page that needs nothing else."""
     devices = list(dict.fromkeys(r.device for r in records))
-    here = {device.split(":")[0] for device in devices}
-    known = [d for d in deviation.read(deviation.FILE, OPS) if d.device in here & {"cpu"}]
+    here = [device for device in devices if device in passing(probed())]
+    known = [d for d in deviation.read(deviation.FILE, OPS) if d.device in {device.split(":")[0] for device in here}]
     tables = _by_op(records)
     progress("findings")
     found = findings([d for d in known if d.op in tables])
@@ -164,7 +165,8 @@ def page(records: Sequence[Record], figures: Sequence[Figure] = (), progress: Ca
     for name in tables:
         if name in OPS and OPS[name].elementwise:
             progress(f"error of {name} along its input line")
-            if points := spots(OPS[name], known):
+            asked = dict.fromkeys((r.dtype, r.device) for r in records if r.op == name and r.device in here)
+            if points := [spot for dtype, device in asked for spot in spots(OPS[name], FORMATS[dtype], device, known)]:
                 specs[f"errors-{name}"] = plots.errors(OPS[name], points)
     specs |= dict(_speeds(figures))
     states = [state(r) for r in records]

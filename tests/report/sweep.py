@@ -9,7 +9,6 @@ import numpy as np
 
 from reference.case import Case
 from reference.convention import places
-from reference.format import FORMATS
 from reference.oracle import UncertifiedError, answer
 from reference.tree import single
 from tests.subject import binding
@@ -32,13 +31,14 @@ ELSEWHERE = 0.75
 CEILING = 1e9
 """The most ulps that are drawn; what is not finite is drawn there too."""
 
-MODE, DEVICE = "backward", "cpu"
+MODE = "backward"
 
 
 @dataclass(frozen=True)
 class Spot:
     """One input of an op, and what was found there."""
 
+    device: str
     dtype: str
     x: float
     ulp: float
@@ -63,31 +63,28 @@ def inputs(op: Op, form: Format) -> Floats:
     return np.unique([value for value in rounded.tolist() if value in edges or interval.encloses(value, value)])
 
 
-def spots(op: Op, known: Sequence[Deviation]) -> list[Spot]:
-    """Judge the gradient of an elementwise op by its first input along the line, in every format that torch has it in."""
-    return [spot for form in FORMATS.values() for spot in _of_format(op, form, [d for d in known if d.concerns(op.name, form.name, MODE, DEVICE)])]
-
-
-def _of_format(op: Op, form: Format, known: Sequence[Deviation]) -> Iterator[Spot]:
+def spots(op: Op, form: Format, device: str, known: Sequence[Deviation]) -> Iterator[Spot]:
+    """Judge the gradient of an elementwise op by its first input along the line; nothing where torch does not have it."""
+    concerned = [d for d in known if d.concerns(op.name, form.name, MODE, device)]
     line = inputs(op, form)
     others = [np.full(line.shape, _inside(op, name)) for name in op.inputs[1:]]
     case = Case(single(op), form, tuple(form.values(form.ordinals(column)) for column in (line, *others)), np.ones(line.shape))
     try:
-        judgement = judged(case, MODES[MODE], DEVICE)
+        judgement = judged(case, MODES[MODE], device)
         reach = answer(case).reach[0]
     except (UnsupportedError, UncertifiedError):
         return
-    gradient = MODES[MODE].gradients(case, DEVICE)[0]
+    gradient = MODES[MODE].gradients(case, device)[0]
     assert gradient is not None
     got = binding.read(gradient)
-    missed = {miss.point[op.inputs[0]]: "known" if any(d.covers(miss) for d in known) else "new" for miss in judgement.misses if miss.wrt == op.inputs[0]}
+    missed = {miss.point[op.inputs[0]]: "known" if any(d.covers(miss) for d in concerned) else "new" for miss in judgement.misses if miss.wrt == op.inputs[0]}
     with np.errstate(invalid="ignore", over="ignore"):
         ulp = form.ulp(reach.centre)
         same = (got == reach.centre) | (np.isfinite(got) & np.isfinite(reach.centre) & (got - reach.centre - reach.rest == 0))
         distance = np.where(same, 0.0, np.abs(got - reach.centre - reach.rest) / ulp)
         allowed = (reach.radius + np.abs(reach.offset)) / ulp
     for x, off, may in zip(line.tolist(), distance.tolist(), allowed.tolist(), strict=True):
-        yield Spot(form.name, x, _drawn(off), _drawn(may), missed.get(x, "agrees"))
+        yield Spot(device, form.name, x, _drawn(off), _drawn(may), missed.get(x, "agrees"))
 
 
 def _drawn(ulps: float) -> float:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import importlib
 import json
 import os
 import subprocess
@@ -22,7 +21,7 @@ import torch
 from tests.speed.floor import floor
 from tests.speed.formula import NoFloorError
 from tests.speed.work import Graph, counted, gated
-from tests.subject.device import waiting
+from tests.subject.device import add_plugins, load, waiting
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -122,17 +121,6 @@ def count(works: Sequence[Work], plant: float) -> None:
         torch._C._valgrind_toggle_and_dump_stats()  # noqa: SLF001 - as above
 
 
-def add_plugins(parser: argparse.ArgumentParser) -> None:
-    """Add pytest's option for a package that has to be imported."""
-    parser.add_argument("-p", dest="plugins", action="append", default=[], metavar="PACKAGE", help="a package that registers the device, to be imported first")
-
-
-def load(plugins: Sequence[str]) -> None:
-    """Import packages; raises ImportError."""
-    for plugin in plugins:
-        importlib.import_module(plugin)
-
-
 def main() -> None:
     """Do what the command line says."""
     parser = argparse.ArgumentParser(description="Run backwards, for a comparison.")
@@ -142,7 +130,7 @@ def main() -> None:
     parser.add_argument("--plant", type=float, default=0.0, metavar="SHARE", help="by how much to slow each backward down")
     add_plugins(parser)
     options = parser.parse_args()
-    load(options.plugins)
+    load(parser, options.plugins)
     torch.set_num_threads(1)
     gc.disable()
     makers = gated() if options.measure == "time" else counted()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from argparse import ArgumentParser
+    from collections.abc import Callable, Mapping, Sequence
 
 
 def _candidates() -> list[str]:
@@ -49,6 +51,20 @@ def probed() -> dict[str, str | None]:
 def passing(probes: Mapping[str, str | None]) -> list[str]:
     """Return the names of the devices that were not refused."""
     return [name for name, refusal in probes.items() if refusal is None]
+
+
+def add_plugins(parser: ArgumentParser) -> None:
+    """Add pytest's option for a package that has to be imported."""
+    parser.add_argument("-p", dest="plugins", action="append", default=[], metavar="PACKAGE", help="a package that registers a device, to be imported first")
+
+
+def load(parser: ArgumentParser, plugins: Sequence[str]) -> None:
+    """Import packages; one that is not there is a usage error."""
+    for plugin in plugins:
+        try:
+            importlib.import_module(plugin)
+        except ImportError as error:
+            parser.error(f"-p {plugin}: {error}; accepted: a package of this environment that registers a device")
 
 
 def waiting(run: Callable[[], Any], device: str) -> Callable[[], Any]:
