@@ -17,7 +17,7 @@ from reference.case import Case
 from reference.catalogue import OPS
 from reference.format import FORMATS
 from reference.op import Op, x
-from tests.speed import gate, interleaved, table, worker
+from tests.speed import gate, instructions, interleaved, noise, table, worker
 from tests.speed.floor import floor
 from tests.speed.formula import NoFloorError, back_over_op
 from tests.speed.instructions import total
@@ -280,3 +280,18 @@ def test_baseline_of_other_machines_is_a_usage_error(tmp_path: Path) -> None:
     assert refused.returncode == 2
     assert "only of z80 Python 3.11" in refused.stderr
 
+
+
+@pytest.mark.parametrize(("measure", "planted", "said"), [
+    ("time", 0.0, "1 of 2 comparisons closed the gate; 1 of 34 works were worse"),
+    ("instructions", 0.0, "0 of 6 comparisons closed the gate; 0 of 744 works were worse"),
+    ("instructions", 0.03, "4 of 4 comparisons closed the gate; 496 of 496 works were worse"),
+])  # fmt: skip
+def test_noise_is_counted(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], measure: str, planted: float, said: str) -> None:
+    """A false alarm is counted as one, each count is compared with each, and what is planted is found."""
+    alarms = iter([1.2, 1.0])
+    monkeypatch.setattr(interleaved, "compared", lambda _, __, names: {name: ratio(1, 0.9, 1.1) for name in names} | {"exp": ratio(*[next(alarms)] * 3)})
+    monkeypatch.setattr(instructions, "counts", lambda sides, names, _: {side: dict.fromkeys(names, 1000 * (1 + of.plant)) for side, of in sides.items()})
+    monkeypatch.setattr(sys, "argv", ["noise", measure, "2" if measure == "time" else "4", "--plant", str(planted)])
+    noise.main()
+    assert capsys.readouterr().out.splitlines()[-1] == said
