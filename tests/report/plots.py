@@ -90,7 +90,7 @@ def errors(op: Op, spots: Sequence[Spot]) -> Spec:
     formats = tuple(name for name in FORMATS if any(spot.dtype == name for spot in spots))
     devices = tuple(dict.fromkeys(spot.device for spot in spots))
     kinks = [float(place[0]) for place in places(op)] if len(op.inputs) == 1 else []
-    table = _csv([{"dtype": s.dtype, "on": s.device, "x": float(f"{s.x:.9g}"), "ulp": s.ulp, "allowed": s.allowed, "state": s.state} for s in spots])
+    table = _csv([{"dtype": formats.index(s.dtype), "on": devices.index(s.device), "x": f"{s.x:.8g}", "ulp": f"{s.ulp:g}", "allowed": f"{s.allowed:g}", "state": s.state} for s in spots])
     return _errors(op.inputs[0], formats, devices) | {"datasets": {"spots": table, "kinks": [{"kink": kink} for kink in kinks]}}
 
 
@@ -100,10 +100,10 @@ def _errors(variable: str, formats: tuple[str, ...], devices: tuple[str, ...]) -
     first = "float32" if "float32" in formats else formats[0]
     dtype = alt.param(name="chosen_dtype", value=first, bind=alt.binding_radio(options=formats, name="dtype "))
     device = alt.param(name="chosen_device", value=devices[0], bind=alt.binding_radio(options=devices, name="device "))
-    data = alt.NamedData(name="spots", format=alt.CsvDataFormat(type="csv", parse=dict.fromkeys(("x", "ulp", "allowed"), "number")))
+    data = alt.NamedData(name="spots", format=alt.CsvDataFormat(type="csv", parse=dict.fromkeys(("dtype", "on", "x", "ulp", "allowed"), "number")))
     x = alt.X("x:Q", title=f"{variable}, as powers of ten on both sides of 0", scale=alt.Scale(type="symlog", constant=1e-6), axis=alt.Axis(values=[s * 10.0**p for p in (-4, -2, 0, 2, 4) for s in (-1, 1)] + [0], format="~g", labelOverlap=True))
     y = alt.Y("ulp:Q", title="error in ulp", scale=alt.Scale(type="symlog", constant=1, domainMin=0, domainMax=CEILING, clamp=True), axis=alt.Axis(values=[0, 1, 10, 100, 1e3, 1e6, 1e9], labelExpr="datum.value < 1000 ? datum.value : '1e' + round(log(datum.value) / LN10)"))
-    base = alt.Chart(data).transform_filter("datum.dtype == chosen_dtype && datum.on == chosen_device").encode(x=x)
+    base = alt.Chart(data).transform_filter(f"datum.dtype == indexof({list(formats)!r}, chosen_dtype) && datum.on == indexof({list(devices)!r}, chosen_device)").encode(x=x)
     band = base.mark_area(color=BLUE, opacity=0.15, interpolate="step").encode(y=alt.Y("allowed:Q", scale=alt.Scale(type="symlog", constant=1)))
     marks = base.mark_point(filled=True, size=28).encode(y=y, color=_colour(None), tooltip=[alt.Tooltip("x:Q", title=variable, format=".9g"), alt.Tooltip("ulp:Q", title="error in ulp"), alt.Tooltip("allowed:Q", title="rounding explains, in ulp"), "state:N"])
     kinks = alt.Chart(alt.NamedData(name="kinks")).mark_rule(strokeDash=[4, 3], color=GREY).encode(x="kink:Q", tooltip=[alt.Tooltip("kink:Q", title="kink or edge")])
