@@ -7,6 +7,7 @@ saved, and does the least that the mathematics asks for, one call of torch after
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -92,20 +93,19 @@ class Steps:
         def run() -> list[torch.Tensor]:
             adjoints = {root: cotangent}
             for targets, sources, back in steps:
-                for source, gradient in zip(sources, back(*(adjoints[target] for target in targets)), strict=True):
+                for source, gradient in zip(sources, back(*[adjoints[target] for target in targets]), strict=True):
                     adjoints[source] = adjoints[source] + gradient if source in adjoints else gradient
             return [adjoints[leaf] for leaf in leaves]
 
         return run
 
     def _pulled(self, output: torch.Tensor, sources: Sequence[Value], pull: Written, known: Sequence[torch.Tensor]) -> Value:
-        wide = [gradient.shape for gradient in pull(*known, torch.ones_like(output))]
-        narrowed = any(source.tensor.shape != shape for source, shape in zip(sources, wide, strict=True))
+        def narrowed(cotangent: torch.Tensor) -> list[torch.Tensor]:
+            return [gradient.sum_to_size(source.tensor.shape) for gradient, source in zip(pull(*known, cotangent), sources, strict=True)]
 
-        def back(cotangent: torch.Tensor) -> list[torch.Tensor]:
-            gradients = pull(*known, cotangent)
-            return [gradient.sum_to_size(source.tensor.shape) for gradient, source in zip(gradients, sources, strict=True)] if narrowed else gradients
-
+        wide = pull(*known, torch.ones_like(output))
+        is_narrow = any(source.tensor.shape != gradient.shape for source, gradient in zip(sources, wide, strict=True))
+        back = narrowed if is_narrow else partial(pull, *known)
         read = sum(share * tensor.nbytes for share, tensor in zip(pull.reads, (*known, output), strict=True))
         return self._added([output], sources, back, round(read))[0]
 

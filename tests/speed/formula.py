@@ -113,6 +113,8 @@ class Written:
 
     def __call__(self, *tensors: torch.Tensor) -> list[torch.Tensor]:
         """Return the results, in the shape of the batch of the last tensor where they are constants."""
+        if not any(self.dimensions):
+            return [result if isinstance(result, torch.Tensor) else _tensor(result, tensors[-1]) for result in self.function(*tensors)]
         elements = [element for tensor, count in zip(tensors, self.dimensions, strict=True) for element in _elements(tensor, count)]
         found = iter(self.function(*elements))
         return [_whole([_tensor(next(found), elements[-1]) for _ in range(math.prod(shape))], shape) for shape in self.shapes]
