@@ -181,7 +181,7 @@ def _is_chosen(item: pytest.Item, choice: Choice) -> bool:
         fits = isinstance(op, Op) and (item.get_closest_marker("kernels") is None or (op.elementwise and first and bool(choice.profile.sizes)))
         return fits and (listed is None or _is_enumerated(op, params["form"], choice, **listed.kwargs))
     if isinstance(params.get("op"), Op):
-        return True
+        return not choice.narrowed or params["op"].name in choice.ops
     if "pool" in params:
         return choice.trees
     if isinstance(params.get("deviation"), Deviation):

@@ -123,21 +123,23 @@ def test_forgotten_kinks_are_found() -> None:
     assert not places(careless)
 
 
-INFINITE = [(op, place) for op in OPS.values() for place in infinite_places(op)]
+WITHOUT_LIMITS = {"sin", "cos", "tan", "asin", "acos", "atanh", "frac", "erfinv", "ndtri", "logit", "logit_clamped", "fmod", "remainder", "rmod", "binary_cross_entropy"}
+"""The ops that oscillate at infinity, or whose domain ends before."""
 
 
-@pytest.mark.parametrize(("op", "place"), INFINITE, ids=lambda value: value.name if isinstance(value, Op) else ",".join(map(str, value)))
-def test_gradients_approach_their_limits_at_infinity(op: Op, place: tuple[Fraction | float, ...]) -> None:
+@pytest.mark.parametrize("op", [op for op in OPS.values() if op.elementwise], ids=lambda op: op.name)
+def test_gradients_approach_their_limits_at_infinity(op: Op) -> None:
     """On the way to an infinite input flint's enclosure of the gradient comes near the limit: far out, or as far as it has one."""
     ctx.prec = 300
-    limits = rule(op, place)
+    found = infinite_places(op)
+    assert bool(found) is (op.name not in WITHOUT_LIMITS)
+    for place in found:
+        assert any(_is_near(op, place, distance) for distance in (8, 30, 100))
 
-    def is_near(distance: int) -> bool:
-        far = [arb(2) ** distance * int(math.copysign(1, c)) if isinstance(c, float) else arb(2) for c in place]
-        found = gradient_program(single(op))(*far, arb(1))
-        return all(_approaches(ball, limit) for ball, limit in zip(found, limits, strict=True))
 
-    assert is_near(8) or is_near(30) or is_near(100)
+def _is_near(op: Op, place: tuple[Fraction | float, ...], distance: int) -> bool:
+    far = [arb(2) ** distance * int(math.copysign(1, c)) if isinstance(c, float) else arb(2) for c in place]
+    return all(_approaches(ball, limit) for ball, limit in zip(gradient_program(single(op))(*far, arb(1)), rule(op, place), strict=True))
 
 
 def _approaches(ball: arb, limit: sympy.Expr) -> bool:
