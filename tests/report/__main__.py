@@ -10,7 +10,7 @@ from rich.console import Console
 from tests.report.page import page
 from tests.speed import table
 from tests.subject import record
-from tests.subject.device import add_plugins, load
+from tests.subject.device import parsed
 
 
 def main() -> None:
@@ -19,9 +19,7 @@ def main() -> None:
     parser.add_argument("records", type=Path, help="the file that pytest --records wrote")
     parser.add_argument("report", type=Path, help="the page to write")
     parser.add_argument("--bench", type=Path, metavar="FILE", help="what pytest --benchmark-json wrote; left out where it is not there")
-    add_plugins(parser)
-    options = parser.parse_args()
-    load(parser, options.plugins)
+    options = parsed(parser)
     with Console(stderr=True).status("reading records") as status:
         try:
             figures = table.read(options.bench) if options.bench and options.bench.exists() else []

@@ -103,7 +103,7 @@ def typeset(expression: sympy.Expr) -> Markup:
     """Write a formula in MathML, which browsers typeset by themselves."""
     if sympy.count_ops(expression) > LONGEST:
         return Markup("a formula of {} operations").format(sympy.count_ops(expression))
-    return Markup(converter.convert(sympy.latex(expression)))  # noqa: S704 - it escapes what it writes
+    return Markup(converter.convert(sympy.latex(expression)))  # noqa: S704 - ElementTree writes it, and escapes
 
 
 def formulas(op: Op) -> list[tuple[str, Markup]]:
@@ -162,10 +162,10 @@ def page(records: Sequence[Record], figures: Sequence[Figure] = (), progress: Ca
     specs: dict[str, plots.Spec] = {"neuron": plots.chain(edges())}
     if records:
         specs["matrix"] = plots.matrix(cells(records), devices, [mode for mode in MODES if any(r.mode == mode for r in records)])
-    for name in tables:
+    for name, rows in tables.items():
         if name in OPS and OPS[name].elementwise:
             progress(f"error of {name} along its input line")
-            asked = dict.fromkeys((r.dtype, r.device) for r in records if r.op == name and r.device in here)
+            asked = dict.fromkeys((r.dtype, r.device) for r, _ in rows if r.device in here)
             if points := [spot for dtype, device in asked for spot in spots(OPS[name], FORMATS[dtype], device, known)]:
                 specs[f"errors-{name}"] = plots.errors(OPS[name], points)
     specs |= dict(_speeds(figures))

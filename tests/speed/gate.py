@@ -24,7 +24,7 @@ from tests.speed.instructions import ValgrindError
 from tests.speed.work import counted, gated
 from tests.speed.worker import Side
 from tests.subject import outcome
-from tests.subject.device import add_plugins, load, passing, probed
+from tests.subject.device import parsed, passing, probed
 from tests.subject.outcome import Change, Outcome
 
 if TYPE_CHECKING:
@@ -126,10 +126,8 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", metavar="D", help="where backwards are timed; instructions are counted on the CPU alone")
     parser.add_argument("--plant", type=float, default=0.0, metavar="SHARE", help="slow every backward of this build down by that share: what the gate would say")
     parser.add_argument("--baseline", type=Path, default=BASELINE, metavar="FILE", help="what is compared with, without --against")
-    add_plugins(parser)
     outcome.add_options(parser)
-    options = parser.parse_args()
-    load(parser, options.plugins)
+    options = parsed(parser)
     works = {"instructions": list(counted()), "time": list(gated())}
     unknown = set(options.names) - {name for names in works.values() for name in names}
     if unknown:

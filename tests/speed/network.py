@@ -82,6 +82,7 @@ def _attention(steps: Steps, x: Value, *parameters: Value) -> Value:
     fed = _linear(steps, steps.op(OPS["relu"], _linear(steps, attended, *first)), *second)
     return _sequences(steps, _normalised(steps, steps.op(OPS["add"], attended, fed), *after))
 
+
 NETWORKS = {
     "MLP": Network(lambda: torch.nn.Sequential(torch.nn.Linear(WIDTH, HIDDEN), torch.nn.GELU(), torch.nn.Linear(HIDDEN, WIDTH)), _perceptron),
     "attention block": Network(lambda: torch.nn.TransformerEncoderLayer(WIDTH, HEADS, HIDDEN, dropout=0.0, batch_first=True), _attention),

@@ -21,7 +21,7 @@ import torch
 from tests.speed.floor import floor
 from tests.speed.formula import NoFloorError
 from tests.speed.work import Graph, counted, gated
-from tests.subject.device import add_plugins, load, waiting
+from tests.subject.device import parsed, waiting
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -128,9 +128,7 @@ def main() -> None:
     parser.add_argument("names", nargs="+", metavar="NAME", help="the works")
     parser.add_argument("--device", default="cpu", metavar="D", help="where they are timed")
     parser.add_argument("--plant", type=float, default=0.0, metavar="SHARE", help="by how much to slow each backward down")
-    add_plugins(parser)
-    options = parser.parse_args()
-    load(parser, options.plugins)
+    options = parsed(parser)
     torch.set_num_threads(1)
     gc.disable()
     makers = gated() if options.measure == "time" else counted()

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 if TYPE_CHECKING:
-    from argparse import ArgumentParser
-    from collections.abc import Callable, Mapping, Sequence
+    from argparse import ArgumentParser, Namespace
+    from collections.abc import Callable, Mapping
 
 
 def _candidates() -> list[str]:
@@ -53,18 +53,16 @@ def passing(probes: Mapping[str, str | None]) -> list[str]:
     return [name for name, refusal in probes.items() if refusal is None]
 
 
-def add_plugins(parser: ArgumentParser) -> None:
-    """Add pytest's option for a package that has to be imported."""
+def parsed(parser: ArgumentParser) -> Namespace:
+    """Read the command line with pytest's option -p, and import what it names; what is not there is a usage error."""
     parser.add_argument("-p", dest="plugins", action="append", default=[], metavar="PACKAGE", help="a package that registers a device, to be imported first")
-
-
-def load(parser: ArgumentParser, plugins: Sequence[str]) -> None:
-    """Import packages; one that is not there is a usage error."""
-    for plugin in plugins:
+    options = parser.parse_args()
+    for plugin in options.plugins:
         try:
             importlib.import_module(plugin)
         except ImportError as error:
             parser.error(f"-p {plugin}: {error}; accepted: a package of this environment that registers a device")
+    return options
 
 
 def waiting(run: Callable[[], Any], device: str) -> Callable[[], Any]:
