@@ -15,20 +15,20 @@ from hypothesis import HealthCheck, Phase, settings
 from reference.convention import clause, infinite_places, places
 from reference.format import FORMATS
 from reference.op import Op
-from tests.subject import table
-from tests.subject.assay import Assay
-from tests.subject.choice import PROFILES, TREE, ChoiceError, chosen
-from tests.subject.deviation import Deviation
+from tests.runs import table
 from tests.subject.device import exact, passing
-from tests.subject.record import Record, Writer
+from tests.verdict.assay import Assay
+from tests.verdict.choice import PROFILES, TREE, ChoiceError, chosen
+from tests.verdict.deviation import Deviation
+from tests.verdict.record import Record, Writer
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Mapping
 
     from reference.convention import Point
     from reference.format import Format
-    from tests.subject.choice import Choice
     from tests.subject.mode import Mode
+    from tests.verdict.choice import Choice
 
 CHOICE = pytest.StashKey["Choice"]()
 

@@ -28,13 +28,14 @@ from reference.format import FORMATS
 from reference.tree import single
 from strategies import op_cases
 from strategies.points import bounds, hard
-from tests.subject import binding, deviation
-from tests.subject.assay import Assay
-from tests.subject.choice import PROFILES
-from tests.subject.explanation import DisagreementError
+from tests.subject import binding
 from tests.subject.mode import MODES, Mode
 from tests.test_conventions import test_gradient_follows_the_documented_rule as kink_test
 from tests.test_positions import test_gradient_is_within_the_allowance_at_any_position as position_test
+from tests.verdict import deviation
+from tests.verdict.assay import Assay
+from tests.verdict.choice import PROFILES
+from tests.verdict.explanation import DisagreementError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -22,8 +22,8 @@ from reference.catalogue import OPS
 from reference.format import FORMATS
 from reference.tree import single
 from tests.subject import binding
-from tests.subject.comparison import judge
 from tests.subject.mode import MODES
+from tests.verdict.comparison import judge
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -1,6 +1,6 @@
 """Each known deviation still shows: one that does not must go."""
 
-from tests.subject.findings import asked, shown
+from tests.runs.findings import asked, shown
 
 
 def test_pinned_input_shows_it(deviation, showing, catalogue) -> None:

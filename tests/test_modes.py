@@ -10,8 +10,8 @@ from reference.catalogue import OPS
 from reference.format import FORMATS
 from reference.tree import Apply, Leaf, Tree
 from strategies import fixed_cases, reached_cases, tree_cases
-from tests.subject.comparison import judged
 from tests.subject.mode import MODES
+from tests.verdict.comparison import judged
 
 
 @pytest.mark.any_order

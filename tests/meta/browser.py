@@ -49,7 +49,7 @@ def opened(path: Path, width: int) -> Iterator[Page]:
 def main() -> None:
     """Open it at each width, some times over."""
     parser = argparse.ArgumentParser(description="Open a report in Chromium, offline.")
-    parser.add_argument("page", type=Path, help="what tests.report wrote")
+    parser.add_argument("page", type=Path, help="what tests.runs.report wrote")
     parser.add_argument("--screenshots", type=Path, metavar="FOLDER", help="where to put pictures of its parts")
     options = parser.parse_args()
     if not options.page.exists():

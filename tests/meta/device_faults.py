@@ -19,8 +19,8 @@ from reference.format import FORMATS
 from reference.tree import single
 from strategies import fixed_cases
 from tests.meta import pyrite
-from tests.subject.comparison import UnsupportedError, judged
 from tests.subject.mode import MODES
+from tests.verdict.comparison import UnsupportedError, judged
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

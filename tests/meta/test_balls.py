@@ -15,8 +15,8 @@ from reference.op import x
 from reference.oracle import FEWEST, NIL, answer, filtered
 from reference.tree import single
 from strategies.points import everything, hard
-from tests.subject.comparison import UnsupportedError, judged
 from tests.subject.mode import MODES
+from tests.verdict.comparison import UnsupportedError, judged
 
 FUNCTIONS = ("sqrt", "rsqrt", "exp", "log", "sin", "cos", "tan", "sinh", "cosh", "tanh", "erf", "floor", "sgn")
 VALUES = np.concatenate([everything(FORMATS["float16"], OPS["sin"].interval("x")), everything(FORMATS["bfloat16"], OPS["sin"].interval("x"))[::7]])

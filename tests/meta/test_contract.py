@@ -10,9 +10,10 @@ import pytest
 
 from reference.catalogue import OPS
 from reference.format import FORMATS
-from tests.subject import atlas, record
-from tests.subject.choice import PROFILES, TREE, ChoiceError, chosen
+from tests.runs import atlas
 from tests.subject.mode import MODES
+from tests.verdict import record
+from tests.verdict.choice import PROFILES, TREE, ChoiceError, chosen
 
 ROOT = Path(__file__).parents[2]
 
@@ -149,7 +150,7 @@ def test_atlas_has_the_worst_of_each(tmp_path: Path) -> None:
 
 def written(records: Path, path: Path) -> str:
     """Run the command that writes the atlas, and return what it wrote."""
-    subprocess.run([sys.executable, "-m", "tests.subject.atlas", str(records), str(path)], cwd=ROOT, check=True)
+    subprocess.run([sys.executable, "-m", "tests.runs.atlas", str(records), str(path)], cwd=ROOT, check=True)
     return path.read_text()
 
 

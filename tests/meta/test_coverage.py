@@ -14,8 +14,8 @@ from reference.case import Case
 from reference.catalogue import OPS
 from reference.format import FORMATS
 from reference.tree import single
+from tests.runs.coverage import REASONS, coverage
 from tests.subject import binding
-from tests.subject.coverage import REASONS, coverage
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -14,7 +14,7 @@ import pytest
 from reference.catalogue import OPS
 from tests.meta import pyrite
 from tests.meta.device_faults import ASKED, FAULTS, LIES
-from tests.subject import record
+from tests.verdict import record
 
 ROOT = Path(__file__).parents[2]
 FLAT = {name for name, op in OPS.items() if op.elementwise and not any(map(op.formula.diff, op.formula.free_symbols))}

@@ -24,7 +24,7 @@ from reference.oracle import answer, gradient_program
 from reference.tree import rule as local_rule
 from reference.tree import single
 from tests.subject.binding import located, tensor, written
-from tests.subject.explanation import LAYOUTS
+from tests.verdict.explanation import LAYOUTS
 
 STEPS = {op for op in OPS.values() if op.elementwise and all(g[()] == 0 for g in local_rule(op, ((),) * len(op.inputs)).gradients)}
 """The ops that are constant between jumps."""

@@ -12,10 +12,10 @@ from reference.tree import Apply, Leaf, Tree, single
 from strategies import op_cases
 from tests.meta.faults import FAKES, FAULTS, Fault, each
 from tests.meta.test_entries import STEPS
-from tests.subject import deviation
-from tests.subject.assay import Assay, ComparedNothingError
-from tests.subject.explanation import DisagreementError
 from tests.subject.mode import MODES
+from tests.verdict import deviation
+from tests.verdict.assay import Assay, ComparedNothingError
+from tests.verdict.explanation import DisagreementError
 
 KNOWN = deviation.read(deviation.FILE, OPS)
 

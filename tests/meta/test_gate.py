@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.subject import atlas
-from tests.subject.gate import changes, read
-from tests.subject.outcome import Outcome
-from tests.subject.record import Record
+from tests.runs import atlas
+from tests.runs.gate import changes, read
+from tests.runs.outcome import Outcome
+from tests.verdict.record import Record
 
 if TYPE_CHECKING:
-    from tests.subject.gate import Row
+    from tests.runs.gate import Row
 
 ROOT = Path(__file__).parents[2]
 KEY = ("sin", "float32", "cpu")
@@ -71,7 +71,7 @@ def made(path: Path, verdict: str = "agrees") -> Path:
 
 def gate(*arguments: object) -> subprocess.CompletedProcess[str]:
     """Run the command."""
-    return subprocess.run([sys.executable, "-m", "tests.subject.gate", *map(str, arguments)], cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False)
+    return subprocess.run([sys.executable, "-m", "tests.runs.gate", *map(str, arguments)], cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False)
 
 
 def test_command_says_it_by_its_status(tmp_path: Path) -> None:

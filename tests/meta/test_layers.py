@@ -1,4 +1,4 @@
-"""Imports go one way: tests know the strategies, which know the reference, which knows neither torch nor them."""
+"""Imports go one way: from tests to strategies to the reference, and in tests from runs to verdicts to the subject."""
 
 import ast
 from pathlib import Path
@@ -9,16 +9,20 @@ ROOT = Path(__file__).parents[2]
 UPWARDS = {
     "reference": {"strategies", "tests", "conftest", "torch", "hypothesis", "pytest"},
     "strategies": {"tests", "conftest", "torch", "pytest"},
-    "tests/subject": {"strategies", "conftest", "hypothesis"},
+    "tests/subject": {"strategies", "conftest", "hypothesis", "tests.verdict", "tests.runs"},
+    "tests/verdict": {"strategies", "conftest", "hypothesis", "tests.runs"},
+    "tests/runs": {"conftest", "tests.meta"},
 }
 """What each room must not import."""
 
 
 def imported(path: Path) -> set[str]:
-    """Return the packages that a module imports, anywhere in it."""
+    """Return what a module imports, anywhere in it, and the packages that hold that."""
     nodes = list(ast.walk(ast.parse(path.read_text())))
     plain = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
-    return {name.split(".")[0] for name in plain | {n.module for n in nodes if isinstance(n, ast.ImportFrom) and n.module}}
+    members = [node for node in nodes if isinstance(node, ast.ImportFrom)]
+    parts = [name.split(".") for name in plain | {f"{node.module}.{a.name}" for node in members for a in node.names}]
+    return {".".join(part[:length]) for part in parts for length in range(1, len(part) + 1)}
 
 
 @pytest.mark.parametrize("room", UPWARDS)

@@ -18,9 +18,9 @@ from reference.format import FORMATS
 from reference.tree import single
 from strategies import fixed_cases
 from tests.subject import binding
-from tests.subject.comparison import judged
-from tests.subject.explanation import snippet
 from tests.subject.mode import MODES
+from tests.verdict.comparison import judged
+from tests.verdict.explanation import snippet
 
 if TYPE_CHECKING:
     from tests.subject.mode import Mode

@@ -24,9 +24,9 @@ from reference.second import second_program
 from reference.tree import Apply, Leaf, Tree, single
 from strategies import fixed_cases, op_cases, tree_cases
 from tests.meta.test_oracle import reduced, shared
-from tests.subject.comparison import judged, overflows
-from tests.subject.explanation import explained
 from tests.subject.mode import MODES
+from tests.verdict.comparison import judged, overflows
+from tests.verdict.explanation import explained
 
 if TYPE_CHECKING:
     from reference.oracle import Answer

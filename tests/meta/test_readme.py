@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.subject.choice import PROFILES, chosen
+from tests.verdict.choice import PROFILES, chosen
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.meta import browser
-from tests.report.page import cells, page
-from tests.speed.table import Figure
-from tests.subject.record import Record, Writer, read
+from tests.runs.report.page import cells, page
+from tests.runs.speed.table import Figure
+from tests.verdict.record import Record, Writer, read
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -17,16 +17,16 @@ from reference.case import Case
 from reference.catalogue import OPS
 from reference.format import FORMATS
 from reference.op import Op, x
-from tests.speed import gate, instructions, interleaved, noise, table, worker
-from tests.speed.floor import floor
-from tests.speed.formula import NoFloorError, back_over_op
-from tests.speed.instructions import total
-from tests.speed.interleaved import Ratio, judged
-from tests.speed.network import NETWORKS
-from tests.speed.table import Figure
-from tests.speed.work import KINDS, Graph, Work, chain, counted, fan_out, gated, neuron, of_network, of_op
+from tests.runs.speed import gate, instructions, interleaved, noise, table, worker
+from tests.runs.speed.floor import floor
+from tests.runs.speed.formula import NoFloorError, back_over_op
+from tests.runs.speed.instructions import total
+from tests.runs.speed.interleaved import Ratio, judged
+from tests.runs.speed.network import NETWORKS
+from tests.runs.speed.table import Figure
+from tests.runs.speed.work import KINDS, Graph, Work, chain, counted, fan_out, gated, neuron, of_network, of_op
 from tests.subject import binding
-from tests.subject.comparison import Judgement, judge_values
+from tests.verdict.comparison import Judgement, judge_values
 
 OF_GAMMA = {"lgamma", "digamma"}
 """The ops in whose derivatives there is a function that torch is known to get wrong."""
@@ -230,7 +230,7 @@ def test_works_are_named() -> None:
 
 def run_gate(*arguments: object) -> subprocess.CompletedProcess[str]:
     """Run the command."""
-    return subprocess.run([sys.executable, "-m", "tests.speed.gate", *map(str, arguments)], cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False)
+    return subprocess.run([sys.executable, "-m", "tests.runs.speed.gate", *map(str, arguments)], cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False)
 
 
 def test_gate_by_time_against_a_planted_slowdown(tmp_path: Path) -> None:

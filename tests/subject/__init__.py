@@ -1,1 +1,1 @@
-"""The only door to torch: devices, modes, binding, comparison, deviations and records."""
+"""The only door to torch: devices, modes and binding."""

@@ -34,7 +34,7 @@ class Mode:
     """Differentiate a case on a device; the second argument names the device."""
 
     snippet: str
-    """The same in plain torch, for people to paste: prints the gradient by the input ``{wrt}``. See `tests.subject.explanation.snippet` for what else it may name."""
+    """The same in plain torch, for people to paste: prints the gradient by the input ``{wrt}``. See `tests.verdict.explanation.snippet` for what else it may name."""
 
     asks: Callable[[Case], Case] = as_it_is
     """Put a case in the form that the mode can ask for: forward-mode has no sums over inputs that were broadcast."""

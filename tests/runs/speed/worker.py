@@ -1,4 +1,4 @@
-"""One side of a comparison: ``python -m tests.speed.worker time|count NAME ...``.
+"""One side of a comparison: ``python -m tests.runs.speed.worker time|count NAME ...``.
 
 Reads the works to be run from its arguments, as `gated` and `counted` name them. ``time`` answers one line of
 JSON for each line that asks for the time of a work; ``count`` is run under valgrind, and leaves a file for each work.
@@ -18,15 +18,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from tests.speed.floor import floor
-from tests.speed.formula import NoFloorError
-from tests.speed.work import Graph, counted, gated
+from tests.runs.speed.floor import floor
+from tests.runs.speed.formula import NoFloorError
+from tests.runs.speed.work import Graph, counted, gated
 from tests.subject.device import parsed, waiting
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from tests.speed.work import Work
+    from tests.runs.speed.work import Work
 
 CALLS = 100
 """How often a backward runs while its instructions are counted."""
@@ -75,7 +75,7 @@ class Side:
 
     def command(self, measure: str, names: Sequence[str]) -> list[str]:
         """Return what starts it, to measure these works."""
-        return [self.python, "-m", "tests.speed.worker", measure, *names, "--device", self.device, "--plant", str(self.plant), *(f"-p{plugin}" for plugin in self.plugins)]
+        return [self.python, "-m", "tests.runs.speed.worker", measure, *names, "--device", self.device, "--plant", str(self.plant), *(f"-p{plugin}" for plugin in self.plugins)]
 
 
 def answer(works: Sequence[Work], device: str, plant: float) -> None:

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from tests.subject.comparison import UNSUPPORTED, VERDICTS, Miss, UnsupportedError, judged
-from tests.subject.explanation import DisagreementError
-from tests.subject.forward import is_within_a_step
 from tests.subject.mode import FIRST_ORDER
-from tests.subject.record import Record
+from tests.verdict.comparison import UNSUPPORTED, VERDICTS, Miss, UnsupportedError, judged
+from tests.verdict.explanation import DisagreementError
+from tests.verdict.record import Record
+from tests.verdict.value import is_within_a_step
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from reference.case import Case
     from reference.format import Format
     from reference.op import Op
-    from tests.subject.comparison import Judgement
-    from tests.subject.deviation import Deviation
     from tests.subject.mode import Mode
+    from tests.verdict.comparison import Judgement
+    from tests.verdict.deviation import Deviation
 
 
 class ComparedNothingError(AssertionError):

@@ -1,4 +1,4 @@
-"""How often the gate of speed cries wolf, and what it misses: ``python -m tests.speed.noise time|instructions TIMES [--plant SHARE]``.
+"""How often the gate of speed cries wolf, and what it misses: ``python -m tests.runs.speed.noise time|instructions TIMES [--plant SHARE]``.
 
 Compares this build of torch with itself again and again, one side slowed down where that is asked for.
 """
@@ -11,14 +11,14 @@ from itertools import combinations, product
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from tests.speed import gate, instructions, interleaved
-from tests.speed.work import counted, gated
-from tests.speed.worker import Side
+from tests.runs.speed import gate, instructions, interleaved
+from tests.runs.speed.work import counted, gated
+from tests.runs.speed.worker import Side
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from tests.subject.outcome import Change
+    from tests.runs.outcome import Change
 
     Round = tuple[str, Sequence[Change]]
 

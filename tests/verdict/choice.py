@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING, Any
 from reference.catalogue import OPS
 from reference.format import FORMATS
 from reference.op import InvalidOpError, Op
-from tests.subject import binding, deviation, device
+from tests.subject import binding, device
 from tests.subject.mode import MODES
+from tests.verdict import deviation
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from reference.format import Format
-    from tests.subject.deviation import Deviation
     from tests.subject.mode import Mode
+    from tests.verdict.deviation import Deviation
 
 TREE = "tree"
 """The name that drawn trees go by where ops are named."""

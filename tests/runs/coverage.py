@@ -1,4 +1,4 @@
-"""Which of torch's elementwise ops the catalogue covers: ``python -m tests.subject.coverage``.
+"""Which of torch's elementwise ops the catalogue covers: ``python -m tests.runs.coverage``.
 
 Joins the catalogue to torch's own table of ops, the one that torch's own tests go through.
 """

@@ -1,4 +1,4 @@
-"""What a benchmark found, as tables: ``python -m tests.speed.table BENCH.json``."""
+"""What a benchmark found, as tables: ``python -m tests.runs.speed.table BENCH.json``."""
 
 from __future__ import annotations
 

@@ -5,13 +5,13 @@ import torch
 
 from reference.catalogue import OPS
 from reference.format import FORMATS
-from tests.speed.floor import floor
-from tests.speed.formula import NoFloorError
-from tests.speed.network import NETWORKS
-from tests.speed.work import KINDS, Graph, Work, chain, fan_out, neuron, of_network, of_op
-from tests.speed.worker import timed
-from tests.subject.comparison import refusal
+from tests.runs.speed.floor import floor
+from tests.runs.speed.formula import NoFloorError
+from tests.runs.speed.network import NETWORKS
+from tests.runs.speed.work import KINDS, Graph, Work, chain, fan_out, neuron, of_network, of_op
+from tests.runs.speed.worker import timed
 from tests.subject.device import waiting
+from tests.verdict.comparison import refusal
 
 LARGE = 1_000_000
 """Elements of an op, where its kernel is all that counts."""

@@ -11,7 +11,7 @@ import sympy
 from reference.derivative import slope, symbols
 from reference.tree import rule
 from tests.subject import binding
-from tests.subject.comparison import REPEATS, judged
+from tests.verdict.comparison import REPEATS, judged
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from reference.format import Floats
     from reference.op import Array
     from reference.tree import Apply, Node, Tree
-    from tests.subject.comparison import Miss
     from tests.subject.mode import Mode
+    from tests.verdict.comparison import Miss
 
 LONGEST = 400
 """Characters of a formula that are shown: a derivative of a large tensor op fills pages."""

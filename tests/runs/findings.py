@@ -1,4 +1,4 @@
-"""What the installed torch gets wrong, each with plain torch that shows it: ``python -m tests.subject.findings [OP ...]``."""
+"""What the installed torch gets wrong, each with plain torch that shows it: ``python -m tests.runs.findings [OP ...]``."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ import numpy as np
 from reference.case import Case, twice
 from reference.catalogue import OPS
 from reference.format import FORMATS
-from tests.subject import deviation
-from tests.subject.comparison import REPEATS, judged
-from tests.subject.deviation import trees_of
 from tests.subject.device import passing, probed
-from tests.subject.explanation import explained
 from tests.subject.mode import MODES
+from tests.verdict import deviation
+from tests.verdict.comparison import REPEATS, judged
+from tests.verdict.deviation import trees_of
+from tests.verdict.explanation import explained
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from reference.op import Op
-    from tests.subject.comparison import Miss
-    from tests.subject.deviation import Deviation
     from tests.subject.mode import Mode
+    from tests.verdict.comparison import Miss
+    from tests.verdict.deviation import Deviation
 
 
 def pinned(known: Deviation, op: Op) -> Case:

@@ -10,12 +10,12 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from tests.subject.comparison import UNSUPPORTED, VERDICTS
+from tests.verdict.comparison import UNSUPPORTED, VERDICTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from tests.subject.record import Record
+    from tests.verdict.record import Record
 
 WIDTH = 120
 """Columns of a table that is not printed to a terminal."""

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from tests.speed import formula
-from tests.speed.formula import COTANGENT, LEFT, RIGHT
+from tests.runs.speed import formula
+from tests.runs.speed.formula import COTANGENT, LEFT, RIGHT
 from tests.subject import binding
 
 if TYPE_CHECKING:
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
     from reference.op import Op, Shape
     from reference.tree import Node, Tree
-    from tests.speed.formula import Written
-    from tests.speed.work import Graph, Work
+    from tests.runs.speed.formula import Written
+    from tests.runs.speed.work import Graph, Work
 
     Back = Callable[..., Sequence[torch.Tensor]]
 

@@ -13,7 +13,7 @@ from reference.catalogue import OPS
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.speed.floor import Steps, Value
+    from tests.runs.speed.floor import Steps, Value
 
 WIDTH, HEADS = 64, 4
 """Features, and heads of attention."""

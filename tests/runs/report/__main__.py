@@ -1,4 +1,4 @@
-"""Write the page of a run: ``python -m tests.report RECORDS.jsonl REPORT.html [--bench BENCH.json]``."""
+"""Write the page of a run: ``python -m tests.runs.report RECORDS.jsonl REPORT.html [--bench BENCH.json]``."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tests.report.page import page
-from tests.speed import table
-from tests.subject import record
+from tests.runs.report.page import page
+from tests.runs.speed import table
 from tests.subject.device import parsed
+from tests.verdict import record
 
 
 def main() -> None:

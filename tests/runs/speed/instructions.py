@@ -14,12 +14,12 @@ from tempfile import TemporaryDirectory
 from time import sleep
 from typing import TYPE_CHECKING
 
-from tests.speed.worker import CALLS
+from tests.runs.speed.worker import CALLS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from tests.speed.worker import Side
+    from tests.runs.speed.worker import Side
 
 NOT_COUNTED = ("python", "libpython", "libc.so", "ld-linux", "_")
 """How the files of the interpreter, its modules, the allocator and the loader begin."""

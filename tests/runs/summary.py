@@ -1,4 +1,4 @@
-"""What runs found, side by side: ``python -m tests.subject.summary RECORDS.jsonl [MORE.jsonl ...]``.
+"""What runs found, side by side: ``python -m tests.runs.summary RECORDS.jsonl [MORE.jsonl ...]``.
 
 How much was asked in each mode, on each device; what torch cannot be asked, in its own words; and
 where devices differ, each judged against the truth, so that one sees which is wrong.
@@ -17,14 +17,14 @@ from rich.console import Console
 from rich.table import Table
 
 from reference.format import FORMATS
-from tests.subject import record
-from tests.subject.comparison import UNSUPPORTED
-from tests.subject.table import GRAVITY, WIDTH
+from tests.runs.table import GRAVITY, WIDTH
+from tests.verdict import record
+from tests.verdict.comparison import UNSUPPORTED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from tests.subject.record import Record
+    from tests.verdict.record import Record
 
 MOST_OPS = 6
 """Ops that are named beside what torch says of them."""

@@ -1,4 +1,4 @@
-"""The accuracy gate: ``python -m tests.subject.gate RECORDS.jsonl BASELINE.tsv``.
+"""The accuracy gate: ``python -m tests.runs.gate RECORDS.jsonl BASELINE.tsv``.
 
 Compares what a run found with a committed atlas and with the known deviations: what fails that did not, and is not on
 file; what is less accurate; what torch no longer can; and what is better, which needs no one's attention. The exit status is 1
@@ -14,10 +14,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.subject import atlas, outcome, record
-from tests.subject.comparison import UNSUPPORTED
-from tests.subject.outcome import Change, Outcome
-from tests.subject.table import GRAVITY
+from tests.runs import atlas, outcome
+from tests.runs.outcome import Change, Outcome
+from tests.runs.table import GRAVITY
+from tests.verdict import record
+from tests.verdict.comparison import UNSUPPORTED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 import torch
 
 from reference.format import FORMATS
-from tests.subject import record
-from tests.subject.comparison import UNSUPPORTED, VERDICTS
-from tests.subject.table import short
+from tests.runs.table import short
+from tests.verdict import record
+from tests.verdict.comparison import UNSUPPORTED, VERDICTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from tests.subject.record import Record
+    from tests.verdict.record import Record
 
 COLUMNS = ("op", "dtype", "device", "torch", "kernels", "inputs", "verdict", "known", "worst_ulp", "worst_share", "at", "got", "should_be")
 

@@ -1,4 +1,4 @@
-"""The gate of speed: ``python -m tests.speed.gate [--against PYTHON] [NAME ...]``.
+"""The gate of speed: ``python -m tests.runs.speed.gate [--against PYTHON] [NAME ...]``.
 
 Compares the backward of this build of torch with that of another, which has an interpreter of its own; or, without one,
 with a committed baseline of this kind of machine. Each measure sees what the other cannot: instructions are exact, and the same
@@ -19,18 +19,18 @@ from typing import TYPE_CHECKING
 import torch
 from rich.console import Console
 
-from tests.speed import instructions, interleaved
-from tests.speed.instructions import ValgrindError
-from tests.speed.work import counted, gated
-from tests.speed.worker import Side
-from tests.subject import outcome
+from tests.runs import outcome
+from tests.runs.outcome import Change, Outcome
+from tests.runs.speed import instructions, interleaved
+from tests.runs.speed.instructions import ValgrindError
+from tests.runs.speed.work import counted, gated
+from tests.runs.speed.worker import Side
 from tests.subject.device import parsed, passing, probed
-from tests.subject.outcome import Change, Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from tests.speed.interleaved import Ratio
+    from tests.runs.speed.interleaved import Ratio
 
     Baseline = dict[tuple[str, str, str], float]
     """By kind of machine, work and measure."""

@@ -6,8 +6,8 @@ from reference.catalogue import OPS
 from reference.format import FORMATS
 from reference.op import Op, x
 from strategies import reached_cases
-from tests.subject.assay import Assay
 from tests.subject.mode import MODES
+from tests.verdict.assay import Assay
 
 
 class Blunt(torch.autograd.Function):
@@ -28,7 +28,7 @@ class Blunt(torch.autograd.Function):
 
 def test_trees_leave_out_an_op_whose_values_are_off_and_say_so() -> None:
     """Only the op that is off is left out, and it is named."""
-    blunt = Op(name="blunt", torch="tests.meta.test_forward.Blunt.apply", formula=x**2)
+    blunt = Op(name="blunt", torch="tests.meta.test_value.Blunt.apply", formula=x**2)
     assay = Assay("tree", MODES["backward"], FORMATS["float32"], "cpu", ())
     assert assay.sound((OPS["sin"], blunt, OPS["square"], OPS["softmax"]), reached_cases) == (OPS["sin"], OPS["square"], OPS["softmax"])
     assert assay.left_out == ["blunt"]

@@ -11,15 +11,15 @@ import altair as alt
 
 from reference.convention import places
 from reference.format import FORMATS
-from tests.report.sweep import CEILING
+from tests.runs.report.sweep import CEILING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from reference.op import Op
-    from tests.report.notebook import Edge
-    from tests.report.sweep import Spot
-    from tests.speed.table import Figure
+    from tests.runs.report.notebook import Edge
+    from tests.runs.report.sweep import Spot
+    from tests.runs.speed.table import Figure
 
 STATES = {"agrees": "#8fc79b", "unsupported": "#d5d9de", "known": "#f0b429", "new": "#d64545"}
 """What may be of an op in a mode, the gravest last, and its colour."""

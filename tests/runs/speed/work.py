@@ -12,7 +12,7 @@ import torch
 from reference.catalogue import FAMILIES, OPS
 from reference.format import FORMATS
 from reference.tree import Apply, Leaf, Tree, single
-from tests.speed.network import LENGTH, NETWORKS, WIDTH
+from tests.runs.speed.network import LENGTH, NETWORKS, WIDTH
 from tests.subject import binding
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from reference.format import Floats, Format
     from reference.op import Op
     from reference.tree import Node
-    from tests.speed.network import Network
+    from tests.runs.speed.network import Network
 
 REACH = 2.5
 """Inputs lie within this of 0, where the domain is that wide."""

@@ -12,15 +12,15 @@ from reference.convention import places
 from reference.oracle import UncertifiedError, answer
 from reference.tree import single
 from tests.subject import binding
-from tests.subject.comparison import UnsupportedError, judged
 from tests.subject.mode import MODES
+from tests.verdict.comparison import UnsupportedError, judged
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from reference.format import Floats, Format
     from reference.op import Op
-    from tests.subject.deviation import Deviation
+    from tests.verdict.deviation import Deviation
 
 SMALLEST, LARGEST, DECADES = -6, 5, 30
 """The powers of ten between which inputs lie, and how many on each side of 0."""

@@ -1,4 +1,4 @@
-"""Benchmarks print their own tables, by ``python -m tests.speed.table``."""
+"""Benchmarks print their own tables, by ``python -m tests.runs.speed.table``."""
 
 import pytest
 

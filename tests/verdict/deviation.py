@@ -16,15 +16,15 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
 from reference.format import FORMATS
 from reference.tree import single
-from tests.subject.comparison import VERDICTS
 from tests.subject.mode import FIRST_ORDER, MODES
+from tests.verdict.comparison import VERDICTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from reference.op import Op
     from reference.tree import Tree
-    from tests.subject.comparison import Miss
+    from tests.verdict.comparison import Miss
 
 FILE = Path(__file__).parents[1] / "deviations.toml"
 """The deviations of the pinned torch."""

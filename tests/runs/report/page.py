@@ -17,25 +17,25 @@ from markupsafe import Markup
 from reference.catalogue import FAMILIES, OPS
 from reference.format import FORMATS
 from reference.tree import rule
-from tests.report import plots
-from tests.report.notebook import edges
-from tests.report.sweep import spots
-from tests.speed.table import duration
-from tests.subject import deviation
-from tests.subject.comparison import UNSUPPORTED, VERDICTS
+from tests.runs.findings import right_bits, shown
+from tests.runs.report import plots
+from tests.runs.report.notebook import edges
+from tests.runs.report.sweep import spots
+from tests.runs.speed.table import duration
+from tests.runs.table import short
 from tests.subject.device import passing, probed
-from tests.subject.explanation import explained
-from tests.subject.findings import right_bits, shown
 from tests.subject.mode import MODES
-from tests.subject.table import short
+from tests.verdict import deviation
+from tests.verdict.comparison import UNSUPPORTED, VERDICTS
+from tests.verdict.explanation import explained
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from reference.op import Op
-    from tests.speed.table import Figure
-    from tests.subject.deviation import Deviation
-    from tests.subject.record import Record
+    from tests.runs.speed.table import Figure
+    from tests.verdict.deviation import Deviation
+    from tests.verdict.record import Record
 
 TEMPLATE = "page.html.jinja"
 MOST_INPUTS = 4

@@ -21,7 +21,7 @@ from scipy import stats
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from tests.speed.worker import Side
+    from tests.runs.speed.worker import Side
 
 WINDOW, TURNS = 0.008, 4
 """The seconds that a side is called at a time, and how often A B B A is gone through."""

@@ -12,7 +12,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from tests.subject.table import WIDTH
+from tests.runs.table import WIDTH
 
 if TYPE_CHECKING:
     import argparse

@@ -1,0 +1,1 @@
+"""What reads finished runs: tables, the atlas and its gate, findings, the page, speed."""

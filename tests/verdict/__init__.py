@@ -1,0 +1,1 @@
+"""What to make of what torch answers: comparisons, deviations, explanations, records."""
