@@ -69,10 +69,22 @@ class Recorder:
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the options that choose what is assayed."""
     group = parser.getgroup("gradassay", "what is assayed: options repeat or take commas")
-    group.addoption("--op", action="append", default=[], metavar="NAME", help=f"an op of the catalogue, or {TREE} for drawn trees; leaves out every other test")
+    group.addoption(
+        "--op",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help=f"an op of the catalogue, or {TREE} for drawn trees; leaves out every other test",
+    )
     group.addoption("--mode", action="append", default=[], metavar="M", help="a way to ask torch for a derivative")
     group.addoption("--dtype", action="append", default=[], metavar="T", help="float16, bfloat16, float32 or float64")
-    group.addoption("--device", action="append", default=[], metavar="D", help="a device that must be there; every device found without it")
+    group.addoption(
+        "--device",
+        action="append",
+        default=[],
+        metavar="D",
+        help="a device that must be there; every device found without it",
+    )
     group.addoption("--profile", default="default", metavar="P", help=f"how much is drawn: {', '.join(PROFILES)}")
     group.addoption("--catalogue", metavar="FILE.py", help="a file with entries of your own, OPS = (Op(...), ...)")
     group.addoption("--deviations", metavar="FILE.toml", help="known deviations, instead of tests/deviations.toml")
@@ -86,9 +98,14 @@ def pytest_configure(config: pytest.Config) -> None:
     exact()
     try:
         choice = chosen(
-            ops=option.op, modes=option.mode, dtypes=option.dtype, devices=option.device,
-            profile=option.profile, catalogue=option.catalogue, deviations=option.deviations,
-        )  # fmt: skip
+            ops=option.op,
+            modes=option.mode,
+            dtypes=option.dtype,
+            devices=option.device,
+            profile=option.profile,
+            catalogue=option.catalogue,
+            deviations=option.deviations,
+        )
         if not hasattr(config, "workerinput"):
             config.pluginmanager.register(Recorder(Path(option.records) if option.records else None), "recorder")
     except ChoiceError as error:
@@ -107,8 +124,9 @@ def _load_profiles(choice: Choice) -> None:
         HealthCheck.function_scoped_fixture,  # an assay sums up the examples of its test
         HealthCheck.too_slow,  # a machine may be loaded
     ]
-    phases = [phase for phase in Phase if phase is not Phase.explain]  # it traces every line, for minutes, and a failure explains itself
-    shared = settings(deadline=None, print_blob=True, phases=phases, suppress_health_check=suppressed)  # the first call compiles
+    # Explaining traces every line, for minutes, and a failure explains itself; the first call compiles.
+    phases = [phase for phase in Phase if phase is not Phase.explain]
+    shared = settings(deadline=None, print_blob=True, phases=phases, suppress_health_check=suppressed)
     settings.register_profile("ops", shared, max_examples=choice.profile.op_cases)
     settings.register_profile("trees", shared, max_examples=choice.profile.tree_cases)
     settings.register_profile("fewer_trees", shared, max_examples=choice.profile.tree_cases // 4)
@@ -119,13 +137,17 @@ def _load_profiles(choice: Choice) -> None:
 def pytest_report_header(config: pytest.Config) -> list[str]:
     """Say what is assayed, what was refused and why, and how to draw the same again."""
     choice = config.stash[CHOICE]
-    assayed = ", ".join(passing(choice.devices))
+    build = f"torch {torch.__version__} ({torch.backends.cpu.get_cpu_capability()})"
     return [
-        f"gradassay: torch {torch.__version__} ({torch.backends.cpu.get_cpu_capability()}), devices: {assayed}, profile: {config.option.profile}",
+        f"gradassay: {build}, devices: {', '.join(passing(choice.devices))}, profile: {config.option.profile}",
         "gradassay: float32 is computed in float32: TF32 is off; kernels need not be deterministic",
         f"gradassay: {len(choice.deviations)} known deviations of this torch are on file",
         f"gradassay: to draw the same inputs again: --hypothesis-seed={config.option.hypothesis_seed}",
-        *(shorten(f"gradassay: device {name} refused: {refusal}", 120) for name, refusal in choice.devices.items() if refusal),
+        *(
+            shorten(f"gradassay: device {name} refused: {refusal}", 120)
+            for name, refusal in choice.devices.items()
+            if refusal
+        ),
     ]
 
 
@@ -145,7 +167,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         "deviation": {str(d): d for d in choice.deviations if d.device in {name.split(":")[0] for name in devices}},
     }
     if "kinks" in metafunc.fixturenames and "kinks" not in own:
-        kinks = {name: (op, ruled) for op in choice.ops.values() for name, ruled in _ruled(op, infinite=choice.profile.infinite)}
+        kinks = {
+            name: (op, ruled)
+            for op in choice.ops.values()
+            for name, ruled in _ruled(op, infinite=choice.profile.infinite)
+        }
         metafunc.parametrize(("op", "kinks"), kinks.values(), ids=kinks)
         own |= {"op"}
     for name, rows in tables.items():
@@ -154,7 +180,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def _ruled(op: Op, *, infinite: bool) -> Iterator[tuple[str, list[Point]]]:
-    """Name the points at which torch's rule is needed, with the clause that decides: each finite one, and those with an infinite input together."""
+    """Name the points at which torch's rule is needed, with the clause that decides.
+
+    Each finite point is named alone, those with an infinite input together.
+    """
     for place in places(op):
         yield f"{op.name}-at-{','.join(map(str, place))}-{clause(op, place)}", [place]
     if infinite and (ends := infinite_places(op)):
@@ -178,7 +207,9 @@ def _is_chosen(item: pytest.Item, choice: Choice) -> bool:
     if "op" in params and "mode" in params:
         op, listed = params["op"], item.get_closest_marker("enumerated")
         first = params["mode"] is next(iter(choice.modes.values()))
-        fits = isinstance(op, Op) and (item.get_closest_marker("kernels") is None or (op.elementwise and first and bool(choice.profile.sizes)))
+        fits = isinstance(op, Op) and (
+            item.get_closest_marker("kernels") is None or (op.elementwise and first and bool(choice.profile.sizes))
+        )
         return fits and (listed is None or _is_enumerated(op, params["form"], choice, **listed.kwargs))
     if isinstance(params.get("op"), Op):
         return not choice.narrowed or params["op"].name in choice.ops
@@ -192,7 +223,10 @@ def _is_chosen(item: pytest.Item, choice: Choice) -> bool:
 
 
 def _asks(item: pytest.Item, params: Mapping[str, Any], choice: Choice) -> bool:
-    """Say whether a conformance test asks in a mode: of the second order where it can, of those that take seconds each where it is fixed."""
+    """Say whether a conformance test asks in a mode.
+
+    A test asks in modes of the second order where it can, and in those that take seconds each where it is fixed.
+    """
     mode = params["mode"]
     if mode.order > 1 and not item.get_closest_marker("any_order"):
         return False
@@ -200,13 +234,23 @@ def _asks(item: pytest.Item, params: Mapping[str, Any], choice: Choice) -> bool:
 
 
 def _showing(deviation: Deviation, choice: Choice) -> list[Mode]:
-    """Return the modes in which a deviation must show: all that it names, but in the quick profile the first, and none that takes seconds unless it is asked for everything."""
-    named = [mode for name, mode in choice.modes.items() if name in deviation.modes and (not mode.sampled or name in choice.drawing)]
+    """Return the modes in which a deviation must show: all that it names.
+
+    In the quick profile it must show in the first, and in none that takes seconds unless that is asked for everything.
+    """
+    named = [
+        mode
+        for name, mode in choice.modes.items()
+        if name in deviation.modes and (not mode.sampled or name in choice.drawing)
+    ]
     return named if set(choice.profile.fixed) == set(FORMATS) else named[:1]
 
 
 def _is_sampled(params: Mapping[str, Any], choice: Choice) -> bool:
-    """Say whether a mode that takes seconds each is asked for this: all, where it is named or the profile has every mode; else its sample."""
+    """Say whether a mode that takes seconds each is asked for this.
+
+    It is asked for all where it is named or the profile has every mode, else for its sample.
+    """
     mode = params["mode"]
     if mode.name in choice.drawing:
         return True
@@ -239,7 +283,8 @@ def sizes(request: pytest.FixtureRequest) -> tuple[int, ...]:
 def assay(request: pytest.FixtureRequest, mode: Mode, form: Format, device: str) -> Assay:
     """Return the assay of this test, which its record is made of."""
     params = request.node.callspec.params
-    name = params["op"].name if "op" in params else TREE if "pool" in params else request.node.originalname.removeprefix("test_")
+    name = TREE if "pool" in params else request.node.originalname.removeprefix("test_")
+    name = params["op"].name if "op" in params else name
     return Assay(name, mode, form, device, request.config.stash[CHOICE].deviations)
 
 
@@ -255,12 +300,18 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Send the record along with the report of a conformance test."""
     assay = getattr(item, "funcargs", {}).get("assay")
     if call.when == "call" and isinstance(assay, Assay):
         record = assay.record(int(item.config.option.hypothesis_seed), passed=call.excinfo is None)
         item.user_properties.append(("record", record.line()))
         if assay.left_out:
-            item.user_properties.append(("left_out", f"trees in {record.dtype} on {record.device} are without ops whose values are further off than rounding explains, or have no kernel: {', '.join(assay.left_out)}"))
+            said = (
+                f"trees in {record.dtype} on {record.device} are without ops whose values are further off than "
+                f"rounding explains, or have no kernel: {', '.join(assay.left_out)}"
+            )
+            item.user_properties.append(("left_out", said))
     return (yield)

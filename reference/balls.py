@@ -53,12 +53,18 @@ def evaluated(program: Program, columns: Sequence[Floats]) -> list[Balls]:
     try:
         with np.errstate(all="ignore"):
             (results,) = program.at([[Balls(column, np.zeros_like(column)) for column in columns]])
-            return [Balls(*(np.broadcast_to(part, columns[0].shape) for part in (ball.mid, ball.rad))) for ball in map(Balls.of, results)]
+            return [
+                Balls(*(np.broadcast_to(part, columns[0].shape) for part in (ball.mid, ball.rad)))
+                for ball in map(Balls.of, results)
+            ]
     except MixedError as mixed:
         parts = [np.flatnonzero(mixed.holds), np.flatnonzero(~mixed.holds)]
     halves = [evaluated(program, [column[part] for column in columns]) for part in parts]
     order = np.argsort(np.concatenate(parts))
-    return [Balls(*(np.concatenate(pair)[order] for pair in ((a.mid, b.mid), (a.rad, b.rad)))) for a, b in zip(*halves, strict=True)]
+    return [
+        Balls(*(np.concatenate(pair)[order] for pair in ((a.mid, b.mid), (a.rad, b.rad))))
+        for a, b in zip(*halves, strict=True)
+    ]
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,7 +110,9 @@ class Balls:
     def __mul__(self, other: Operand) -> Balls:
         """Multiply."""
         other = Balls.of(other)
-        return Balls._rounded(self.mid * other.mid, np.abs(self.mid) * other.rad + np.abs(other.mid) * self.rad + self.rad * other.rad)
+        return Balls._rounded(
+            self.mid * other.mid, np.abs(self.mid) * other.rad + np.abs(other.mid) * self.rad + self.rad * other.rad
+        )
 
     def __truediv__(self, other: Operand) -> Balls:
         """Divide."""
@@ -117,7 +125,9 @@ class Balls:
         other = Balls.of(other)
         mid = np.power(self.mid, other.mid)
         relative = np.abs(other.mid) * self._of_log() + other.rad * (np.abs(np.log(self.mid)) + self._of_log())
-        return Balls._rounded(mid, np.where((self.mid > 0) & (self._low > 0), mid * np.expm1(relative * (1 + FUNCTION)), np.inf), FUNCTION)
+        return Balls._rounded(
+            mid, np.where((self.mid > 0) & (self._low > 0), mid * np.expm1(relative * (1 + FUNCTION)), np.inf), FUNCTION
+        )
 
     __radd__, __rmul__ = __add__, __mul__
 
@@ -141,7 +151,9 @@ class Balls:
         """Return the magnitude."""
         return Balls(np.abs(self.mid), self.rad)
 
-    def _compared(self, other: Operand, compare: Callable[[Floats, Floats], np.ndarray[tuple[int], np.dtype[np.bool_]]], side: int) -> bool:
+    def _compared(
+        self, other: Operand, compare: Callable[[Floats, Floats], np.ndarray[tuple[int], np.dtype[np.bool_]]], side: int
+    ) -> bool:
         other = Balls.of(other)
         holds = compare(self.mid - side * self.rad, other.mid + side * other.rad)
         if holds.any() and not holds.all():
@@ -173,13 +185,16 @@ class Balls:
     def union(self, other: Operand) -> Balls:
         """Enclose both."""
         other = Balls.of(other)
-        low, high = np.minimum(self.mid - self.rad, other.mid - other.rad), np.maximum(self.mid + self.rad, other.mid + other.rad)
+        low = np.minimum(self.mid - self.rad, other.mid - other.rad)
+        high = np.maximum(self.mid + self.rad, other.mid + other.rad)
         return Balls._rounded((low + high) / 2, (high - low) / 2)
 
     def _function(self, function: Callable[[Floats], Floats], slope: Floats) -> Balls:
         """Apply a function whose derivative is nowhere steeper than the slope; where that is NaN, say nothing."""
         spread = np.where(self.rad == 0, 0, self.rad * slope * (1 + FUNCTION))
-        return Balls._rounded(np.asarray(function(self.mid), dtype=np.float64), np.where(np.isnan(spread), np.inf, spread), FUNCTION)
+        return Balls._rounded(
+            np.asarray(function(self.mid), dtype=np.float64), np.where(np.isnan(spread), np.inf, spread), FUNCTION
+        )
 
     def sqrt(self) -> Balls:
         """Return the square root."""

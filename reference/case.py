@@ -61,7 +61,9 @@ class Case:
 
     def __repr__(self) -> str:
         """Say what is asked, without the values of large inputs."""
-        shapes = ", ".join(f"{leaf.name}{list(p.shape)}" for leaf, p in zip(self.tree.leaves, self.primals, strict=True))
+        shapes = ", ".join(
+            f"{leaf.name}{list(p.shape)}" for leaf, p in zip(self.tree.leaves, self.primals, strict=True)
+        )
         return f"<{self.tree} in {self.form.name} at {shapes}, root={self.root}, layouts={self.layouts}>"
 
     def _repr_pretty_(self, printer: Any, _: bool) -> None:  # noqa: FBT001 - the protocol of IPython, which Hypothesis prints drawn values by
@@ -70,8 +72,19 @@ class Case:
     @cached_property
     def question(self) -> tuple[object, ...]:
         """All that the answer depends on."""
-        arrays = (*self.primals, self.cotangent) if self.direction is None else (*self.primals, self.cotangent, self.direction)
-        return (self.tree, self.form, self.root, self.along, self.forwards, *((array.shape, array.tobytes()) for array in arrays))
+        arrays = (
+            (*self.primals, self.cotangent)
+            if self.direction is None
+            else (*self.primals, self.cotangent, self.direction)
+        )
+        return (
+            self.tree,
+            self.form,
+            self.root,
+            self.along,
+            self.forwards,
+            *((array.shape, array.tobytes()) for array in arrays),
+        )
 
     def __eq__(self, other: object) -> bool:
         """Say whether both ask the same."""
@@ -122,7 +135,13 @@ class Case:
             return np.repeat(values[None], count, axis=0)
 
         primals = tuple(often(primal) for primal in self.primals)
-        return replace(self, primals=primals, cotangent=often(self.cotangent), layouts=(), direction=None if self.direction is None else often(self.direction))
+        return replace(
+            self,
+            primals=primals,
+            cotangent=often(self.cotangent),
+            layouts=(),
+            direction=None if self.direction is None else often(self.direction),
+        )
 
     def at(self, index: Shape) -> Case:
         """Return the case at one point of the batch alone, asked with its cotangent."""
@@ -132,13 +151,30 @@ class Case:
             return tuple(0 if n == 1 else i for n, i in zip(batch, index[offset:], strict=True))
 
         primals = tuple(primal[place(batch)].copy() for primal, batch in zip(self.primals, self.batches, strict=True))
-        direction = None if self.direction is None or self.along is None else self.direction[place(self.batches[self.along])].copy()
-        return replace(self, primals=primals, cotangent=self.cotangent[index].copy(), root="cotangent", layouts=(), direction=direction)
+        direction = (
+            None
+            if self.direction is None or self.along is None
+            else self.direction[place(self.batches[self.along])].copy()
+        )
+        return replace(
+            self,
+            primals=primals,
+            cotangent=self.cotangent[index].copy(),
+            root="cotangent",
+            layouts=(),
+            direction=direction,
+        )
 
     def only(self, keep: np.ndarray[Shape, Any]) -> Case:
         """Return a pointwise case at some of its points, chosen by a mask or by numbers."""
         direction = None if self.direction is None else self.direction.ravel()[keep]
-        return replace(self, primals=tuple(primal.ravel()[keep] for primal in self.primals), cotangent=self.cotangent.ravel()[keep], layouts=(), direction=direction)
+        return replace(
+            self,
+            primals=tuple(primal.ravel()[keep] for primal in self.primals),
+            cotangent=self.cotangent.ravel()[keep],
+            layouts=(),
+            direction=direction,
+        )
 
 
 DIRECTIONS = np.array([1.0, -2.0, 0.5])

@@ -72,7 +72,9 @@ def allowance_program(tree: Tree, form: Format) -> Program:
         adjoints[node] = [chain.emitter.total(terms) for terms in zip(*contributions[node], strict=True)]
         for child, gradient in chain.pulled_back(node, adjoints[node]):
             contributions.setdefault(child, []).append(gradient)
-    return chain.emitter.program([*chain.arguments, *chain.cotangents], [name for leaf in tree.leaves for name in adjoints[leaf]])
+    return chain.emitter.program(
+        [*chain.arguments, *chain.cotangents], [name for leaf in tree.leaves for name in adjoints[leaf]]
+    )
 
 
 class Chain:
@@ -82,7 +84,9 @@ class Chain:
         """Start with the inputs as arguments."""
         self._tree = tree
         self.emitter = emitter
-        self.values: dict[Node, list[str]] = {leaf: [f"x{number}_{i}" for i in range(elements(leaf))] for number, leaf in enumerate(tree.leaves)}
+        self.values: dict[Node, list[str]] = {
+            leaf: [f"x{number}_{i}" for i in range(elements(leaf))] for number, leaf in enumerate(tree.leaves)
+        }
         self.arguments = [name for leaf in tree.leaves for name in self.values[leaf]]
         self.cotangents = [f"c{i}" for i in range(elements(tree.root))]
 
@@ -99,7 +103,9 @@ class Chain:
     def bound(self, node: Apply) -> dict[Expr, str]:
         """Return what stands for the inputs of a node's rule."""
         pairs = zip(node.rule.inputs, node.children, strict=True)
-        return {symbol: name for array, child in pairs for symbol, name in zip(array.flat, self.values[child], strict=True)}
+        return {
+            symbol: name for array, child in pairs for symbol, name in zip(array.flat, self.values[child], strict=True)
+        }
 
     def forward(self, node: Apply) -> None:
         """Write the value of a node."""
@@ -110,14 +116,20 @@ class Chain:
         """Write the derivatives of a node: of which element, by which element of which child."""
         scope = self.emitter.scope(self.bound(node))
         entries = jacobian(node.op, tuple(child.shape for child in node.children))
-        return [(output, node.children[number], element, scope.emit(slope)) for output, number, element, slope in entries]
+        return [
+            (output, node.children[number], element, scope.emit(slope)) for output, number, element, slope in entries
+        ]
 
     def tangents(self, start: Tangents, slopes: dict[Apply, list[Slope]]) -> Tangents:
         """Write the derivatives of every element of every node in a direction, given for inputs; None where it is 0."""
         found = dict(start)
         for node in self._tree.applications:
             for output in range(elements(node)):
-                terms = [(slope, found.get((child, element))) for place, child, element, slope in slopes[node] if place == output]
+                terms = [
+                    (slope, found.get((child, element)))
+                    for place, child, element, slope in slopes[node]
+                    if place == output
+                ]
                 found[node, output] = self.contracted(terms)
         return found
 
@@ -135,7 +147,10 @@ class Chain:
         if isinstance(node, Leaf):
             return []
         scope = self.backward_scope(node, adjoint)
-        pulled = [(child, [scope.emit(expression) for expression in gradient.flat]) for child, gradient in zip(node.children, node.rule.saved_gradients, strict=True)]
+        pulled = [
+            (child, [scope.emit(expression) for expression in gradient.flat])
+            for child, gradient in zip(node.children, node.rule.saved_gradients, strict=True)
+        ]
         if not node.op.elementwise:
             return pulled
         return [(child, self.amplified(gradients, adjoint)) for child, gradients in pulled]
@@ -146,14 +161,22 @@ class Chain:
         env = self.bound(node) | dict(zip(local.cotangents.flat, adjoint, strict=True))
         if local.saved is not None and local.saved_value is not None:
             scope = self.emitter.scope(env)
-            env |= {symbol: scope.emit(expression) for symbol, expression in zip(local.saved.flat, local.saved_value.flat, strict=True)}
+            env |= {
+                symbol: scope.emit(expression)
+                for symbol, expression in zip(local.saved.flat, local.saved_value.flat, strict=True)
+            }
         return self.emitter.scope(env)
 
     def amplified(self, gradients: list[str], adjoint: Sequence[str]) -> list[str]:
-        """Widen the gradients of an elementwise op for local derivatives that underflowed; those of an input that was broadcast are sums already."""
+        """Widen the gradients of an elementwise op for local derivatives that underflowed.
+
+        Those of an input that was broadcast are sums already, and stay as they are.
+        """
         if len(gradients) != len(adjoint):
             return gradients
-        return [self.emitter.amplified(gradient, cotangent) for gradient, cotangent in zip(gradients, adjoint, strict=True)]
+        return [
+            self.emitter.amplified(gradient, cotangent) for gradient, cotangent in zip(gradients, adjoint, strict=True)
+        ]
 
 
 def elements(node: Node) -> int:

@@ -166,11 +166,20 @@ class Emitter:
         """Start an empty function; with a format, its steps are widened to the format's."""
         self.lines: list[str] = []
         self.namespace: dict[str, Any] = {
-            "arb": arb, "fmpq": fmpq, "choose": choose, "both": both, "either": either, "log_gamma": log_gamma,
-            "integer_power": integer_power, "by_precision": by_precision,
-            "nearest": nearest, "poly_gamma": poly_gamma, "scaled_bessel_i": scaled_bessel_i, "scaled_erfc": scaled_erfc,
+            "arb": arb,
+            "fmpq": fmpq,
+            "choose": choose,
+            "both": both,
+            "either": either,
+            "log_gamma": log_gamma,
+            "integer_power": integer_power,
+            "by_precision": by_precision,
+            "nearest": nearest,
+            "poly_gamma": poly_gamma,
+            "scaled_bessel_i": scaled_bessel_i,
+            "scaled_erfc": scaled_erfc,
             "NAN": arb.nan(),
-        }  # fmt: skip
+        }
         self.form = form
         self._count = 0
         self._indent = INDENT * 2
@@ -207,7 +216,10 @@ class Emitter:
         return self.assign(f"({code}) * W + S" if underflows else f"({code}) * W")
 
     def amplified(self, gradient: str, cotangent: str) -> str:
-        """Widen a gradient for the order of multiplication in which a local derivative that underflowed meets a cotangent above 1."""
+        """Widen a gradient for the order of multiplication.
+
+        A local derivative that underflowed may meet a cotangent above 1.
+        """
         return self.assign(f"{gradient} if abs({cotangent}) <= 1 else {gradient} + S * abs({cotangent})")
 
     def total(self, terms: Sequence[str]) -> str:
@@ -251,10 +263,18 @@ class Emitter:
     def program(self, arguments: Sequence[str], results: Iterable[str]) -> Program:
         """Compile what was written: from a ball for each argument to a ball for each result."""
         source = [
-            "@by_precision", "def fixed():", *self._fixed_lines, f"    return {_tuple(self._fixed)}",
-            "def at(rows):", "    out = []", f"    {_tuple(self._fixed)} = fixed()", f"    for {_tuple(arguments)} in rows:", *self.lines,
-            f"        out.append({_tuple(results)})", "    return out",
-        ]  # fmt: skip
+            "@by_precision",
+            "def fixed():",
+            *self._fixed_lines,
+            f"    return {_tuple(self._fixed)}",
+            "def at(rows):",
+            "    out = []",
+            f"    {_tuple(self._fixed)} = fixed()",
+            f"    for {_tuple(arguments)} in rows:",
+            *self.lines,
+            f"        out.append({_tuple(results)})",
+            "    return out",
+        ]
         namespace = dict(self.namespace)
         exec(compile("\n".join(source), "<gradassay>", "exec"), namespace)  # noqa: S102 - our own expressions, nothing that anyone typed
         return Program(namespace["at"])
@@ -276,7 +296,9 @@ class Scope:
         """Write the steps of an expression and return the variable that holds its value."""
         if expression not in self._memo:
             once = not expression.free_symbols and not is_dyadic(expression)
-            self._memo[expression] = self._emitter.fixed(lambda: self._write(expression)) if once else self._write(expression)
+            self._memo[expression] = (
+                self._emitter.fixed(lambda: self._write(expression)) if once else self._write(expression)
+            )
         return self._memo[expression]
 
     def _write(self, e: Expr) -> str:
@@ -328,7 +350,9 @@ class Scope:
         if exponent.is_Integer:
             name = self.emit(base)
             short = exponent <= 3
-            return emitter.rounded(" * ".join([name] * int(exponent)) if short else f"integer_power({name}, {int(exponent)})")
+            return emitter.rounded(
+                " * ".join([name] * int(exponent)) if short else f"integer_power({name}, {int(exponent)})"
+            )
         power = f"arb({emitter.constant(exponent)})" if exponent.is_Rational else self.emit(exponent)
         return emitter.rounded(f"{self.emit(base)} ** {power}")
 
@@ -344,7 +368,10 @@ class Scope:
         return self._emitter.assign(code) if name in EXACT else self._emitter.rounded(code)
 
     def _piecewise(self, e: Expr) -> str:
-        """Write the branches in place, for points where the conditions decide, and as functions for `choose` elsewhere."""
+        """Write the branches, for where the conditions decide and for where they do not.
+
+        They are written in place for points where the conditions decide, and as functions for `choose` elsewhere.
+        """
         emitter = self._emitter
         conditions = [self._condition(condition) for _, condition in e.args]
         result = emitter.assign("None")
@@ -389,9 +416,7 @@ def _divides(factor: Expr) -> bool:
     return bool(factor.is_Pow and factor.args[1].is_negative)
 
 
-def compiled(
-    expressions: Sequence[Expr], variables: Sequence[Symbol], form: Format | None = None
-) -> Program:
+def compiled(expressions: Sequence[Expr], variables: Sequence[Symbol], form: Format | None = None) -> Program:
     """Compile expressions: a function from a ball for each variable to a tuple of balls."""
     emitter = Emitter(form)
     names = [f"v{i}" for i in range(len(variables))]

@@ -53,7 +53,10 @@ Point = tuple[Fraction | float, ...]
 
 
 def critical_expressions(op: Op, order: int = 1) -> tuple[Expr, ...]:
-    """Return what vanishes where an elementwise op need not have a derivative of an order: kinks, edges of the domain, for the second seams too."""
+    """Return what vanishes where an elementwise op need not have a derivative of an order.
+
+    That is where there are kinks and edges of the domain; for the second order seams too.
+    """
     edges = [s - e for s, n in zip(SYMBOLS, op.inputs, strict=False) for e in op.interval(n).edges]
     return (*op.kinks, *edges, *(seams(op) if order > 1 else ()))
 
@@ -61,7 +64,12 @@ def critical_expressions(op: Op, order: int = 1) -> tuple[Expr, ...]:
 def seams(op: Op) -> tuple[Expr, ...]:
     """Return what vanishes where pieces of an elementwise formula meet."""
     assert isinstance(op.formula, Expr)
-    compared = {side.lhs - side.rhs for piecewise in op.formula.atoms(Piecewise) for _, c in piecewise.args for side in c.atoms(Relational)}
+    compared = {
+        side.lhs - side.rhs
+        for piecewise in op.formula.atoms(Piecewise)
+        for _, c in piecewise.args
+        for side in c.atoms(Relational)
+    }
     turned = {function.args[0] for function in op.formula.atoms(Abs, sign, Sign)}
     return tuple(sorted(compared | turned, key=sympy.default_sort_key))
 
@@ -84,7 +92,10 @@ def critical(op: Op, rows: Sequence[Sequence[arb]], order: int = 1) -> list[bool
         return [is_infinite or float(row[0]) in places for row, is_infinite in zip(rows, infinite, strict=True)]
     program = critical_program(op, order)
     ctx.prec = 2200  # exact: the exponents of two float64 differ by no more
-    return [is_infinite or any(map(arb.is_zero, balls)) for balls, is_infinite in zip(program.at(points), infinite, strict=True)]
+    return [
+        is_infinite or any(map(arb.is_zero, balls))
+        for balls, is_infinite in zip(program.at(points), infinite, strict=True)
+    ]
 
 
 def places(op: Op) -> list[Point]:
@@ -189,7 +200,10 @@ def clause(op: Op, point: Point) -> str:
 
 
 def _exact(point: Point) -> Vector:
-    return tuple(Rational(c.numerator, c.denominator) if isinstance(c, Fraction) else sympy.S.Infinity * int(copysign(1, c)) for c in point)
+    return tuple(
+        Rational(c.numerator, c.denominator) if isinstance(c, Fraction) else sympy.S.Infinity * int(copysign(1, c))
+        for c in point
+    )
 
 
 @cache
@@ -198,7 +212,7 @@ def _at_infinity(op: Op, point: Vector) -> Vector | None:
     far = tuple(c if c.is_finite else sympy.sign(c) / NEARBY for c in point)
     variables = SYMBOLS[: len(op.inputs)]
     smooth = smooth_branch(op.formula, dict(zip(variables, far, strict=True)))
-    (variable, end), = ((v, c) for v, c in zip(variables, point, strict=True) if c.is_infinite)
+    ((variable, end),) = ((v, c) for v, c in zip(variables, point, strict=True) if c.is_infinite)
     rest = {v: c for v, c in zip(variables, point, strict=True) if c.is_finite}
     limits = tuple(_limit_at(e.subs(rest), variable, end) for e in (smooth, *(smooth.diff(v) for v in variables)))
     return limits[1:] if all(limit.is_extended_real and not limit.has(sympy.AccumBounds) for limit in limits) else None
@@ -221,7 +235,9 @@ def _across(op: Op, point: Vector) -> Vector:
 
 
 def _is_inside(op: Op, point: Vector) -> bool:
-    return all(op.interval(name).lower <= c <= op.interval(name).upper for name, c in zip(op.inputs, point, strict=True))
+    return all(
+        op.interval(name).lower <= c <= op.interval(name).upper for name, c in zip(op.inputs, point, strict=True)
+    )
 
 
 def _limit(op: Op, point: Vector, direction: Vector) -> Vector | None:

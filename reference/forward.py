@@ -25,7 +25,10 @@ if TYPE_CHECKING:
     from reference.tree import Apply, Node, Tree
 
     Change = tuple[int, int, int, int, Expr]
-    """How an element of the gradient of an input changes with an element of something: input, element, number and element of that, derivative."""
+    """How an element of the gradient of an input changes with an element of something.
+
+    Each has the input, its element, the number and the element of that, and the derivative.
+    """
 
 
 @lru_cache(maxsize=512)
@@ -79,7 +82,9 @@ def changes_of(op: Op, shapes: tuple[Shape, ...]) -> Changes:
 
 
 def _changes(arrays: Sequence[Array], variables: Sequence[Array]) -> tuple[Change, ...]:
-    places = [(number, element, symbol) for number, array in enumerate(variables) for element, symbol in enumerate(array.flat)]
+    places = [
+        (number, element, symbol) for number, array in enumerate(variables) for element, symbol in enumerate(array.flat)
+    ]
     return tuple(
         (number, element, other, place, change)
         for number, array in enumerate(arrays)
@@ -93,7 +98,9 @@ def pushed(chain: Chain, node: Apply, tangents: dict[Node, list[str | None]]) ->
     """Write the derivative of a node in the direction: the Jacobian is that of its vector-Jacobian product."""
     terms: list[list[str]] = [[] for _ in range(elements(node))]
     scope = chain.backward_scope(node, [chain.one] * elements(node))
-    for number, element, _, output, change in changes_of(node.op, tuple(child.shape for child in node.children)).by_cotangent:
+    for number, element, _, output, change in changes_of(
+        node.op, tuple(child.shape for child in node.children)
+    ).by_cotangent:
         tangent = tangents[node.children[number]][element]
         if tangent is not None:
             term = chain.emitter.rounded(f"{scope.emit(change)} * {tangent}")

@@ -73,7 +73,9 @@ class ScaledErfc(Function):
 
 def tractable(expression: Expr) -> Expr:
     """Write an expression in functions of which sympy knows the limits."""
-    return expression.replace(ScaledErfc, lambda x: sympy.exp(x**2) * sympy.erfc(x)).replace(sympy.tanh, lambda x: 1 - 2 / (sympy.exp(2 * x) + 1))
+    return expression.replace(ScaledErfc, lambda x: sympy.exp(x**2) * sympy.erfc(x)).replace(
+        sympy.tanh, lambda x: 1 - 2 / (sympy.exp(2 * x) + 1)
+    )
 
 
 def nearest(ball: arb) -> arb:
@@ -84,7 +86,10 @@ def nearest(ball: arb) -> arb:
 
 
 def poly_gamma(order: int, ball: arb) -> arb:
-    """Return the derivative of that order of digamma: by Hurwitz's zeta function, left of 0 by the reflection formula."""
+    """Return the derivative of that order of digamma.
+
+    It is Hurwitz's zeta function, left of 0 by the reflection formula.
+    """
     if order == 0:
         return ball.digamma()
     if ball > 0:

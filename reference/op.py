@@ -198,8 +198,7 @@ class Op:
             names = dict(zip((x, y, z), (array[()] for array in arrays), strict=False))
             names[OUTPUT] = saved[()]
             return {
-                before.xreplace(names): sympy.sympify(after).xreplace(names)
-                for before, after in self.saved.items()
+                before.xreplace(names): sympy.sympify(after).xreplace(names) for before, after in self.saved.items()
             }
         assert self.saved is not None
         rewritten = as_array(self.saved(*arrays, saved))

@@ -61,7 +61,11 @@ class Filtered:
     truth: list[Balls]
     allowance: list[Balls]
     trusted: np.ndarray[Shape, np.dtype[np.bool_]]
-    """At which points the truth is tight enough, the allowance so narrow that flint's is no other, and no rule for kinks and edges applies."""
+    """At which points the filter's bounds may stand for flint's.
+
+    There the truth is tight enough, the allowance so narrow that flint's is no other, and no rule for kinks and edges
+    applies.
+    """
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,10 @@ class Answer:
     @cached_property
     def reach(self) -> tuple[Reach, ...]:
         """Truth and allowance of each input as floats."""
-        return tuple(_reached(truth.ravel().tolist(), allowance.ravel().tolist()) for truth, allowance in zip(self.truth, self.allowance, strict=True))
+        return tuple(
+            _reached(truth.ravel().tolist(), allowance.ravel().tolist())
+            for truth, allowance in zip(self.truth, self.allowance, strict=True)
+        )
 
 
 @dataclass(frozen=True)
@@ -110,7 +117,14 @@ def _reached(truth: list[arb], allowance: list[arb]) -> Reach:
         elif not wide.is_finite():
             rows.append((0.0, math.inf, centre, _rest(true, centre)))
         else:
-            rows.append((float((wide.mid() - true).mid()), float(wide.rad().upper() + true.rad().upper()), centre, _rest(true, centre)))
+            rows.append(
+                (
+                    float((wide.mid() - true).mid()),
+                    float(wide.rad().upper() + true.rad().upper()),
+                    centre,
+                    _rest(true, centre),
+                )
+            )
     return Reach(*np.array(rows, dtype=np.float64).reshape(-1, 4).T)
 
 
@@ -147,7 +161,8 @@ def certified(program: Program, rows: Sequence[Sequence[arb]], form: Format) -> 
             results[number] = balls
         pending = [pending[number] for number in _uncertified(again, form)]
     if pending:
-        message = f"no enclosure within {MOST_BITS} bits is tight enough for {form.name} at {[float(a) for a in rows[pending[0]]]}"
+        at = [float(a) for a in rows[pending[0]]]
+        message = f"no enclosure within {MOST_BITS} bits is tight enough for {form.name} at {at}"
         raise UncertifiedError(message)
     return results
 
@@ -185,7 +200,10 @@ def _answered(case: Case) -> Answer:
     allowances = _allowances(case, smooth)
     if any(exact):
         pairs = iter(zip(truths, allowances, strict=True))
-        both = [conventional(case.tree.root.op, row, case.form) if is_exact else next(pairs) for row, is_exact in zip(rows, exact, strict=True)]
+        both = [
+            conventional(case.tree.root.op, row, case.form) if is_exact else next(pairs)
+            for row, is_exact in zip(rows, exact, strict=True)
+        ]
         truths, allowances = [truth for truth, _ in both], [allowance for _, allowance in both]
     share = 1 / fmpq(case.cotangent.size or 1) if case.root == "mean" else ONE
     return Answer(
@@ -198,7 +216,11 @@ def _answered(case: Case) -> Answer:
 def filtered(case: Case) -> Filtered | None:
     """Return what float64 can say; None where there are few points, or no filter for the op or the format."""
     op, form = case.tree.root.op, case.form
-    if not (case.is_pointwise and case.tree.is_single and case.along is None) or case.points < FEWEST or form.precision > FILTERED_BITS:
+    if (
+        not (case.is_pointwise and case.tree.is_single and case.along is None)
+        or case.points < FEWEST
+        or form.precision > FILTERED_BITS
+    ):
         return None
     columns = [array.ravel() for array in (*case.primals, case.cotangent)]
     ctx.prec = 64
@@ -209,7 +231,11 @@ def filtered(case: Case) -> Filtered | None:
     except (AttributeError, TypeError):
         return None
     with np.errstate(over="ignore"):
-        tight = [np.isfinite(ball.mid) & (ball.rad * 2**GUARD_BITS <= np.maximum(np.abs(ball.mid) * form.unit, form.smallest_subnormal)) for ball in truth]
+        tight = [
+            np.isfinite(ball.mid)
+            & (ball.rad * 2**GUARD_BITS <= np.maximum(np.abs(ball.mid) * form.unit, form.smallest_subnormal))
+            for ball in truth
+        ]
         narrow = [ball.rad * 4 <= np.abs(ball.mid) + 32 * form.smallest_subnormal for ball in allowance]
     apart = [np.abs(ball.mid) > ball.rad for ball in places]
     return Filtered(truth, allowance, np.all([*tight, *narrow, *apart], axis=0))
@@ -224,7 +250,9 @@ def _allowances(case: Case, rows: Sequence[Sequence[arb]]) -> list[tuple[arb, ..
     first = sum(elements(leaf) for leaf in case.tree.leaves)
     last = first + elements(case.tree.root)
     share = arb(fmpq(1, case.cotangent.size or 1)) * arb(1, STEPS * case.form.unit)
-    return program.at((*row[:first], *(cotangent * share for cotangent in row[first:last]), *row[last:]) for row in rows)
+    return program.at(
+        (*row[:first], *(cotangent * share for cotangent in row[first:last]), *row[last:]) for row in rows
+    )
 
 
 def _rounded_program(case: Case) -> Program:
@@ -267,9 +295,15 @@ def products(case: Case) -> list[tuple[arb, ...]]:
 
 
 def points(case: Case) -> list[tuple[arb, ...]]:
-    """Return the inputs and cotangents, and the direction of a second derivative, of each point of the batch, flat, as exact balls."""
+    """Return the inputs and cotangents of each point of the batch, flat, as exact balls.
+
+    The direction of a second derivative comes with them.
+    """
     ctx.prec = 64
-    arguments = [np.broadcast_to(primal, (*case.batch, *leaf.shape)) for primal, leaf in zip(case.primals, case.tree.leaves, strict=True)]
+    arguments = [
+        np.broadcast_to(primal, (*case.batch, *leaf.shape))
+        for primal, leaf in zip(case.primals, case.tree.leaves, strict=True)
+    ]
     nodes: list[Node] = [*case.tree.leaves, case.tree.root]
     whole = [*arguments, case.cotangent]
     if case.along is not None and case.direction is not None:

@@ -56,7 +56,10 @@ def second_program(tree: Tree, along: int) -> Program:
 
 @lru_cache(maxsize=64)
 def products_program(tree: Tree, along: int) -> Program:
-    """Compile the products of two tangents that meet in each node of a tree: a format may not hold one although it holds the second derivative."""
+    """Compile the products of two tangents that meet in each node of a tree.
+
+    A format may not hold one although it holds the second derivative.
+    """
     chain = Chain(tree, Emitter())
     for node in tree.applications:
         chain.forward(node)
@@ -67,7 +70,11 @@ def products_program(tree: Tree, along: int) -> Program:
     for leaf in tree.leaves:
         for index in range(elements(leaf)):
             other = chain.tangents({(leaf, index): chain.one}, slopes)
-            products += [chain.emitter.assign(f"{one} * {two}") for place, one in along_it.items() if one is not None and (two := other.get(place)) is not None]
+            products += [
+                chain.emitter.assign(f"{one} * {two}")
+                for place, one in along_it.items()
+                if one is not None and (two := other.get(place)) is not None
+            ]
     return chain.emitter.program([*chain.arguments, *chain.cotangents, *directions], products)
 
 
@@ -76,7 +83,9 @@ def second_allowance_program(tree: Tree, along: int, form: Format) -> Program:
     """Compile the change of reverse mode in a direction, in the arithmetic of a format, every step widened."""
     chain = Chain(tree, Emitter(form))
     direction = _direction(tree, along)
-    tangents: dict[Node, list[str | None]] = {leaf: list(direction) if number == along else [None] * elements(leaf) for number, leaf in enumerate(tree.leaves)}
+    tangents: dict[Node, list[str | None]] = {
+        leaf: list(direction) if number == along else [None] * elements(leaf) for number, leaf in enumerate(tree.leaves)
+    }
     for application in tree.applications:
         if application is not tree.root or application.rule.saved is not None:
             chain.forward(application)
@@ -95,7 +104,10 @@ def second_allowance_program(tree: Tree, along: int, form: Format) -> Program:
         for child, change in zip(node.children, _changed(chain, node, adjoint, results[node], tangents), strict=True):
             changes.setdefault(child, []).append(change)
     zero = chain.zero
-    return chain.emitter.program([*chain.arguments, *chain.cotangents, *direction], [name or zero for leaf in tree.leaves for name in results[leaf]])
+    return chain.emitter.program(
+        [*chain.arguments, *chain.cotangents, *direction],
+        [name or zero for leaf in tree.leaves for name in results[leaf]],
+    )
 
 
 def _direction(tree: Tree, along: int) -> list[str]:
@@ -109,7 +121,11 @@ def hessian(op: Op, shapes: tuple[Shape, ...]) -> tuple[tuple[int, tuple[int, in
     Derivatives that are 0 are left out.
     """
     local = rule(op, shapes)
-    places = [(number, element, symbol) for number, array in enumerate(local.inputs) for element, symbol in enumerate(array.flat)]
+    places = [
+        (number, element, symbol)
+        for number, array in enumerate(local.inputs)
+        for element, symbol in enumerate(array.flat)
+    ]
     return tuple(
         (output, (number, element), (other, place), second)
         for output, number, element, first in jacobian(op, shapes)
@@ -122,15 +138,27 @@ def _bends(chain: Chain, node: Apply) -> list[Bend]:
     """Write the second derivatives of a node: of which element, by which elements of which children."""
     scope = chain.emitter.scope(chain.bound(node))
     entries = hessian(node.op, tuple(child.shape for child in node.children))
-    return [(output, node.children[a], i, node.children[b], j, scope.emit(second)) for output, (a, i), (b, j), second in entries]
+    return [
+        (output, node.children[a], i, node.children[b], j, scope.emit(second))
+        for output, (a, i), (b, j), second in entries
+    ]
 
 
-def _curved(chain: Chain, tree: Tree, one: Tangents, other: Tangents, slopes: dict[Apply, list[Slope]], bends: dict[Apply, list[Bend]]) -> Tangents:
+def _curved(
+    chain: Chain,
+    tree: Tree,
+    one: Tangents,
+    other: Tangents,
+    slopes: dict[Apply, list[Slope]],
+    bends: dict[Apply, list[Bend]],
+) -> Tangents:
     """Write the second derivatives of every element of every node in two directions; None where it is 0."""
     found: Tangents = {}
     for node in tree.applications:
         for output in range(elements(node)):
-            terms = [(slope, found.get((child, element))) for place, child, element, slope in slopes[node] if place == output]
+            terms = [
+                (slope, found.get((child, element))) for place, child, element, slope in slopes[node] if place == output
+            ]
             for place, a, i, b, j, bend in bends[node]:
                 left, right = one.get((a, i)), other.get((b, j))
                 if place == output and left is not None and right is not None:
@@ -140,7 +168,11 @@ def _curved(chain: Chain, tree: Tree, one: Tangents, other: Tangents, slopes: di
 
 
 def _changed(
-    chain: Chain, node: Apply, adjoint: Sequence[str], change: Sequence[str | None], tangents: dict[Node, list[str | None]]
+    chain: Chain,
+    node: Apply,
+    adjoint: Sequence[str],
+    change: Sequence[str | None],
+    tangents: dict[Node, list[str | None]],
 ) -> list[list[str | None]]:
     """Write how the vector-Jacobian product of a node changes in the direction, for each element of each child."""
     local = changes_of(node.op, tuple(child.shape for child in node.children))
@@ -155,8 +187,10 @@ def _changed(
         saved = [total(chain, each) for each in own]
     terms: list[list[list[str]]] = [[[] for _ in range(elements(child))] for child in node.children]
     for entries, sources in (
-        (local.by_input, [tangents[child] for child in node.children]), (local.by_cotangent, [change]), (local.by_saved, [saved]),
-    ):  # fmt: skip
+        (local.by_input, [tangents[child] for child in node.children]),
+        (local.by_cotangent, [change]),
+        (local.by_saved, [saved]),
+    ):
         for number, element, source, place, derivative in entries:
             tangent = sources[source][place]
             if tangent is None:

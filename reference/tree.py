@@ -160,10 +160,11 @@ def rule(op: Op, shapes: tuple[Shape, ...]) -> Rule:
     through = tuple(g.copy() for g in gradients)
     for array in through:
         array.ravel()[:] = [
-            sympy.factor(g.subs(replacement, simultaneous=True)) if op.elementwise
+            sympy.factor(g.subs(replacement, simultaneous=True))
+            if op.elementwise
             else g.subs(replacement, simultaneous=True)
             for g in array.flat
-        ]  # fmt: skip
+        ]
     return Rule(inputs, outputs, cotangents, gradients, saved, value, through)
 
 
@@ -172,7 +173,9 @@ def _lifted(scalar: Rule, op: Op, shapes: tuple[Shape, ...]) -> Rule:
     inputs = tuple(symbols(name, shape) for name, shape in zip(op.inputs, shapes, strict=True))
     shape = np.broadcast_shapes(*shapes)
     cotangents, saved = symbols("cotangent", shape), symbols("saved", shape)
-    sources = [a[()] for a in (*scalar.inputs, scalar.cotangents)] + ([] if scalar.saved is None else [scalar.saved[()]])
+    sources = [a[()] for a in (*scalar.inputs, scalar.cotangents)] + (
+        [] if scalar.saved is None else [scalar.saved[()]]
+    )
     spread = [np.broadcast_to(array, shape).ravel() for array in (*inputs, cotangents, saved)]
     places = [dict(zip(sources, elements, strict=False)) for elements in zip(*spread, strict=True)]
 
@@ -183,11 +186,14 @@ def _lifted(scalar: Rule, op: Op, shapes: tuple[Shape, ...]) -> Rule:
         return tuple(_summed(each(g[()]), target) for g, target in zip(scalars, shapes, strict=True))
 
     return Rule(
-        inputs, each(scalar.outputs[()]), cotangents, gradients(scalar.gradients),
+        inputs,
+        each(scalar.outputs[()]),
+        cotangents,
+        gradients(scalar.gradients),
         None if scalar.saved is None else saved,
         None if scalar.saved_value is None else each(scalar.saved_value[()]),
         gradients(scalar.saved_gradients),
-    )  # fmt: skip
+    )
 
 
 @cache
@@ -200,7 +206,11 @@ def jacobian(op: Op, shapes: tuple[Shape, ...]) -> tuple[tuple[int, int, int, Ex
     found = []
     for number, array in enumerate(local.inputs):
         every = np.arange(array.size)
-        reached = np.broadcast_to(every.reshape(array.shape), local.outputs.shape).reshape(-1, 1) if op.elementwise else [every] * local.outputs.size
+        reached = (
+            np.broadcast_to(every.reshape(array.shape), local.outputs.shape).reshape(-1, 1)
+            if op.elementwise
+            else [every] * local.outputs.size
+        )
         for output, value in enumerate(local.outputs.flat):
             slopes = ((int(element), sympy.diff(value, array.flat[element])) for element in reached[output])
             found += [(output, number, element, slope) for element, slope in slopes if slope != 0]

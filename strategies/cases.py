@@ -67,7 +67,10 @@ def fixed_cases(op: Op, form: Format, order: int = 1) -> tuple[Case, ...]:
 
 @cache
 def reached_cases(op: Op, form: Format) -> tuple[Case, ...]:
-    """Return cases of an op that stand for how drawn trees use it, the same each time: over the whole range, and near 0; none where they do not."""
+    """Return cases of an op that stand for how drawn trees use it, the same each time.
+
+    They are over the whole range, and near 0; there are none for an op that drawn trees do not use.
+    """
     if not is_composable(op):
         return ()
     cases = _spread(op, form) if op.elementwise else _fixed(op, form, 1)
@@ -79,7 +82,9 @@ def _spread(op: Op, form: Format) -> Iterator[Case]:
     columns = []
     for name in op.inputs:
         interval = op.interval(name)
-        values = _rounded(form, np.concatenate([rng.uniform(*interval.clipped(most), REACHED) for most in (LARGEST, NEAR)]))
+        values = _rounded(
+            form, np.concatenate([rng.uniform(*interval.clipped(most), REACHED) for most in (LARGEST, NEAR)])
+        )
         columns.append(rng.permutation(values[[interval.encloses(value, value) for value in values.tolist()]]))
     count = min(map(len, columns))
     case = Case(single(op), form, tuple(column[:count] for column in columns), np.ones(count))
@@ -95,7 +100,9 @@ def _smooth(case: Case) -> Case:
 def _fixed(op: Op, form: Format, order: int) -> Iterator[Case]:
     rng = np.random.default_rng(0)
     if op.elementwise:
-        columns = [rng.permutation(np.resize(hard(form, op.interval(name, order), op, FIXED), FIXED)) for name in op.inputs]
+        columns = [
+            rng.permutation(np.resize(hard(form, op.interval(name, order), op, FIXED), FIXED)) for name in op.inputs
+        ]
         if op.kinks and len(columns) > 1:
             tie(op, columns, 3)
         yield Case(single(op), form, tuple(columns), np.resize(FIXED_COTANGENTS, FIXED))
@@ -104,7 +111,9 @@ def _fixed(op: Op, form: Format, order: int) -> Iterator[Case]:
         tree = single(op, shapes)
         batch = (2,) if op.batched else ()
         primals = tuple(
-            _rounded(form, rng.uniform(*_tensor_range(op, leaf.name), size=(*(batch if i < op.batched else ()), *leaf.shape)))
+            _rounded(
+                form, rng.uniform(*_tensor_range(op, leaf.name), size=(*(batch if i < op.batched else ()), *leaf.shape))
+            )
             for i, leaf in enumerate(tree.leaves)
         )
         yield Case(tree, form, primals, np.resize(FIXED_COTANGENTS, (*batch, *tree.root.shape)))
@@ -121,8 +130,7 @@ def _elementwise(draw: st.DrawFn, op: Op, form: Format, most: int, order: int) -
     else:
         shapes = (draw(wholes(most) | batches()),) * count
     primals = [
-        draw(points(form, shape, op.interval(name, order), op))
-        for shape, name in zip(shapes, op.inputs, strict=True)
+        draw(points(form, shape, op.interval(name, order), op)) for shape, name in zip(shapes, op.inputs, strict=True)
     ]
     if count > 1 and op.kinks:
         tie(op, [primal.reshape(-1) for primal in primals], draw(st.integers(0, 3)))
@@ -140,7 +148,8 @@ def tie(op: Op, columns: Sequence[Floats], count: int) -> None:
 def _laid_out(draw: st.DrawFn, case: Case) -> Case:
     """Draw how each input lies in memory; of one that is expanded, all rows are the first."""
     chosen = tuple(
-        draw(layouts(primal.shape, expands=bool(batch))) for primal, batch in zip(case.primals, case.batches, strict=True)
+        draw(layouts(primal.shape, expands=bool(batch)))
+        for primal, batch in zip(case.primals, case.batches, strict=True)
     )
     primals = tuple(
         np.broadcast_to(primal[:1], primal.shape).copy() if layout == "expanded" else primal
@@ -168,10 +177,17 @@ def _cotangent(draw: st.DrawFn, form: Format, shape: Shape) -> Floats:
 def tree_cases(draw: st.DrawFn, form: Format, ops: Sequence[Op] | None = None, most: int = 64, order: int = 1) -> Case:
     """Cases of a drawn tree: broadcast inputs, shared nodes, reductions inside, a sum or mean at the root."""
     tensors = draw(st.sampled_from((False, False, True)))
-    tree = draw(trees(ops, inputs=draw(st.integers(1, 3)), most=TENSOR_STEPS if tensors else STEPS, tensors=tensors, order=order))
+    tree = draw(
+        trees(
+            ops, inputs=draw(st.integers(1, 3)), most=TENSOR_STEPS if tensors else STEPS, tensors=tensors, order=order
+        )
+    )
     count = len(tree.leaves)
     shapes = ((TENSOR_POINTS,),) * count if tensors else draw(broadcastable(count) | st.just(((most,),) * count))
-    primals = tuple(draw(moderate(form, (*shape, *leaf.shape), *LEAF_RANGE)) for shape, leaf in zip(shapes, tree.leaves, strict=True))
+    primals = tuple(
+        draw(moderate(form, (*shape, *leaf.shape), *LEAF_RANGE))
+        for shape, leaf in zip(shapes, tree.leaves, strict=True)
+    )
     root = draw(st.sampled_from(ROOTS))
     whole = (*np.broadcast_shapes(*shapes), *tree.root.shape)
     cotangent = _cotangent(draw, form, whole) if root == "cotangent" else np.ones(whole)

@@ -51,7 +51,11 @@ def _boundary(form: Format, end: sympy.Expr, *, inside: bool, side: int) -> int:
     near = int(form.ordinals(np.array([float(end)]))[0])
     around = range(near - side, near + 3 * side, side)
     numbers = (sympy.Rational(value) for value in form.values(np.array(around)).tolist())
-    return next(ordinal for ordinal, number in zip(around, numbers, strict=True) if (number - end) * side > 0 or (inside and number == end))
+    return next(
+        ordinal
+        for ordinal, number in zip(around, numbers, strict=True)
+        if (number - end) * side > 0 or (inside and number == end)
+    )
 
 
 @cache
@@ -65,11 +69,17 @@ def places(op: Op | None, form: Format, interval: Interval) -> Integers:
     digits = form.precision * np.log(2)
     found += [np.log(form.largest), -np.log(form.smallest_subnormal), digits, digits / 2]
     found += [np.sqrt(form.largest), np.sqrt(form.smallest_subnormal), np.sqrt(digits)]
-    found += [2.0**n for n in range(-8, 9)] + [float(pole) for pole in interval.without] + [3.0, 10.0] * interval.poles_of_gamma
+    found += (
+        [2.0**n for n in range(-8, 9)]
+        + [float(pole) for pole in interval.without]
+        + [3.0, 10.0] * interval.poles_of_gamma
+    )
     signed = [sign * place for place in found for sign in (1, -1)]
     if op is not None and len(op.inputs) == 1:
         signed += [float(r) for e in critical_expressions(op) for r in sympy.solve(e, x)]
-    return np.unique(form.ordinals(np.array(signed + [float(e) for e in (interval.lower, interval.upper) if e.is_finite])))
+    return np.unique(
+        form.ordinals(np.array(signed + [float(e) for e in (interval.lower, interval.upper) if e.is_finite]))
+    )
 
 
 @cache
@@ -105,7 +115,9 @@ def _around_one(form: Format, lower: int, upper: int) -> list[tuple[int, int]]:
     """Return the numbers of the values between 2**-10 and 2**5 of either sign that lie in a range, or the range."""
     first, last = (int(n) for n in form.ordinals(np.array([2.0**-10, 2.0**5])))
     both = ((first, last), (-last, -first))
-    return [(max(low, lower), min(high, upper)) for low, high in both if low <= upper and high >= lower] or [(lower, upper)]
+    return [(max(low, lower), min(high, upper)) for low, high in both if low <= upper and high >= lower] or [
+        (lower, upper)
+    ]
 
 
 def _spread(rest: Integers, lower: int, upper: int) -> Integers:
@@ -122,10 +134,10 @@ def everything(form: Format, interval: Interval) -> Floats:
 
 
 def hard(form: Format, interval: Interval, op: Op | None = None, count: int = 300) -> Floats:
-    """Return that many values of the interval, the same each time: critical places, their neighbours, and some of every binade.
+    """Return that many values of the interval, the same each time.
 
-    Half of them are of the first two kinds where there are so many: every place if it fits, or 0. An
-    interval with fewer values gives all of them.
+    They are critical places, their neighbours, and some of every binade. Half of them are of the first two kinds where
+    there are so many: every place if it fits, or 0. An interval with fewer values gives all of them.
     """
     lower, upper = bounds(form, interval)
     centres = np.intersect1d(places(op, form, interval), special := critical(op, form, interval))
@@ -134,7 +146,9 @@ def hard(form: Format, interval: Interval, op: Op | None = None, count: int = 30
     chosen = np.union1d(centres, _evenly(np.setdiff1d(special, centres), count // 2 - centres.size))
     steps = min(count - 1, upper - lower)
     spread = np.array([lower + (upper - lower) * i // steps for i in range(steps + 1)], dtype=np.int64)
-    return _without_poles(np.union1d(chosen, _evenly(np.setdiff1d(spread, chosen), count - chosen.size)), form, interval)
+    return _without_poles(
+        np.union1d(chosen, _evenly(np.setdiff1d(spread, chosen), count - chosen.size)), form, interval
+    )
 
 
 def _evenly(numbers: Integers, count: int) -> Integers:
@@ -143,9 +157,9 @@ def _evenly(numbers: Integers, count: int) -> Integers:
 
 
 def stratified(form: Format, interval: Interval, op: Op | None = None, count: int = 100_000) -> Floats:
-    """Return at least that many values of the interval, the same each time: each binade has as many, and all critical ones.
+    """Return at least that many values of the interval, the same each time.
 
-    Neighbours in the array are neighbours in value.
+    Each binade has as many, and all critical ones are among them. Neighbours in the array are neighbours in value.
     """
     lower, upper = bounds(form, interval)
     width = max((upper - lower) // count, 1)

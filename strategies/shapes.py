@@ -15,8 +15,12 @@ BATCHES: tuple[Shape, ...] = ((), (1,), (0,), (7,), (3, 4), (64,), (2, 1, 3), (2
 """Batch shapes: without dimensions, sizes 1 and 0, below and past a vector register."""
 
 PAIRS: tuple[tuple[Shape, Shape, Shape], ...] = (
-    ((), (3,), ()), ((3,), (1,), (3,)), ((4, 1), (1, 5), (4, 5)), ((2, 3), (3,), ()), ((8,), (8,), (8,)),
-)  # fmt: skip
+    ((), (3,), ()),
+    ((3,), (1,), (3,)),
+    ((4, 1), (1, 5), (4, 5)),
+    ((2, 3), (3,), ()),
+    ((8,), (8,), (8,)),
+)
 """Shapes that broadcast against each other."""
 
 

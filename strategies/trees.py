@@ -56,7 +56,10 @@ COMPOSABLE = tuple(op for op in OPS.values() if is_composable(op))
 
 @cache
 def image(op: Op, ranges: tuple[Range, ...], shapes: tuple[Shape, ...], order: int = 1) -> Range | None:
-    """Enclose what an op makes of ranges; None where it is not smooth enough for a derivative of an order and bounded, or refuses the shapes."""
+    """Enclose what an op makes of ranges; None where it cannot be part of a tree.
+
+    That is where it is not bounded, not smooth enough for a derivative of the order, or refuses the shapes.
+    """
     if not all(op.interval(n).encloses(*r) for n, r in zip(op.inputs, ranges, strict=True)):
         return None
     try:
@@ -71,7 +74,9 @@ def image(op: Op, ranges: tuple[Range, ...], shapes: tuple[Shape, ...], order: i
     else:
         program = compiled([op.formula, *op.kinks, *(seams(op) if order > 1 else ())], (x, y)[: len(ranges)])
         values, *kinks = zip(*program.at(_cells(ranges)), strict=True)
-    if not all(ball.is_finite() and abs(ball) <= LARGEST for ball in values) or any(not ball.is_finite() or ball.contains(0) for row in kinks for ball in row):
+    if not all(ball.is_finite() and abs(ball) <= LARGEST for ball in values) or any(
+        not ball.is_finite() or ball.contains(0) for row in kinks for ball in row
+    ):
         return None
     lower = min(math.floor(float(ball.lower()) * GRAIN - 1e-9) for ball in values) / GRAIN
     upper = max(math.ceil(float(ball.upper()) * GRAIN + 1e-9) for ball in values) / GRAIN
@@ -93,13 +98,21 @@ def _everywhere(inputs: Sequence[Array], ranges: tuple[Range, ...]) -> tuple[arb
 
 
 @st.composite
-def trees(draw: st.DrawFn, ops: Sequence[Op] | None = None, inputs: int = 2, most: int = 8, *, tensors: bool = False, order: int = 1) -> Tree:
-    """Trees over inputs in LEAF_RANGE, with shared nodes: of scalars, or of small tensors; of COMPOSABLE unless ops are given.
+def trees(
+    draw: st.DrawFn,
+    ops: Sequence[Op] | None = None,
+    inputs: int = 2,
+    most: int = 8,
+    *,
+    tensors: bool = False,
+    order: int = 1,
+) -> Tree:
+    """Trees over inputs in LEAF_RANGE, with shared nodes: of scalars, or of small tensors.
 
-    Trees of tensors broadcast inside, and have reductions, contractions and ops that move elements.
-    Built upwards: each step applies an op whose domain contains the ranges of nodes made
-    before, any of which may be used again. None that is to be differentiated twice reduces a single
-    element: sympy knows that to be straight, torch computes it as any other. Shrinks towards few nodes and the first of the ops.
+    They are of COMPOSABLE unless ops are given. Trees of tensors broadcast inside, and have reductions, contractions
+    and ops that move elements. Built upwards: each step applies an op whose domain contains the ranges of nodes made
+    before, any of which may be used again. None that is to be differentiated twice reduces a single element: sympy
+    knows that to be straight, torch computes it as any other. Shrinks towards few nodes and the first of the ops.
     Raises ValueError where no tree can be made of them.
     """
     ops = COMPOSABLE if ops is None else ops  # a default would be printed at every draw, to tell strategies apart
@@ -132,6 +145,8 @@ def _grown(draw: st.DrawFn, nodes: list[tuple[Node, Range]], ops: Sequence[Op], 
         reached = image(op, tuple(extent for _, extent in arguments), tuple(node.shape for node, _ in arguments), order)
         if reached is not None:
             children = tuple(node for node, _ in arguments)
-            return Apply(op, children, manner if op.elementwise and op.in_place and len(children) == 1 else MANNERS[0]), reached
+            return Apply(
+                op, children, manner if op.elementwise and op.in_place and len(children) == 1 else MANNERS[0]
+            ), reached
     message = f"none of {len(ops)} ops takes the range {newest[1]}"
     raise ValueError(message)

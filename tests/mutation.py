@@ -48,7 +48,9 @@ if TYPE_CHECKING:
 ENTRIES, WITHIN = 25, 9.0
 """What gradcheck is given: so many inputs, within this of 0."""
 
-DRAWS = settings(phases=[Phase.generate], derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck))
+DRAWS = settings(
+    phases=[Phase.generate], derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck)
+)
 
 KNOWN = deviation.read(deviation.FILE, OPS)
 
@@ -102,8 +104,12 @@ def at_kinks(place: Place) -> torch.Tensor:
     """Strike kinks and edges of the domain."""
     values = [x.double().numpy() for x in place.inputs]
     with np.errstate(all="ignore"):
-        zeros = [sympy.lambdify(SYMBOLS[: len(values)], e, "numpy")(*values) == 0 for e in critical_expressions(place.op)]
-    return torch.tensor(np.any(zeros, axis=0) if zeros else np.zeros(values[0].shape, dtype=bool)).reshape(place.first.shape)
+        zeros = [
+            sympy.lambdify(SYMBOLS[: len(values)], e, "numpy")(*values) == 0 for e in critical_expressions(place.op)
+        ]
+    return torch.tensor(np.any(zeros, axis=0) if zeros else np.zeros(values[0].shape, dtype=bool)).reshape(
+        place.first.shape
+    )
 
 
 def at_infinity(place: Place) -> torch.Tensor:
@@ -126,9 +132,21 @@ MUTANTS = (
     Mutant("plus 1/2 at infinite inputs", lambda g, _: g + 0.5, at_infinity),
     Mutant("1 for inputs below 0", lambda g, _: torch.ones_like(g), lambda place: place.first < 0),
     Mutant("plus 1 at -0", lambda g, _: g + 1, lambda place: (place.first == 0) & place.first.signbit()),
-    Mutant("half as much again for subnormal inputs", lambda g, _: scaled(g, 1.5), lambda place: place.first.abs() < place.form.smallest_normal),
-    Mutant("0 above half the square root of the largest value", lambda g, _: g * 0, lambda place: place.first.abs() > place.form.largest**0.5 / 2),
-    Mutant("plus 1 in the tail after whole vectors of 8", lambda g, _: g + 1, lambda place: numbered(place) >= place.first.numel() // 8 * 8),
+    Mutant(
+        "half as much again for subnormal inputs",
+        lambda g, _: scaled(g, 1.5),
+        lambda place: place.first.abs() < place.form.smallest_normal,
+    ),
+    Mutant(
+        "0 above half the square root of the largest value",
+        lambda g, _: g * 0,
+        lambda place: place.first.abs() > place.form.largest**0.5 / 2,
+    ),
+    Mutant(
+        "plus 1 in the tail after whole vectors of 8",
+        lambda g, _: g + 1,
+        lambda place: numbered(place) >= place.first.numel() // 8 * 8,
+    ),
     Mutant("plus 1 in one element of a thousand", lambda g, _: g + 1, lambda place: numbered(place) % 1000 == 999),
 )
 
@@ -151,7 +169,9 @@ def is_planted(op: Op, form: Format, mutant: Mutant) -> bool:
     """Say whether the mutant changes a finite gradient at hard points or where torch's rule decides."""
     sides = [hard(form, op.interval(name), op, {1: 2000, 2: 60, 3: 15}[len(op.inputs)]) for name in op.inputs]
     ruled = np.array([*places(op), *infinite_places(op)], dtype=np.float64).reshape(-1, len(op.inputs)).T
-    columns = tuple(np.append(column, by_rule) for column, by_rule in zip(np.meshgrid(*sides, indexing="ij"), ruled, strict=True))
+    columns = tuple(
+        np.append(column, by_rule) for column, by_rule in zip(np.meshgrid(*sides, indexing="ij"), ruled, strict=True)
+    )
     case = Case(single(op), form, columns, np.ones_like(columns[0]))
     pairs = zip(MODES["backward"].gradients(case, "cpu"), mode(mutant).gradients(case, "cpu"), strict=True)
     return any(bool((a.isfinite() & (a != b)).any()) for a, b in pairs if a is not None and b is not None)
@@ -191,7 +211,9 @@ def gradcheck_catches(op: Op, mutant: Mutant | None) -> bool:
             inputs = [x.detach().requires_grad_() for x in ctx.saved_tensors]
             with torch.enable_grad():
                 sound = torch.autograd.grad(binding.call(op)(inputs), inputs, cotangent)
-            return tuple(sound if mutant is None else mutant.gradients(Place(op, form, [x.detach() for x in inputs]), sound))
+            return tuple(
+                sound if mutant is None else mutant.gradients(Place(op, form, [x.detach() for x in inputs]), sound)
+            )
 
     rng = np.random.default_rng(0)
     inputs = []
@@ -228,7 +250,10 @@ def main() -> None:
         table.add_row(name, *(str(counts[name]) for counts in (planted, ours, theirs)))
     table.add_row("all", *(str(counts.total()) for counts in (planted, ours, theirs)))
     Console().print(table)
-    Console().print(f"{len(ops)} ops, each with {min(fewest.values())} mutants or more. Missed by the assay: {'; '.join(missed) or 'none'}")
+    Console().print(
+        f"{len(ops)} ops, each with {min(fewest.values())} mutants or more. "
+        f"Missed by the assay: {'; '.join(missed) or 'none'}"
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""Where a function has no derivative, torch documents what its gradient is: each kink and edge of each op and each infinite input, by the clause that decides."""
+"""Where a function has no derivative, torch documents what its gradient is.
+
+Each kink and edge of each op and each infinite input is judged by the clause that decides.
+"""
 
 import numpy as np
 

@@ -33,7 +33,10 @@ def test_gradient_at_every_value(op, form, assay) -> None:
 
 @pytest.mark.enumerated(arguments=(1,), bits=(32, 64))
 def test_gradient_in_every_binade(op, form, assay) -> None:
-    """The gradient could have come from correctly rounded steps at 100,000 values, as many of each binade, and all critical ones."""
+    """The gradient could have come from correctly rounded steps at 100,000 values.
+
+    As many are of each binade, and all critical ones are among them.
+    """
     for case in cases(op, form, (stratified(form, op.interval("x"), op),)):
         assay.assert_agrees(case)
 

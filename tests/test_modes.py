@@ -1,4 +1,7 @@
-"""Every way to ask torch for a derivative gives the same one: at hard points of each op, the same for all of them, and of drawn trees."""
+"""Every way to ask torch for a derivative gives the same one.
+
+Each is asked at hard points of each op, the same for all of them, and of drawn trees.
+"""
 
 import numpy as np
 import pytest
@@ -31,10 +34,17 @@ def test_mode_gives_the_derivative_of_a_tree(pool, form, mode, assay, data) -> N
     assay.assert_agrees(data.draw(tree_cases(form, assay.sound(pool, reached_cases), order=mode.order)))
 
 
-@pytest.mark.xfail(strict=True, reason="torch 2.13 pushes tangents s, t through the larger or smaller as s + mask * (t - s), which loses a small t (unreported, found 2026-11-24)")
+@pytest.mark.xfail(
+    strict=True,
+    reason="torch 2.13 pushes tangents s, t through the larger or smaller as s + mask * (t - s), which loses a small t "
+    "(unreported, found 2026-11-24)",
+)
 @pytest.mark.parametrize("name", ["maximum", "minimum", "fmax", "fmin"])
 def test_small_tangent_passes_beside_a_large_one(name, device) -> None:
-    """The tangent of what is chosen is that of the result, whatever the other one is: here x**16 has one of 16/4**15, and -x or x one of 1."""
+    """The tangent of what is chosen is that of the result, whatever the other one is.
+
+    Here x**16 has one of 16/4**15, and -x or x one of 1.
+    """
     leaf = Leaf("x")
     power = leaf
     for _ in range(4):

@@ -57,7 +57,14 @@ SCORE = W * X + B
 PREDICTION = 1 / (1 + sympy.exp(-Z))
 LOSS = -(Y * sympy.log(P) + (1 - Y) * sympy.log(1 - P))
 POINT = {X: 6.7, Y: 0, W: 1, B: 0}
-FACTORS = {"dL/dp": "813.4", "dp/dz": "0.001228", "dz/dw": "6.700", "dz/db": "1.000", "dL/dw": "6.692", "dL/db": "0.9988"}
+FACTORS = {
+    "dL/dp": "813.4",
+    "dp/dz": "0.001228",
+    "dz/dw": "6.700",
+    "dz/db": "1.000",
+    "dL/dw": "6.692",
+    "dL/db": "0.9988",
+}
 """At that point, to four digits."""
 
 
@@ -126,9 +133,16 @@ def test_neuron_loss(dtype: torch.dtype) -> None:
 
 
 GUARD = Op(
-    name="guard", torch="torch.clamp", kwargs={"min": 1e-8, "max": 1 - 1e-8}, kinks=(x - sympy.Rational(1, 10**8), x - 1 + sympy.Rational(1, 10**8)),
-    formula=sympy.Piecewise((sympy.Rational(1, 10**8), x < sympy.Rational(1, 10**8)), (x, x <= 1 - sympy.Rational(1, 10**8)), (1 - sympy.Rational(1, 10**8), True)),
-)  # fmt: skip
+    name="guard",
+    torch="torch.clamp",
+    kwargs={"min": 1e-8, "max": 1 - 1e-8},
+    kinks=(x - sympy.Rational(1, 10**8), x - 1 + sympy.Rational(1, 10**8)),
+    formula=sympy.Piecewise(
+        (sympy.Rational(1, 10**8), x < sympy.Rational(1, 10**8)),
+        (x, x <= 1 - sympy.Rational(1, 10**8)),
+        (1 - sympy.Rational(1, 10**8), True),
+    ),
+)
 
 
 def neuron_tree() -> Tree:

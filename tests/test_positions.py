@@ -1,4 +1,7 @@
-"""The same gradient wherever an element lies: in the vectorised loop, its tail, a strided loop, another thread's part."""
+"""The same gradient comes wherever an element lies.
+
+It may lie in the vectorised loop, its tail, a strided loop, or another thread's part.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +19,18 @@ if TYPE_CHECKING:
     from reference.op import Op
 
 PERIOD = 13
-"""Different points, which come in turn: no multiple of a register's width, so that each comes at every position in it."""
+"""Different points, which come in turn.
+
+It is no multiple of a register's width, so that each comes at every position in it.
+"""
 
 
 @pytest.mark.kernels
 def test_gradient_is_within_the_allowance_at_any_position(op, form, sizes, assay) -> None:
-    """Hard points, repeated to any size and laid out either way, have gradients that could have come from correctly rounded steps."""
+    """Hard points have gradients that could have come from correctly rounded steps.
+
+    They are repeated to any size and laid out either way.
+    """
     for size in sizes:
         for layout in ("contiguous", "strided"):
             assay.assert_agrees(repeated(op, form, size, layout))
@@ -30,5 +39,8 @@ def test_gradient_is_within_the_allowance_at_any_position(op, form, sizes, assay
 def repeated(op: Op, form: Format, size: int, layout: str) -> Case:
     """Return a case of a vector of so many elements, in which a few hard points repeat."""
     rng = np.random.default_rng(0)
-    primals = tuple(np.resize(rng.permutation(np.resize(hard(form, op.interval(name), op, PERIOD - 1), PERIOD)), size) for name in op.inputs)
+    primals = tuple(
+        np.resize(rng.permutation(np.resize(hard(form, op.interval(name), op, PERIOD - 1), PERIOD)), size)
+        for name in op.inputs
+    )
     return Case(single(op), form, primals, np.ones(size), layouts=(layout,) * len(primals))

@@ -136,7 +136,11 @@ def test_assigned_grad_must_fit(leaf, device) -> None:
     assert leaf.grad.tolist() == [5]
     (leaf**2).backward()
     assert leaf.grad.tolist() == [11]
-    for other in (torch.ones(2, device=device), torch.ones(1, dtype=torch.float16, device=device), torch.ones(1, device="meta")):
+    for other in (
+        torch.ones(2, device=device),
+        torch.ones(1, dtype=torch.float16, device=device),
+        torch.ones(1, device="meta"),
+    ):
         with pytest.raises(RuntimeError, match="assign"):
             leaf.grad = other
     with pytest.raises(TypeError):
@@ -199,7 +203,10 @@ def test_retained_graph_adds_again(leaf) -> None:
 
 
 def test_create_graph_differentiates_twice(leaf) -> None:
-    """`create_graph=True` makes the gradient differentiable: x³ has 3x² = 27, and 6x = 18; without it, it does not require grad."""
+    """`create_graph=True` makes the gradient differentiable: x³ has 3x² = 27, and 6x = 18.
+
+    Without it, the gradient does not require grad.
+    """
     (first,) = torch.autograd.grad(leaf**3, leaf, create_graph=True)
     (second,) = torch.autograd.grad(first, leaf)
     assert (first.tolist(), second.tolist()) == ([27], [18])
@@ -208,7 +215,9 @@ def test_create_graph_differentiates_twice(leaf) -> None:
 
 
 @pytest.mark.parametrize(
-    "mode", [torch.no_grad, torch.inference_mode, lambda: torch.set_grad_enabled(False)], ids=["no_grad", "inference_mode", "set_grad_enabled"]
+    "mode",
+    [torch.no_grad, torch.inference_mode, lambda: torch.set_grad_enabled(False)],
+    ids=["no_grad", "inference_mode", "set_grad_enabled"],
 )
 def test_grad_mode_off(leaf, mode) -> None:
     """With grad mode off results do not require grad; leaving the block, by an error too, restores it."""
@@ -316,7 +325,12 @@ def test_view_made_in_no_grad_is_not_changed_with_grad(leaf) -> None:
 
 @pytest.mark.parametrize(
     ("function", "derivative"),
-    [(lambda x: x + x, 2), (lambda x: x * x, 6), (lambda x: (x * 2) * (x + 1), 14), (lambda x: x * x.exp() * (-x).exp(), 1)],
+    [
+        (lambda x: x + x, 2),
+        (lambda x: x * x, 6),
+        (lambda x: (x * 2) * (x + 1), 14),
+        (lambda x: x * x.exp() * (-x).exp(), 1),
+    ],
     ids=["x + x", "x * x", "diamond", "x exp(x) exp(-x)"],
 )
 def test_fan_out_sums(leaf, function, derivative) -> None:
@@ -326,7 +340,10 @@ def test_fan_out_sums(leaf, function, derivative) -> None:
 
 
 def test_hooks_run_in_order_and_replace(leaf) -> None:
-    """Hooks of a tensor run in the order in which they were registered; each may replace the gradient: 2 (g + 1) = 14."""
+    """Hooks of a tensor run in the order in which they were registered.
+
+    Each may replace the gradient: 2 (g + 1) = 14.
+    """
     leaf.register_hook(lambda gradient: gradient + 1)
     leaf.register_hook(lambda gradient: gradient * 2)
     (leaf**2).backward()
@@ -363,7 +380,10 @@ def test_post_accumulate_hook_of_a_frozen_leaf(leaf) -> None:
 
 
 def test_unused_input(leaf, device) -> None:
-    """`grad` of an input that was not used raises; is None with `allow_unused=True`, and zeros with `materialize_grads=True`."""
+    """`grad` of an input that was not used raises.
+
+    It is None with `allow_unused=True`, and zeros with `materialize_grads=True`.
+    """
     unused = torch.ones(2, device=device, requires_grad=True)
     with pytest.raises(RuntimeError, match="not have been used"):
         torch.autograd.grad(leaf**2, [leaf, unused])
@@ -384,7 +404,9 @@ def test_broadcast_is_summed(leaf, device) -> None:
 
 
 @pytest.mark.parametrize(
-    "function", [torch.argmax, lambda x: x > 1, lambda x: x.to(torch.int64), torch.isfinite], ids=["argmax", "greater", "to int64", "isfinite"]
+    "function",
+    [torch.argmax, lambda x: x > 1, lambda x: x.to(torch.int64), torch.isfinite],
+    ids=["argmax", "greater", "to int64", "isfinite"],
 )
 def test_integer_results_do_not_require_grad(leaf, function) -> None:
     """Results that are not differentiable, of integers and truths, do not require grad."""

@@ -13,7 +13,7 @@ from reference.catalogue import (
     reductions,
     shaping,
     special,
-)  # fmt: skip
+)
 from reference.op import InvalidOpError, Op
 
 FAMILIES: dict[str, tuple[Op, ...]] = {

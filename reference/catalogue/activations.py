@@ -53,7 +53,7 @@ RECTIFIERS = (
         formula=Piecewise((x, x > 0), (x / 2, True)),
     ),
     Op(name="hardtanh_wide", torch="torch.nn.functional.hardtanh", kwargs={"min_val": -2, "max_val": 3}, formula=clipped(-2, 3), kinks=(x + 2, x - 3)),
-)  # fmt: skip
+)
 
 EXPONENTIAL = (
     Op(name="elu", torch="torch.nn.functional.elu", formula=Piecewise((x, x > 0), (exp(x) - 1, True))),
@@ -78,7 +78,7 @@ EXPONENTIAL = (
     Op(name="gelu", torch="torch.nn.functional.gelu", formula=x * (1 + erf(x / sqrt(2))) / 2),
     Op(name="softsign", torch="torch.nn.functional.softsign", formula=x / (1 + Abs(x))),
     Op(name="tanhshrink", torch="torch.nn.functional.tanhshrink", formula=x - tanh(x)),
-)  # fmt: skip
+)
 
 
 

@@ -16,4 +16,4 @@ OPS = (
         name="linear", torch="torch.nn.functional.linear", formula=lambda x, weight, bias: x @ weight.T + bias,
         shapes=(((3,), (2, 3), (2,)),),
     ),
-)  # fmt: skip
+)

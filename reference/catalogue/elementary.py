@@ -20,7 +20,7 @@ from sympy import (
     sqrt,
     tan,
     tanh,
-)  # fmt: skip
+)
 
 from reference.domain import NON_NEGATIVE, NON_ZERO, POSITIVE, Interval
 from reference.functions import Nearest, Sign, Step

@@ -52,4 +52,4 @@ OPS = (
         formula=cross_entropy, shapes=(((2, 3),),), batched=0,
         saves=log_softmax, saved=lambda _, saved: saved,
     ),
-)  # fmt: skip
+)

@@ -10,7 +10,7 @@ from reference.catalogue.reductions import (
     root,
     squared_deviation,
     total,
-)  # fmt: skip
+)
 from reference.op import Array, Op
 
 EPSILON = Rational(1, 100000)
@@ -46,4 +46,4 @@ OPS = (
         kwargs={"normalized_shape": (3,), "eps": 1e-5}, keywords=("input", "weight"),
         formula=lambda x, weight: x / root(average(x**2) + EPSILON) * weight,
     ),
-)  # fmt: skip
+)

@@ -72,4 +72,4 @@ OPS = (
     Op(name="cumsum", torch="torch.cumsum", formula=lambda x: np.cumsum(x, axis=-1), kwargs={"dim": -1}, shapes=ROW),
     # a tree may bring forth ties, where this has a kink
     Op(name="amax", torch="torch.amax", formula=largest, kwargs=LAST, shapes=(((2,),),), composes=False),
-)  # fmt: skip
+)

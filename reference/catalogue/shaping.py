@@ -23,4 +23,4 @@ OPS = (
         name="cat", torch="torch.cat", kwargs={"dim": -1}, packed=True,
         formula=lambda x, y: np.concatenate([x, y], axis=-1), shapes=(((2,), (1,)),), batched=2,
     ),
-)  # fmt: skip
+)

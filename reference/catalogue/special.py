@@ -29,7 +29,7 @@ GAMMA = (
         name="mvlgamma", torch="torch.mvlgamma", kwargs={"p": 3}, domain={"x": Interval(1)}, composes=False,
         formula=loggamma(x) + loggamma(x - Rational(1, 2)) + loggamma(x - 1) + log(pi) * Rational(3, 2), aliases=("torch.special.multigammaln",),
     ),
-)  # fmt: skip
+)
 
 BESSEL = (
     Op(name="i0", torch="torch.i0", formula=besseli(0, x), aliases=("torch.special.i0",)),
@@ -46,6 +46,6 @@ LOGISTIC = (
         formula=Piecewise((-log(3), x < Rational(1, 4)), (log(x / (1 - x)), x <= Rational(3, 4)), (log(3), True)), domain={"x": Interval(0, 1)},
     ),
     Op(name="entr", torch="torch.special.entr", formula=-x * log(x), domain={"x": POSITIVE}),
-)  # fmt: skip
+)
 
 OPS = (*ERROR, *GAMMA, *BESSEL, *LOGISTIC)

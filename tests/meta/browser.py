@@ -1,4 +1,7 @@
-"""Open a report in Chromium: ``python -m tests.meta.browser PAGE.html [--screenshots FOLDER]`` says how large it is and how soon it is there."""
+"""Open a report in Chromium: ``python -m tests.meta.browser PAGE.html [--screenshots FOLDER]``.
+
+It says how large the page is and how soon it is there.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,9 @@ def opened(path: Path, width: int) -> Iterator[Page]:
     """Open a page offline until its matrix is drawn; asserts that nothing was requested and nothing went wrong."""
     faults: list[str] = []
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox", "--disable-dev-shm-usage"])
+        browser = playwright.chromium.launch(
+            executable_path=chromium(), args=["--no-sandbox", "--disable-dev-shm-usage"]
+        )
         page = browser.new_page(viewport={"width": width, "height": 900}, offline=True)
         page.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
         page.on("pageerror", lambda error: faults.append(str(error)))

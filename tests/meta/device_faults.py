@@ -32,6 +32,7 @@ SOUND = MODES["backward"]
 ASKED = ("backward", "vmap_grad", "jacfwd", "rr")
 """The modes in which the sound device is compared with the CPU."""
 
+
 def cases(op: str, form: str) -> Iterator[Case]:
     """Yield hard points of an op, in vectors longer than a register, and the same with strides."""
     for case in fixed_cases(OPS[op], FORMATS[form]):
@@ -42,7 +43,10 @@ def cases(op: str, form: str) -> Iterator[Case]:
 def verdicts(case: Case, mode: Mode, device: str) -> set[tuple[str, ...]]:
     """Return what a judgement finds wrong, or that torch cannot be asked."""
     try:
-        return {(miss.wrt, miss.verdict, miss.got, *map(float.hex, miss.point.values())) for miss in judged(mode.asks(case), mode, device).misses}
+        return {
+            (miss.wrt, miss.verdict, miss.got, *map(float.hex, miss.point.values()))
+            for miss in judged(mode.asks(case), mode, device).misses
+        }
     except UnsupportedError:
         return {("unsupported",)}
 
@@ -90,14 +94,25 @@ def strided(result: torch.Tensor, arguments: tuple[torch.Tensor, ...]) -> torch.
 
 def long(result: torch.Tensor, _: tuple[object, ...]) -> torch.Tensor:
     """Be wrong past 32 elements."""
-    return result if result.numel() <= 32 else torch.cat([result.flatten()[:32], result.flatten()[32:] * 2]).reshape(result.shape)
+    return (
+        result
+        if result.numel() <= 32
+        else torch.cat([result.flatten()[:32], result.flatten()[32:] * 2]).reshape(result.shape)
+    )
 
 
 F32 = torch.float32
 FAULTS = (
     Fault("off_by_8_ulp", "aten::cos", in_format(ulps(8), F32), "sin"),
     Fault("one_element", "aten::cos", in_format(one_element, F32), "sin"),
-    Fault("one_dtype", "aten::tanh_backward", in_format(lambda r, _: r * 1.5, torch.float16), "tanh", form="float16", silent="float32"),
+    Fault(
+        "one_dtype",
+        "aten::tanh_backward",
+        in_format(lambda r, _: r * 1.5, torch.float16),
+        "tanh",
+        form="float16",
+        silent="float32",
+    ),
     Fault("one_layout", "aten::cos", in_format(strided, F32), "sin"),
     Fault("past_a_size", "aten::sigmoid_backward", in_format(long, F32), "sigmoid"),
     Fault("wrong_device", "aten::tanh_backward", None, "tanh", silent=""),
@@ -119,7 +134,10 @@ LIES = {
 
 def differs(op: str, form: str, mode: Mode = SOUND) -> bool:
     """Say whether anything is wrong on the device that is not wrong with torch on the CPU, whose kernels it has."""
-    return any(verdicts(case, mode, pyrite.NAME) != verdicts(case, mode, "cpu") for case in (cases(op, form) if mode.order == 1 else fixed_cases(OPS[op], FORMATS[form], 2)))
+    return any(
+        verdicts(case, mode, pyrite.NAME) != verdicts(case, mode, "cpu")
+        for case in (cases(op, form) if mode.order == 1 else fixed_cases(OPS[op], FORMATS[form], 2))
+    )
 
 
 def struck(fault: Fault) -> dict[str, bool]:
@@ -133,8 +151,14 @@ def struck(fault: Fault) -> dict[str, bool]:
 
 def believed(lie: str) -> list[str]:
     """Return the ops of which the lie is not noticed."""
-    lying = replace(SOUND, gradients=lambda case, device: list(map(LIES[lie], SOUND.gradients(case, device), case.primals)))
-    return [op for op in OPS if not any(verdicts(case, lying, pyrite.NAME) for case in fixed_cases(OPS[op], FORMATS["float32"]))]
+    lying = replace(
+        SOUND, gradients=lambda case, device: list(map(LIES[lie], SOUND.gradients(case, device), case.primals))
+    )
+    return [
+        op
+        for op in OPS
+        if not any(verdicts(case, lying, pyrite.NAME) for case in fixed_cases(OPS[op], FORMATS["float32"]))
+    ]
 
 
 def one_ulp() -> list[float]:

@@ -42,7 +42,9 @@ class Fault:
         return replace(sound, gradients=gradients)
 
 
-def fault(name: str, op: str, strike: Strike, form: str = "float32", verdicts: tuple[str, ...] = ("inaccurate",)) -> Fault:
+def fault(
+    name: str, op: str, strike: Strike, form: str = "float32", verdicts: tuple[str, ...] = ("inaccurate",)
+) -> Fault:
     """Name a fault and where it is planted."""
     return Fault(name, OPS[op], FORMATS[form], verdicts, strike)
 
@@ -159,7 +161,9 @@ FAULTS = (
     fault("factor_1_plus_2_to_-7", "sin", each(lambda g: g * (1 + 2**-7)), "float16"),
     fault("sixteen_ulp", "exp", each(lambda g: g * (1 + 2**-19))),
     fault("dropped_term", "softmax", without_mean),
-    fault("swapped_arguments", "sub", lambda case, g: [g[0], g[0].reshape(g[1].shape)] if g[0].shape == g[1].shape else g),
+    fault(
+        "swapped_arguments", "sub", lambda case, g: [g[0], g[0].reshape(g[1].shape)] if g[0].shape == g[1].shape else g
+    ),
     fault("missing_broadcast_sum", "add", unsummed),
     fault("only_beyond_10", "sin", where(lambda x: x.abs() > 10), verdicts=ANY),
     fault("only_negative", "sin", where(lambda x: x < 0), verdicts=ANY),
@@ -180,7 +184,9 @@ FAULTS = (
     fault("cotangent_ignored", "sin", without_cotangent),
     fault("mean_by_n_minus_1", "mean", each(lambda g: g * 4 / 3)),
     fault("through_bfloat16", "exp", each(lambda g: g.to(torch.bfloat16).to(g.dtype)), verdicts=ANY),
-    fault("flushes_to_zero", "exp", each(lambda g: torch.where(g.abs() < 1e-30, 0, g)), verdicts=("lost", "inaccurate")),
+    fault(
+        "flushes_to_zero", "exp", each(lambda g: torch.where(g.abs() < 1e-30, 0, g)), verdicts=("lost", "inaccurate")
+    ),
     fault("saturates_early", "exp", each(lambda g: torch.where(g.abs() > 1e20, torch.inf, g)), verdicts=LOST),
     fault("nan_somewhere", "sin", where(lambda x: x > 100, float("nan")), verdicts=LOST),
     fault("zeros", "sin", ZEROS, verdicts=LOST),

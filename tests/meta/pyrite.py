@@ -42,7 +42,12 @@ class Pyrite(torch.Tensor):
     def __new__(cls, raw: torch.Tensor) -> Self:
         """Wrap a tensor of the host."""
         made = torch.Tensor._make_wrapper_subclass(  # noqa: SLF001 - the way to make a subclass without data, public in torch's own notes only
-            cls, raw.size(), strides=raw.stride(), storage_offset=raw.storage_offset(), dtype=raw.dtype, device=f"{NAME}:0"
+            cls,
+            raw.size(),
+            strides=raw.stride(),
+            storage_offset=raw.storage_offset(),
+            dtype=raw.dtype,
+            device=f"{NAME}:0",
         )
         made.raw = raw
         return made
@@ -50,7 +55,9 @@ class Pyrite(torch.Tensor):
     __torch_function__ = torch._C._disabled_torch_function_impl  # noqa: SLF001 - as above
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, _: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
+    def __torch_dispatch__(
+        cls, func: Any, _: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         """Run the CPU's kernel, and what is wrong with it."""
         kwargs = kwargs or {}
         name = func._schema.name  # noqa: SLF001 - an operator has no other name that is public
@@ -58,7 +65,11 @@ class Pyrite(torch.Tensor):
         result = func(*arguments, **tree_map(_on_host, kwargs))
         if name in STRIKES:
             result = STRIKES[name](result, arguments)
-        if name in STRAYS or kwargs.get("device") == torch.device("cpu") or (name == "aten::copy_" and not isinstance(args[0], cls)):
+        if (
+            name in STRAYS
+            or kwargs.get("device") == torch.device("cpu")
+            or (name == "aten::copy_" and not isinstance(args[0], cls))
+        ):
             return result
         return return_and_correct_aliasing(func, args, kwargs, tree_map_only(torch.Tensor, _on_device, result))
 
@@ -109,7 +120,12 @@ def register() -> torch.library.Library:
     """Register the device, once in a process, with the kernels that torch calls without an argument on the device."""
     _setup_privateuseone_for_python_backend(NAME)
     library = torch.library.Library("aten", "IMPL")
-    for name, kernel in {"empty.memory_format": _empty, "empty_strided": _empty_strided, "_efficientzerotensor": _zeros, "_copy_from": _copy_from}.items():
+    for name, kernel in {
+        "empty.memory_format": _empty,
+        "empty_strided": _empty_strided,
+        "_efficientzerotensor": _zeros,
+        "_copy_from": _copy_from,
+    }.items():
         library.impl(name, kernel, "PrivateUse1")
     return library
 

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 def rounded(case: Case, device: str) -> list[torch.Tensor | None]:
     """Return the gradients of a case, correctly rounded to its format."""
     return [
-        binding.tensor(np.array([_value(ball, case.form) for ball in truth.flat]).reshape(truth.shape), case.form, device)
+        binding.tensor(
+            np.array([_value(ball, case.form) for ball in truth.flat]).reshape(truth.shape), case.form, device
+        )
         for truth in answer(case).truth
     ]
 

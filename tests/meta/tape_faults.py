@@ -1,4 +1,7 @@
-"""Faults of the tape, planted from outside torch: each patches what users call, and names a rule of `tests/test_tape.py` that it breaks."""
+"""Faults of the tape, planted from outside torch.
+
+Each patches what users call, and names a rule of `tests/test_tape.py` that it breaks.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +60,11 @@ def leaves_of(roots: list[Tensor]) -> list[Tensor]:
     return found
 
 
-def around_backward(patch: pytest.MonkeyPatch, before: Callable[[list[Tensor]], None] = lambda _: None, after: Callable[[list[Tensor]], None] = lambda _: None) -> None:
+def around_backward(
+    patch: pytest.MonkeyPatch,
+    before: Callable[[list[Tensor]], None] = lambda _: None,
+    after: Callable[[list[Tensor]], None] = lambda _: None,
+) -> None:
     """Do something with the roots before each backward, and with the leaves after it."""
     backward = torch.autograd.backward
 
@@ -159,7 +166,9 @@ def no_grad_is_ignored(patch: pytest.MonkeyPatch) -> None:
 def no_grad_sticks_after_an_error(patch: pytest.MonkeyPatch) -> None:
     """Leave grad mode off where an exception leaves `no_grad`."""
     leave = torch.no_grad.__exit__
-    patch.setattr(torch.no_grad, "__exit__", lambda self, kind, *rest: leave(self, kind, *rest) if kind is None else None)
+    patch.setattr(
+        torch.no_grad, "__exit__", lambda self, kind, *rest: leave(self, kind, *rest) if kind is None else None
+    )
 
 
 @breaks("test_grad_modes_nest")
@@ -217,7 +226,9 @@ def leaf_changes_in_place(patch: pytest.MonkeyPatch) -> None:
 def view_loses_the_gradient(patch: pytest.MonkeyPatch) -> None:
     """Lose the gradient of a view."""
     getitem = Tensor.__getitem__
-    patch.setattr(Tensor, "__getitem__", lambda self, index: getitem(self.detach(), index).requires_grad_(self.requires_grad))
+    patch.setattr(
+        Tensor, "__getitem__", lambda self, index: getitem(self.detach(), index).requires_grad_(self.requires_grad)
+    )
 
 
 @breaks("test_fan_out_sums")
@@ -293,7 +304,11 @@ def inputs_are_ignored(patch: pytest.MonkeyPatch) -> None:
 def create_graph_is_ignored(patch: pytest.MonkeyPatch) -> None:
     """Return a gradient that cannot be differentiated."""
     grad = torch.autograd.grad
-    patch.setattr(torch.autograd, "grad", lambda *args, **kwargs: tuple(g if g is None else g.detach() for g in grad(*args, **kwargs)))
+    patch.setattr(
+        torch.autograd,
+        "grad",
+        lambda *args, **kwargs: tuple(g if g is None else g.detach() for g in grad(*args, **kwargs)),
+    )
 
 
 @breaks("test_grad_leaves_grad_alone")
@@ -315,7 +330,13 @@ def grad_accumulates(patch: pytest.MonkeyPatch) -> None:
 def unused_is_not_materialised(patch: pytest.MonkeyPatch) -> None:
     """Return None where zeros were asked for."""
     grad = torch.autograd.grad
-    patch.setattr(torch.autograd, "grad", lambda *args, materialize_grads=False, **kwargs: grad(*args, **kwargs | ({"allow_unused": True} if materialize_grads else {})))
+    patch.setattr(
+        torch.autograd,
+        "grad",
+        lambda *args, materialize_grads=False, **kwargs: grad(
+            *args, **kwargs | ({"allow_unused": True} if materialize_grads else {})
+        ),
+    )
 
 
 @breaks("test_leaf_holds_grad")
@@ -346,28 +367,50 @@ def grads_are_aliased(patch: pytest.MonkeyPatch) -> None:
 def freezing_is_ignored(patch: pytest.MonkeyPatch) -> None:
     """Keep a leaf tracked that was frozen."""
     require = Tensor.requires_grad_
-    patch.setattr(Tensor, "requires_grad_", lambda self, requires_grad=True: require(self, requires_grad or self.is_leaf))
+    patch.setattr(
+        Tensor, "requires_grad_", lambda self, requires_grad=True: require(self, requires_grad or self.is_leaf)
+    )
 
 
 @breaks("test_several_roots_sum")
 def only_one_root(patch: pytest.MonkeyPatch) -> None:
     """Differentiate the first of several roots."""
     backward = torch.autograd.backward
-    patch.setattr(torch.autograd, "backward", lambda tensors, *args, **kwargs: backward(tensors[0] if isinstance(tensors, list) else tensors, *args, **kwargs))
+    patch.setattr(
+        torch.autograd,
+        "backward",
+        lambda tensors, *args, **kwargs: backward(
+            tensors[0] if isinstance(tensors, list) else tensors, *args, **kwargs
+        ),
+    )
 
 
 @breaks("test_post_accumulate_hook_sees_the_sum")
 def post_accumulate_hook_runs_before(patch: pytest.MonkeyPatch) -> None:
     """Run the hook before the gradient is added."""
-    patch.setattr(Tensor, "register_post_accumulate_grad_hook", lambda self, hook: self.register_hook(lambda _: hook(self) if self.grad is not None else None))
+    patch.setattr(
+        Tensor,
+        "register_post_accumulate_grad_hook",
+        lambda self, hook: self.register_hook(lambda _: hook(self) if self.grad is not None else None),
+    )
 
 
 def noticed(fault: str, *, shrink: bool) -> str | None:
-    """Return a program with which the model notices a fault, the shortest that Hypothesis finds if asked; None where it does not."""
+    """Return a program with which the model notices a fault; None where it does not.
+
+    It is the shortest that Hypothesis finds, if that is asked for.
+    """
     chosen = settings(
-        max_examples=3000, stateful_step_count=12, phases=[Phase.generate, Phase.shrink][: 1 + shrink], derandomize=True, database=None,
-        deadline=None, suppress_health_check=list(HealthCheck), report_multiple_bugs=False, print_blob=False,
-    )  # fmt: skip
+        max_examples=3000,
+        stateful_step_count=12,
+        phases=[Phase.generate, Phase.shrink][: 1 + shrink],
+        derandomize=True,
+        database=None,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+        report_multiple_bugs=False,
+        print_blob=False,
+    )
     with pytest.MonkeyPatch.context() as patch:
         FAULTS[fault][0](patch)
         try:
@@ -387,7 +430,9 @@ def main() -> None:
         if program is not None:
             lines = program.strip().splitlines()[2:]
             steps.append(len(lines) - 1)
-            table.add_row(fault, str(steps[-1]), Syntax("\n".join(lines), "python", background_color="default", word_wrap=True))
+            table.add_row(
+                fault, str(steps[-1]), Syntax("\n".join(lines), "python", background_color="default", word_wrap=True)
+            )
         else:
             table.add_row(fault, "survives", "")
     Console().print(table)

@@ -19,13 +19,31 @@ from tests.subject.mode import MODES
 from tests.verdict.comparison import UnsupportedError, judged
 
 FUNCTIONS = ("sqrt", "rsqrt", "exp", "log", "sin", "cos", "tan", "sinh", "cosh", "tanh", "erf", "floor", "sgn")
-VALUES = np.concatenate([everything(FORMATS["float16"], OPS["sin"].interval("x")), everything(FORMATS["bfloat16"], OPS["sin"].interval("x"))[::7]])
+VALUES = np.concatenate(
+    [
+        everything(FORMATS["float16"], OPS["sin"].interval("x")),
+        everything(FORMATS["bfloat16"], OPS["sin"].interval("x"))[::7],
+    ]
+)
 """Every value of float16, and every seventh of bfloat16."""
 
 ELEMENTWISE = [name for name, op in OPS.items() if op.elementwise]
 UNFILTERED = (
-    "digamma", "erfcx", "erfinv", "i0", "i0e", "i1", "i1e", "lgamma", "log_ndtr", "logit_clamped", "mvlgamma", "ndtri", "tetragamma", "trigamma",
-)  # fmt: skip
+    "digamma",
+    "erfcx",
+    "erfinv",
+    "i0",
+    "i0e",
+    "i1",
+    "i1e",
+    "lgamma",
+    "log_ndtr",
+    "logit_clamped",
+    "mvlgamma",
+    "ndtri",
+    "tetragamma",
+    "trigamma",
+)
 
 """Ops with functions that numpy has not."""
 
@@ -59,7 +77,9 @@ def test_function_encloses(name: str) -> None:
 def test_function_spreads(name: str) -> None:
     """Of balls, the result contains the function at both ends and between."""
     ctx.prec = 120
-    mid, rad = (column.ravel() for column in np.meshgrid([-3.5, -0.75, 0, 0.25, 1.0, 2.5, 40.0], [1e-9, 0.01, 0.3, 2.0]))
+    mid, rad = (
+        column.ravel() for column in np.meshgrid([-3.5, -0.75, 0, 0.25, 1.0, 2.5, 40.0], [1e-9, 0.01, 0.3, 2.0])
+    )
     with np.errstate(all="ignore"):
         balls = getattr(Balls(mid, rad), name)()
     for part in (-1, -0.5, 0, 0.5, 1):
@@ -72,11 +92,19 @@ def test_function_spreads(name: str) -> None:
 @pytest.mark.parametrize(
     "operate",
     [
-        lambda a, b: a + b, lambda a, b: a - b, lambda a, b: a * b, lambda a, b: a / b, lambda a, b: abs(a) ** b,
-        lambda a, b: -a + abs(b), lambda a, _: 3 - a, lambda a, _: arb(2) / a, lambda a, _: arb(2, 0.25) ** a, lambda a, _: a * arb(1, 0.5),
+        lambda a, b: a + b,
+        lambda a, b: a - b,
+        lambda a, b: a * b,
+        lambda a, b: a / b,
+        lambda a, b: abs(a) ** b,
+        lambda a, b: -a + abs(b),
+        lambda a, _: 3 - a,
+        lambda a, _: arb(2) / a,
+        lambda a, _: arb(2, 0.25) ** a,
+        lambda a, _: a * arb(1, 0.5),
     ],
     ids=["add", "sub", "mul", "div", "pow", "neg", "rsub", "rdiv", "rpow", "constant"],
-)  # fmt: skip
+)
 def test_operator_spreads(operate) -> None:
     """Of balls, the result contains that of any numbers in them."""
     ctx.prec = 120
@@ -86,7 +114,10 @@ def test_operator_spreads(operate) -> None:
         balls = operate(Balls(mids[0], rads[0]), Balls(mids[1], rads[1]))
     assert np.isfinite(balls.rad).mean() > 0.3
     for parts in rng.uniform(-1, 1, size=(20, 2, 500)):
-        left, right = ([arb(m) + arb(p) * arb(r) for m, p, r in zip(*rows, strict=True)] for rows in zip(mids.tolist(), parts.tolist(), rads.tolist(), strict=True))
+        left, right = (
+            [arb(m) + arb(p) * arb(r) for m, p, r in zip(*rows, strict=True)]
+            for rows in zip(mids.tolist(), parts.tolist(), rads.tolist(), strict=True)
+        )
         truths = [operate(a, b) for a, b in zip(left, right, strict=True)]
         assert encloses(balls, [truth.mid() for truth in truths])
 
@@ -144,7 +175,9 @@ def test_filter_has_the_truth_and_the_allowance(name: str, dtype: str) -> None:
     for number, (truth, allowance) in enumerate(zip(rough.truth, rough.allowance, strict=True)):
         mids, rads = allowance.mid[rough.trusted], allowance.rad[rough.trusted]
         assert encloses(Balls(truth.mid[rough.trusted], truth.rad[rough.trusted]), found.truth[number])
-        centres, radii = np.array([(float(ball.mid()), float(ball.rad().upper())) for ball in found.allowance[number]]).T
+        centres, radii = np.array(
+            [(float(ball.mid()), float(ball.rad().upper())) for ball in found.allowance[number]]
+        ).T
         slack = 2.0**-40 * np.abs(centres) + NIL
         assert (rads <= 1.5 * radii + slack).all()
         assert (np.abs(mids - centres) <= 0.3 * radii + slack).all()
@@ -163,7 +196,9 @@ def test_filter_judges_as_flint_does(name: str, dtype: str, monkeypatch) -> None
         except UnsupportedError as refusal:
             pytest.skip(str(refusal))
     first, second = found
-    assert [(miss.verdict, miss.point) for miss in first.misses] == [(miss.verdict, miss.point) for miss in second.misses]
+    assert [(miss.verdict, miss.point) for miss in first.misses] == [
+        (miss.verdict, miss.point) for miss in second.misses
+    ]
     assert (first.compared, first.undecided, first.overflowed) == (second.compared, second.undecided, second.overflowed)
     assert first.worst_ulp == pytest.approx(second.worst_ulp, abs=2**-11)
     assert first.worst_share == pytest.approx(second.worst_share, rel=0.1)

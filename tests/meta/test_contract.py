@@ -41,12 +41,31 @@ OPS = (
 FIELDS = "op mode order device dtype compared worst_ulp worst_share verdict at got expected known torch seed"
 QUICK = [name for name, mode in MODES.items() if not mode.sampled]
 """The modes of the profile quick."""
-NOTHING = {"ops": (), "modes": (), "dtypes": (), "devices": (), "profile": "quick", "catalogue": None, "deviations": None}
+NOTHING = {
+    "ops": (),
+    "modes": (),
+    "dtypes": (),
+    "devices": (),
+    "profile": "quick",
+    "catalogue": None,
+    "deviations": None,
+}
 
 
 def run(*options: str) -> subprocess.CompletedProcess[str]:
     """Run pytest in the checkout as a user does."""
-    command = [sys.executable, "-m", "pytest", "tests", "-p", "no:cacheprovider", "--profile", "quick", "--hypothesis-seed=0", *options]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "tests",
+        "-p",
+        "no:cacheprovider",
+        "--profile",
+        "quick",
+        "--hypothesis-seed=0",
+        *options,
+    ]
     outer = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST_", "COV_", "COVERAGE_"))}
     return subprocess.run(command, cwd=ROOT, env=outer, capture_output=True, text=True, check=False, timeout=300)
 
@@ -85,7 +104,10 @@ def test_unknown_names_are_refused(options, accepted) -> None:
         ("import nowhere", "ModuleNotFoundError"),
         ("def", "SyntaxError"),
         ("OPS = 3", "a sequence of reference.op.Op"),
-        ("from reference.op import Op, x\nOPS = (Op(name='sin', torch='torch.sin', formula=x),)", "'sin' exists already"),
+        (
+            "from reference.op import Op, x\nOPS = (Op(name='sin', torch='torch.sin', formula=x),)",
+            "'sin' exists already",
+        ),
         ("from reference.op import Op, x\nOPS = (Op(name='s', torch='torch.sin', formula=x * 0.5),)", "Rational"),
         ("from reference.op import Op, x\nOPS = (Op(name='s', torch='torch.sine', formula=x),)", "dotted path"),
     ],
@@ -136,7 +158,10 @@ def test_broken_deviations_are_refused(tmp_path: Path, change: tuple[str, str], 
 
 
 def test_atlas_has_the_worst_of_each(tmp_path: Path) -> None:
-    """Only what is asked of the op is run; the atlas has one row for it and a format, sums the inputs of its records, and shows what agrees least."""
+    """Only what is asked of the op is run, and the atlas has one row for it and a format.
+
+    The row sums the inputs of its records, and shows what agrees least.
+    """
     records = tmp_path / "records.jsonl"
     done = run("--op", "tanh", "--dtype", "float32,float16", "--records", str(records), "-v")
     ran = [line for line in done.stdout.splitlines() if line.startswith("tests/") and "::" in line]
@@ -145,7 +170,9 @@ def test_atlas_has_the_worst_of_each(tmp_path: Path) -> None:
     lines = [line.split("\t") for line in written(records, tmp_path / "atlas.tsv").splitlines()]
     assert lines[0] == list(atlas.COLUMNS)
     assert [line[:2] for line in lines[1:]] == [["tanh", "float16"], ["tanh", "float32"]]
-    assert int(lines[1][atlas.COLUMNS.index("inputs")]) == sum(r.compared for r in record.read(records) if r.dtype == "float16")
+    assert int(lines[1][atlas.COLUMNS.index("inputs")]) == sum(
+        r.compared for r in record.read(records) if r.dtype == "float16"
+    )
 
 
 def written(records: Path, path: Path) -> str:
@@ -178,15 +205,28 @@ def test_own_op_gets_the_battery(tmp_path: Path) -> None:
     passed = run("--catalogue", str(right), "--op", "my_cube", "--records", str(path))
     assert passed.returncode == 0, passed.stdout
     found = {(r.op, r.mode, r.dtype): r.verdict for r in record.read(path)}
-    without = {"func_grad", "func_vjp", "vmap_grad", "forward", "func_jvp", "jacrev", "jacfwd", "fr", "rf", "ff", "hessian"}  # a function must say how
-    assert found == {("my_cube", m, f): "unsupported" if m in without else "agrees" for m in QUICK for f in FORMATS if MODES[m].draws or f == "float32"}
+    # A function must say how.
+    first = {"func_grad", "func_vjp", "vmap_grad", "forward", "func_jvp", "jacrev", "jacfwd"}
+    without = first | {"fr", "rf", "ff", "hessian"}
+    assert found == {
+        ("my_cube", m, f): "unsupported" if m in without else "agrees"
+        for m in QUICK
+        for f in FORMATS
+        if MODES[m].draws or f == "float32"
+    }
 
-    failed = run("--catalogue", str(wrong), "--op", "my_cube", "--dtype", "float32", "--mode", "backward", "--records", str(path))
+    failed = run(
+        "--catalogue", str(wrong), "--op", "my_cube", "--dtype", "float32", "--mode", "backward", "--records", str(path)
+    )
     assert failed.returncode == 1
     assert "my_cube-backward-float32-cpu" in failed.stdout
     assert "d my_cube(x)/dx at x=0x1.0000000000000p+0 [float32, backward, cpu] is inaccurate" in failed.stdout
     assert "got 0x1.0000000000000p+1, should be 0x1.8000000000000p+1 (certified to 3" in failed.stdout
-    (fields,) = (found for line in path.read_text().splitlines() if (found := json.loads(line))["at"] == {"x": "0x1.0000000000000p+0"})
+    (fields,) = (
+        found
+        for line in path.read_text().splitlines()
+        if (found := json.loads(line))["at"] == {"x": "0x1.0000000000000p+0"}
+    )
     assert list(fields) == FIELDS.split()
     assert (fields["verdict"], fields["known"], fields["seed"]) == ("inaccurate", None, 0)
 
@@ -194,7 +234,13 @@ def test_own_op_gets_the_battery(tmp_path: Path) -> None:
     shown = drawn[drawn.index("To see it in plain torch:") :].splitlines()
     pasted = [text.removeprefix("E").strip() for text in shown[2:]]
     code = "\n".join(pasted[: 1 + next(i for i, text in enumerate(pasted) if text.startswith("print("))])
-    python = subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": f"{ROOT}:{tmp_path}"}, capture_output=True, text=True, check=True)
+    python = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONPATH": f"{ROOT}:{tmp_path}"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert python.stdout.strip() == "['0x1.0000000000000p+1']"
 
 

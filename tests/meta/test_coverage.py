@@ -44,10 +44,16 @@ def test_readme_tells_the_numbers(covered) -> None:
     assert f"{len(OPS)} entries" in README
 
 
-@pytest.mark.parametrize(("op", "alias"), [(op, alias) for op in OPS.values() for alias in op.aliases], ids=lambda each: getattr(each, "name", each))
+@pytest.mark.parametrize(
+    ("op", "alias"),
+    [(op, alias) for op in OPS.values() for alias in op.aliases],
+    ids=lambda each: getattr(each, "name", each),
+)
 def test_aliases_are_the_same_function(op, alias: str) -> None:
     """Every other name of an op gives the same value."""
-    primals = tuple(np.full(3, float(max(op.interval(name).lower, 0)) + 0.375 + n / 4) for n, name in enumerate(op.inputs))
+    primals = tuple(
+        np.full(3, float(max(op.interval(name).lower, 0)) + 0.375 + n / 4) for n, name in enumerate(op.inputs)
+    )
     inputs = binding.leaves(Case(single(op), FORMATS["float32"], primals, np.ones(3)), "cpu")
     first, other = (binding.resolve(path)(*op.leading, *inputs, **op.kwargs) for path in (op.torch, alias))
     assert torch.equal(first, other)

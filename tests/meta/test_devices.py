@@ -24,14 +24,23 @@ FLAT = {name for name, op in OPS.items() if op.elementwise and not any(map(op.fo
 @pytest.fixture(scope="module")
 def found() -> dict[str, Any]:
     """Return what a process finds in which the device is registered."""
-    done = subprocess.run([sys.executable, "-W", "ignore", "-m", "tests.meta.device_faults"], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "tests.meta.device_faults"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     return dict(map(json.loads, done.stdout.splitlines()))
 
 
 @pytest.mark.parametrize("fault", [fault.name for fault in FAULTS])
 def test_fault_of_a_kernel_is_caught(fault: str, found: dict[str, Any]) -> None:
-    """A broken kernel shows in the derivatives that use it, in its format only; the device is silent before and after."""
+    """A broken kernel shows in the derivatives that use it, in its format only.
+
+    The device is silent before and after.
+    """
     assert found[fault] == {"before": False, "caught": True, "elsewhere": False, "after": False}
 
 
@@ -56,7 +65,30 @@ def test_sound_device_is_silent(asked: str, found: dict[str, Any]) -> None:
 def run(tmp_path: Path, **environment: str) -> tuple[int, list[record.Record]]:
     """Assay the device as a user would."""
     path = tmp_path / "records.jsonl"
-    command = [sys.executable, "-m", "pytest", "-p", "tests.meta.pyrite", "-p", "no:cacheprovider", "tests", "--device", pyrite.NAME, "--op", "sin", "--hypothesis-seed=0", "--dtype", "float32", "--mode", "backward,forward", "--profile", "quick", "-q", "--records", str(path)]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-p",
+        "tests.meta.pyrite",
+        "-p",
+        "no:cacheprovider",
+        "tests",
+        "--device",
+        pyrite.NAME,
+        "--op",
+        "sin",
+        "--hypothesis-seed=0",
+        "--dtype",
+        "float32",
+        "--mode",
+        "backward,forward",
+        "--profile",
+        "quick",
+        "-q",
+        "--records",
+        str(path),
+    ]
     done = subprocess.run(command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, check=False)
     return done.returncode, record.read(path)
 

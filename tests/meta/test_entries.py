@@ -26,7 +26,11 @@ from reference.tree import single
 from tests.subject.binding import located, tensor, written
 from tests.verdict.explanation import LAYOUTS
 
-STEPS = {op for op in OPS.values() if op.elementwise and all(g[()] == 0 for g in local_rule(op, ((),) * len(op.inputs)).gradients)}
+STEPS = {
+    op
+    for op in OPS.values()
+    if op.elementwise and all(g[()] == 0 for g in local_rule(op, ((),) * len(op.inputs)).gradients)
+}
 """The ops that are constant between jumps."""
 
 SOUND = {"name": "own", "torch": "torch.sin", "formula": sympy.sin(x)}
@@ -89,8 +93,13 @@ def _inside(op: Op, name: str, shape: tuple[int, ...], number: int) -> np.ndarra
 
 
 def seams(op: Op) -> set[tuple[Fraction, ...]]:
-    """Return points, of two inputs one for each, where a formula changes branch or the argument of an absolute value is 0."""
-    between = {part.args[0] for part in op.formula.atoms(Abs)} | {rel.lhs - rel.rhs for rel in op.formula.atoms(sympy.core.relational.Relational)}
+    """Return points where a formula changes branch or the argument of an absolute value is 0.
+
+    Of two inputs there is one for each.
+    """
+    between = {part.args[0] for part in op.formula.atoms(Abs)} | {
+        rel.lhs - rel.rhs for rel in op.formula.atoms(sympy.core.relational.Relational)
+    }
     roots = [root for e in between for root in sympy.solve(e.subs(y, 2), x) if root.is_Rational]
     return {tuple(Fraction(int(c.p), int(c.q)) for c in (root, sympy.Integer(2))[: len(op.inputs)]) for root in roots}
 
@@ -108,10 +117,25 @@ def turns(op: Op, point: tuple[Fraction, ...]) -> bool:
     return len(values) == 1 and len(slopes) == 2
 
 
-@pytest.mark.parametrize("op", [op for op in OPS.values() if op.elementwise and len(op.inputs) < 3 and op.formula.has(Abs, Piecewise) and not op.formula.has(Sign, Step)], ids=lambda op: op.name)
+@pytest.mark.parametrize(
+    "op",
+    [
+        op
+        for op in OPS.values()
+        if op.elementwise and len(op.inputs) < 3 and op.formula.has(Abs, Piecewise) and not op.formula.has(Sign, Step)
+    ],
+    ids=lambda op: op.name,
+)
 def test_no_kink_is_forgotten(op: Op) -> None:
-    """Where a formula is continuous and its slope is not, its entry says that there is a kink (sympy has no limits of steps)."""
-    forgotten = {point for point in seams(op) if all(op.interval(n).encloses(c, c) for n, c in zip(op.inputs, point, strict=True)) and turns(op, point)}
+    """Where a formula is continuous and its slope is not, its entry says that there is a kink.
+
+    Steps are left to the entries: sympy has no limits of them.
+    """
+    forgotten = {
+        point
+        for point in seams(op)
+        if all(op.interval(n).encloses(c, c) for n, c in zip(op.inputs, point, strict=True)) and turns(op, point)
+    }
     assert forgotten <= set(places(op))
 
 
@@ -123,13 +147,32 @@ def test_forgotten_kinks_are_found() -> None:
     assert not places(careless)
 
 
-WITHOUT_LIMITS = {"sin", "cos", "tan", "asin", "acos", "atanh", "frac", "erfinv", "ndtri", "logit", "logit_clamped", "fmod", "remainder", "rmod", "binary_cross_entropy"}
+WITHOUT_LIMITS = {
+    "sin",
+    "cos",
+    "tan",
+    "asin",
+    "acos",
+    "atanh",
+    "frac",
+    "erfinv",
+    "ndtri",
+    "logit",
+    "logit_clamped",
+    "fmod",
+    "remainder",
+    "rmod",
+    "binary_cross_entropy",
+}
 """The ops that oscillate at infinity, or whose domain ends before."""
 
 
 @pytest.mark.parametrize("op", [op for op in OPS.values() if op.elementwise], ids=lambda op: op.name)
 def test_gradients_approach_their_limits_at_infinity(op: Op) -> None:
-    """On the way to an infinite input flint's enclosure of the gradient comes near the limit: far out, or as far as it has one."""
+    """On the way to an infinite input flint's enclosure of the gradient comes near the limit.
+
+    It is asked far out, or as far as it has an enclosure.
+    """
     ctx.prec = 300
     found = infinite_places(op)
     assert bool(found) is (op.name not in WITHOUT_LIMITS)
@@ -139,7 +182,10 @@ def test_gradients_approach_their_limits_at_infinity(op: Op) -> None:
 
 def _is_near(op: Op, place: tuple[Fraction | float, ...], distance: int) -> bool:
     far = [arb(2) ** distance * int(math.copysign(1, c)) if isinstance(c, float) else arb(2) for c in place]
-    return all(_approaches(ball, limit) for ball, limit in zip(gradient_program(single(op))(*far, arb(1)), rule(op, place), strict=True))
+    return all(
+        _approaches(ball, limit)
+        for ball, limit in zip(gradient_program(single(op))(*far, arb(1)), rule(op, place), strict=True)
+    )
 
 
 def _approaches(ball: arb, limit: sympy.Expr) -> bool:
@@ -150,8 +196,16 @@ def _approaches(ball: arb, limit: sympy.Expr) -> bool:
 
 @pytest.mark.parametrize(
     ("op", "point", "said"),
-    [("exp", (math.inf,), "continuity"), ("relu", (0,), "convex"), ("hardtanh", (1,), "concave"), ("sqrt", (0,), "continuity"), ("sinc", (0,), "differentiable"), ("maximum", (2, 2), "convex"), ("minimum", (2, 2), "concave")],
-)  # fmt: skip
+    [
+        ("exp", (math.inf,), "continuity"),
+        ("relu", (0,), "convex"),
+        ("hardtanh", (1,), "concave"),
+        ("sqrt", (0,), "continuity"),
+        ("sinc", (0,), "differentiable"),
+        ("maximum", (2, 2), "convex"),
+        ("minimum", (2, 2), "concave"),
+    ],
+)
 def test_clauses_decide(op: str, point: tuple[float, ...], said: str) -> None:
     """Each clause of torch's rule decides somewhere."""
     assert said in clause(OPS[op], tuple(c if isinstance(c, float) else Fraction(c) for c in point))
@@ -226,9 +280,15 @@ def test_order_of_a_derivative_is_positive() -> None:
 
 
 @pytest.mark.parametrize(
-    "expression", [Function("f")(x), sympy.polygamma(x, x), Piecewise((x, Function("p")(x) > 0), (0, True)), Piecewise((x, sympy.Eq(x, 1)), (0, True))],
+    "expression",
+    [
+        Function("f")(x),
+        sympy.polygamma(x, x),
+        Piecewise((x, Function("p")(x) > 0), (0, True)),
+        Piecewise((x, sympy.Eq(x, 1)), (0, True)),
+    ],
     ids=["function", "order", "condition", "relation"],
-)  # fmt: skip
+)
 def test_unknown_functions_are_refused(expression) -> None:
     """What the evaluator does not know is refused by name."""
     with pytest.raises(UnsupportedExpressionError):
@@ -257,7 +317,9 @@ def test_rationals_are_exact() -> None:
 
 def test_slopes_may_be_infinite_downwards() -> None:
     """By continuity the derivative of -sqrt is minus infinity at 0, and that of a cusp one of the two."""
-    down = Op(name="down", torch="torch.sqrt", formula=-sympy.sqrt(x), domain={"x": Interval(0, sympy.oo, closed_below=True)})
+    down = Op(
+        name="down", torch="torch.sqrt", formula=-sympy.sqrt(x), domain={"x": Interval(0, sympy.oo, closed_below=True)}
+    )
     assert rule(down, (Fraction(0),)) == (-sympy.oo,)
     case = Case(single(down), FORMATS["float32"], (np.array(0.0),), np.array(1.0))
     assert float(answer(case).truth[0][()]) == -np.inf
@@ -283,6 +345,8 @@ def test_snippets_lay_tensors_out_alike() -> None:
     values = np.ones((2, 3, 4, 5))
     lines = ["import torch", "dense = torch.ones((2, 3, 4, 5))"]
     lines += [f"t = {written}\nprint(t.stride(), t.storage_offset())" for written in LAYOUTS.values()]
-    done = subprocess.run([sys.executable, "-c", "\n".join(lines).replace("{0}", "dense")], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(lines).replace("{0}", "dense")], capture_output=True, text=True, check=True
+    )
     laid = [tensor(values, FORMATS["float32"], "cpu", layout) for layout in LAYOUTS]
     assert done.stdout.splitlines() == [f"{t.stride()} {t.storage_offset()}" for t in laid]

@@ -25,9 +25,13 @@ def run(op, form, mode, examples: int = 24) -> Assay:
     assay = Assay(op.name, mode, form, "cpu", KNOWN)
 
     @settings(
-        max_examples=examples, derandomize=True, database=None, deadline=None,
-        phases=[Phase.generate], suppress_health_check=list(HealthCheck),
-    )  # fmt: skip
+        max_examples=examples,
+        derandomize=True,
+        database=None,
+        deadline=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
     @given(st.data())
     def check(data) -> None:
         assay.assert_agrees(data.draw(op_cases(op, form)))
@@ -58,9 +62,17 @@ def test_sound_twin_passes(op: str, form: str) -> None:
 @pytest.mark.parametrize("fake", FAKES)
 @pytest.mark.parametrize("op", OPS)
 def test_fake_back_end_fails_every_op(op: str, fake: str) -> None:
-    """A back end of zeros, one of NaN and one that returns its inputs fail whatever they are asked; zeros are right for steps."""
+    """A back end of zeros, one of NaN and one that returns its inputs fail whatever they are asked.
+
+    Zeros are right for steps.
+    """
     if fake == "zeros" and OPS[op] in STEPS:
-        assert run(OPS[op], FORMATS["float32"], Fault(fake, OPS[op], FORMATS["float32"], (), FAKES[fake]).mode()).unsupported is None
+        assert (
+            run(
+                OPS[op], FORMATS["float32"], Fault(fake, OPS[op], FORMATS["float32"], (), FAKES[fake]).mode()
+            ).unsupported
+            is None
+        )
         return
     planted = Fault(fake, OPS[op], FORMATS["float32"], (), FAKES[fake])
     with pytest.raises(DisagreementError):

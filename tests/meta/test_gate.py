@@ -21,7 +21,17 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 KEY = ("sin", "float32", "cpu")
-SOUND = {"op": "sin", "dtype": "float32", "device": "cpu", "torch": "2.13.0", "kernels": "AVX2", "verdict": "agrees", "known": "", "worst_ulp": "1.2", "at": "x=0x1.0p+0"}
+SOUND = {
+    "op": "sin",
+    "dtype": "float32",
+    "device": "cpu",
+    "torch": "2.13.0",
+    "kernels": "AVX2",
+    "verdict": "agrees",
+    "known": "",
+    "worst_ulp": "1.2",
+    "at": "x=0x1.0p+0",
+}
 
 
 def judged(**after: str) -> list[tuple[str, bool]]:
@@ -32,18 +42,34 @@ def judged(**after: str) -> list[tuple[str, bool]]:
 @pytest.mark.parametrize(
     ("after", "kind"),
     [
-        ({"verdict": "lost", "known": "no"}, "fails"), ({"verdict": "inaccurate", "known": "no"}, "fails"), ({"verdict": "error", "known": "no"}, "fails"),
-        ({"verdict": "unsupported", "worst_ulp": ""}, "unsupported"), ({"worst_ulp": "1.3"}, "less accurate"),
+        ({"verdict": "lost", "known": "no"}, "fails"),
+        ({"verdict": "inaccurate", "known": "no"}, "fails"),
+        ({"verdict": "error", "known": "no"}, "fails"),
+        ({"verdict": "unsupported", "worst_ulp": ""}, "unsupported"),
+        ({"worst_ulp": "1.3"}, "less accurate"),
     ],
-)  # fmt: skip
+)
 def test_gate_closes_for_what_is_worse(after: Row, kind: str) -> None:
     """A new failure, an op that is unsupported now and a larger worst error each close it."""
     assert judged(**after) == [(kind, True)]
 
 
-@pytest.mark.parametrize("after", [{}, {"worst_ulp": "0.9"}, {"worst_ulp": "1.2001"}, {"kernels": "AVX512", "worst_ulp": "2"}, {"verdict": "lost", "known": "yes", "worst_ulp": ""}])
+@pytest.mark.parametrize(
+    "after",
+    [
+        {},
+        {"worst_ulp": "0.9"},
+        {"worst_ulp": "1.2001"},
+        {"kernels": "AVX512", "worst_ulp": "2"},
+        {"verdict": "lost", "known": "yes", "worst_ulp": ""},
+    ],
+)
 def test_gate_stays_open(after: Row) -> None:
-    """The same, a smaller error, one that differs in the last printed digit, one of other kernels, and a miss that is on file pass."""
+    """What is no worse passes.
+
+    That is the same, a smaller error, one that differs in the last printed digit, one of other kernels, and a miss that
+    is on file.
+    """
     assert judged(**after) == []
 
 
@@ -65,18 +91,48 @@ def test_gate_knows_what_is_gone_and_what_is_mended() -> None:
 
 def made(path: Path, verdict: str = "agrees") -> Path:
     """Write a file with one record."""
-    path.write_text(Record(op="sin", mode="backward", order=1, device="cpu", dtype="float32", compared=1, worst_ulp=1.2, worst_share=0.3, verdict=verdict, at={"x": "0x1.0p+0"}, got=None, expected=None, known=None, torch="2.13.0", seed=0).line() + "\n")
+    path.write_text(
+        Record(
+            op="sin",
+            mode="backward",
+            order=1,
+            device="cpu",
+            dtype="float32",
+            compared=1,
+            worst_ulp=1.2,
+            worst_share=0.3,
+            verdict=verdict,
+            at={"x": "0x1.0p+0"},
+            got=None,
+            expected=None,
+            known=None,
+            torch="2.13.0",
+            seed=0,
+        ).line()
+        + "\n"
+    )
     return path
 
 
 def gate(*arguments: object) -> subprocess.CompletedProcess[str]:
     """Run the command."""
-    return subprocess.run([sys.executable, "-m", "tests.runs.gate", *map(str, arguments)], cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [sys.executable, "-m", "tests.runs.gate", *map(str, arguments)],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 def test_command_says_it_by_its_status(tmp_path: Path) -> None:
-    """The command exits with 1 where something is worse, writes JUnit XML and Markdown, and takes the new state for the baseline where it is told to."""
-    sound, wrong, baseline = made(tmp_path / "sound.jsonl"), made(tmp_path / "wrong.jsonl", "lost"), tmp_path / "baseline.tsv"
+    """The command exits with 1 where something is worse, and writes JUnit XML and Markdown.
+
+    It takes the new state for the baseline where it is told to.
+    """
+    sound, wrong = made(tmp_path / "sound.jsonl"), made(tmp_path / "wrong.jsonl", "lost")
+    baseline = tmp_path / "baseline.tsv"
     baseline.write_text("\t".join(atlas.COLUMNS) + "\n")
     assert gate(sound, baseline, "--update").returncode == 0
     assert list(read(baseline.read_text())) == [KEY]
@@ -96,15 +152,34 @@ def test_nothing_to_compare_is_a_usage_error(tmp_path: Path) -> None:
 
 
 def test_script_gates_the_ops_of_another_project(tmp_path: Path) -> None:
-    """What the action and the hook run: an op that loses its gradient closes the gate, its own baseline opens it again."""
+    """The action and the hook run a gate that an op's own baseline opens.
+
+    An op that loses its gradient closes the gate; its own baseline opens it again.
+    """
     readme = (ROOT / "README.md").read_text()
     catalogue, baseline = tmp_path / "my_ops.py", tmp_path / "baseline.tsv"
     catalogue.write_text(readme.split("<!-- example: my_ops.py -->\n```python\n")[1].split("```")[0])
 
     def script(**environment: str) -> subprocess.CompletedProcess[str]:
         path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
-        command = [ROOT / ".ci/gate", catalogue, "my_swish", "--profile", "quick", "--mode", "backward", "--dtype", "float32"]
-        return subprocess.run(command, env=os.environ | {"PATH": path, "BASELINE": str(baseline)} | environment, capture_output=True, text=True, check=False)
+        command = [
+            ROOT / ".ci/gate",
+            catalogue,
+            "my_swish",
+            "--profile",
+            "quick",
+            "--mode",
+            "backward",
+            "--dtype",
+            "float32",
+        ]
+        return subprocess.run(
+            command,
+            env=os.environ | {"PATH": path, "BASELINE": str(baseline)} | environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
 
     closed = script(GITHUB_STEP_SUMMARY=str(tmp_path / "summary.md"))
     assert closed.returncode == 1, closed.stderr

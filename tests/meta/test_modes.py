@@ -44,12 +44,20 @@ CASES = {
 @pytest.mark.parametrize("mode", QUICK.values(), ids=QUICK)
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_snippet_prints_what_the_mode_gives(case: Case, mode: Mode, capsys: pytest.CaptureFixture[str]) -> None:
-    """Pasted, the snippet prints the gradient by each input; forward-mode prints the columns of the Jacobian one by one."""
+    """Pasted, the snippet prints the gradient by each input.
+
+    Forward-mode prints the columns of the Jacobian one by one.
+    """
     asked = mode.asks(case if mode.order == 1 else list(twice(case))[-1])
     for number, (leaf, gradient) in enumerate(zip(asked.tree.leaves, mode.gradients(asked, "cpu"), strict=True)):
         assert gradient is not None
         exec(snippet(asked, leaf.name, mode, "cpu"), {})  # noqa: S102 - that the text runs is what is tested, and a process for each would take minutes
-        printed = np.array([[float.fromhex(number) for number in ast.literal_eval(line)] for line in capsys.readouterr().out.splitlines()])
+        printed = np.array(
+            [
+                [float.fromhex(number) for number in ast.literal_eval(line)]
+                for line in capsys.readouterr().out.splitlines()
+            ]
+        )
         found = binding.read(gradient)
         due = found.reshape(1, -1) if len(printed) == 1 else found.reshape(len(found), -1).T
         assert printed.tolist() == due.tolist(), number
@@ -69,7 +77,8 @@ PLUGIN = """
 from dataclasses import replace
 from tests.subject.mode import MODES
 sound = MODES["backward"]
-MODES["added"] = replace(sound, name="added", gradients=lambda case, device: [g * {factor} for g in sound.gradients(case, device)])
+gradients = lambda case, device: [g * {factor} for g in sound.gradients(case, device)]
+MODES["added"] = replace(sound, name="added", gradients=gradients)
 """
 
 
@@ -77,8 +86,37 @@ MODES["added"] = replace(sound, name="added", gradients=lambda case, device: [g 
 def test_a_mode_is_one_entry(factor: int, status: int, tmp_path: Path) -> None:
     """A mode that is entered in the table is assayed at drawn and at fixed points, and fails if it is wrong."""
     (tmp_path / "added.py").write_text(PLUGIN.format(factor=factor))
-    command = [sys.executable, "-m", "pytest", "-p", "added", "-p", "no:cacheprovider", "tests", "--op", "sin", "--mode", "added", "--dtype", "float32", "--profile", "quick", "-q"]
-    done = subprocess.run(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": f"{ROOT}:{tmp_path}"}, capture_output=True, text=True, check=False)
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-p",
+        "added",
+        "-p",
+        "no:cacheprovider",
+        "tests",
+        "--op",
+        "sin",
+        "--mode",
+        "added",
+        "--dtype",
+        "float32",
+        "--profile",
+        "quick",
+        "-q",
+    ]
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": f"{ROOT}:{tmp_path}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == status, done.stdout
     for name in ("test_gradient_is_within_the_allowance", "test_mode_gives_the_derivative"):
-        assert status == 0 or f"FAILED tests/{'test_ops' if 'gradient' in name else 'test_modes'}.py::{name}[sin-added-float32-cpu]" in done.stdout
+        assert (
+            status == 0
+            or f"FAILED tests/{'test_ops' if 'gradient' in name else 'test_modes'}.py::{name}[sin-added-float32-cpu]"
+            in done.stdout
+        )

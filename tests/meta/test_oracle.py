@@ -25,9 +25,15 @@ from reference.tree import Apply, Leaf, Tree, single
 from reference.tree import rule as local_rule
 
 SERIES = {
-    "exp": lambda s: s.exp(), "log": lambda s: s.log(), "sin": lambda s: s.sin(), "cos": lambda s: s.cos(),
-    "sqrt": lambda s: s.sqrt(), "atan": lambda s: s.atan(), "erf": lambda s: s.erf(), "lgamma": lambda s: s.lgamma(),
-}  # fmt: skip
+    "exp": lambda s: s.exp(),
+    "log": lambda s: s.log(),
+    "sin": lambda s: s.sin(),
+    "cos": lambda s: s.cos(),
+    "sqrt": lambda s: s.sqrt(),
+    "atan": lambda s: s.atan(),
+    "erf": lambda s: s.erf(),
+    "lgamma": lambda s: s.lgamma(),
+}
 """flint's power series: a derivative with no symbolic step."""
 
 
@@ -46,14 +52,24 @@ def test_two_routes_agree(name: str, at: float) -> None:
 
 
 def test_allowance_knows_the_order_of_multiplication() -> None:
-    """A local derivative that underflows before it meets a cotangent of 4 is off by as much; not where an input was broadcast inside a tree."""
+    """A local derivative that underflows before it meets a cotangent of 4 is off by as much.
+
+    It is not where an input was broadcast inside a tree.
+    """
     form = FORMATS["float16"]
     tiny = np.array(form.smallest_subnormal)
-    one, four = (answer(Case(single(OPS["mul"]), form, (tiny, tiny), np.array(g))).allowance[0][()].rad() for g in (1.0, 4.0))
+    one, four = (
+        answer(Case(single(OPS["mul"]), form, (tiny, tiny), np.array(g))).allowance[0][()].rad() for g in (1.0, 4.0)
+    )
     assert one < 2 * form.smallest_subnormal
     assert four >= 4 * form.smallest_subnormal
     vector, scalar = Leaf("x", (2,)), Leaf("y", ())
-    case = Case(Tree(Apply(OPS["mul"], (vector, scalar)), (vector, scalar)), form, (np.array([2.0, 3.0]), np.array(5.0)), np.ones(2))
+    case = Case(
+        Tree(Apply(OPS["mul"], (vector, scalar)), (vector, scalar)),
+        form,
+        (np.array([2.0, 3.0]), np.array(5.0)),
+        np.ones(2),
+    )
     found = answer(case)
     assert found.truth[1][()] == 5
     assert found.allowance[1][()].contains(5)
@@ -74,7 +90,9 @@ def test_saved_output_is_an_identity(name: str) -> None:
         assert one.overlaps(other)
 
 
-@pytest.mark.parametrize(("name", "shapes"), [("mul", ((2, 3), (1, 3))), ("atan2", ((1, 3), (2, 1))), ("tanh", ((2, 1),))])
+@pytest.mark.parametrize(
+    ("name", "shapes"), [("mul", ((2, 3), (1, 3))), ("atan2", ((1, 3), (2, 1))), ("tanh", ((2, 1),))]
+)
 def test_lifted_rule_is_the_derivative(name: str, shapes: tuple[tuple[int, ...], ...]) -> None:
     """The rule of scalars, lifted to tensors that broadcast, is sympy's derivative of the whole."""
     lifted = local_rule(OPS[name], shapes)
@@ -126,7 +144,10 @@ def test_chain_through_a_step_is_zero() -> None:
 
 
 def test_conditions_of_two_parts() -> None:
-    """A branch whose condition has two parts is taken where both hold, and united with the next where it is not decided."""
+    """A branch whose condition has two parts is taken where both hold.
+
+    It is united with the next where that is not decided.
+    """
     (program,) = (compiled([Piecewise((x, And(x > 1, x < 3)), (0, True))], [x]),)
     assert program(arb(2))[0] == 2
     assert program(arb(4))[0] == 0
@@ -137,12 +158,14 @@ def test_conditions_of_two_parts() -> None:
 
 def test_formats_have_their_bits() -> None:
     """The name of a format says how many bits it has."""
-    assert {form.name: f"{form.name.rstrip('0123456789')}{form.bits}" for form in FORMATS.values()} == {name: name for name in FORMATS}
+    assert {form.name: f"{form.name.rstrip('0123456789')}{form.bits}" for form in FORMATS.values()} == {
+        name: name for name in FORMATS
+    }
 
 
 @pytest.mark.parametrize(
     ("value", "whole"), [(0.5, 0), (1.5, 2), (2.5, 2), (-0.5, 0), (-1.5, -2), (0.49, 0), (1.51, 2), (-2.75, -3)]
-)  # fmt: skip
+)
 def test_nearest_takes_ties_to_even(value: float, whole: int) -> None:
     """The nearest integer, of a tie the even one."""
     assert compiled([Nearest(x)], [x])(arb(value))[0] == whole
@@ -158,7 +181,11 @@ def test_scaled_functions_are_their_factors(at: float) -> None:
         (ScaledBesselI(0, x), sympy.exp(-Sign(x) * x) * sympy.besseli(0, x)),
         (ScaledBesselI(1, x), sympy.exp(-Sign(x) * x) * sympy.besseli(1, x)),
     ):
-        for ours, theirs in zip(compiled([scaled, scaled.diff(x)], [x])(point), compiled([factors, factors.diff(x)], [x])(point), strict=True):
+        for ours, theirs in zip(
+            compiled([scaled, scaled.diff(x)], [x])(point),
+            compiled([factors, factors.diff(x)], [x])(point),
+            strict=True,
+        ):
             assert ours.rel_accuracy_bits() > 100 or at == 0
             assert ours.overlaps(theirs)
 
@@ -194,10 +221,15 @@ def test_uncertified_is_an_error() -> None:
 @pytest.mark.parametrize(
     ("name", "at", "value"),
     [
-        ("relu", 0, "0"), ("abs", 0, "0"), ("leaky_relu", 0, "1/100"), ("hardtanh", 1, "0"), ("sqrt", 0, "oo"),
-        ("hardswish", 3, "1"), ("hardswish", -3, "0"),
+        ("relu", 0, "0"),
+        ("abs", 0, "0"),
+        ("leaky_relu", 0, "1/100"),
+        ("hardtanh", 1, "0"),
+        ("sqrt", 0, "oo"),
+        ("hardswish", 3, "1"),
+        ("hardswish", -3, "0"),
     ],
-)  # fmt: skip
+)
 def test_kinks_follow_the_documented_rule(name: str, at: int, value: str) -> None:
     """The sub-gradient or super-gradient of least norm, or continuity, from sympy's limits."""
     assert rule(OPS[name], (Fraction(at),)) == (sympy.sympify(value),)

@@ -1,4 +1,7 @@
-"""Second derivatives, and tangents that are pushed through a graph: the truth by two routes, inside an allowance that is narrow."""
+"""Second derivatives, and tangents that are pushed through a graph.
+
+The truth comes by two routes, inside an allowance that is narrow.
+"""
 
 from __future__ import annotations
 
@@ -43,13 +46,22 @@ def applied(*names: str) -> Tree:
 
 
 def saving() -> Tree:
-    """Return logaddexp(silu(x), y) * exp(y): torch goes through a value that is not the output, and through one that is."""
+    """Return logaddexp(silu(x), y) * exp(y).
+
+    Torch goes through a value that is not the output, and through one that is.
+    """
     one, other = Leaf("x"), Leaf("y")
     inner = Apply(OPS["logaddexp"], (Apply(OPS["silu"], (one,)), other))
     return Tree(Apply(OPS["mul"], (inner, Apply(OPS["exp"], (other,)))), (one, other))
 
 
-TREES = {"shared": shared(), "reduced": reduced(), "saving": saving(), "stepping": applied("exp", "floor", "sin"), "linear": applied("neg", "positive")}
+TREES = {
+    "shared": shared(),
+    "reduced": reduced(),
+    "saving": saving(),
+    "stepping": applied("exp", "floor", "sin"),
+    "linear": applied("neg", "positive"),
+}
 
 
 @pytest.mark.parametrize("along", [0, 1])
@@ -74,7 +86,13 @@ def test_second_derivative_is_that_of_the_whole(name: str, along: int) -> None:
 
 def case_of(tree: Tree) -> Case:
     """Return a case of a tree at a few points."""
-    primals = tuple(np.linspace(0.5, 1.5, 4 * int(np.prod(leaf.shape))).astype(np.float32).astype(np.float64).reshape((4, *leaf.shape)) for leaf in tree.leaves)
+    primals = tuple(
+        np.linspace(0.5, 1.5, 4 * int(np.prod(leaf.shape)))
+        .astype(np.float32)
+        .astype(np.float64)
+        .reshape((4, *leaf.shape))
+        for leaf in tree.leaves
+    )
     return Case(tree, FLOAT32, primals, np.ones((4, *tree.root.shape)))
 
 
@@ -97,8 +115,13 @@ def test_allowance_is_narrow(name: str) -> None:
 
 
 def test_forward_mode_knows_what_underflows_on_its_way() -> None:
-    """A tangent that is subnormal on its way, and large in the end, has lost bits that no step of reverse mode loses."""
-    case = Case(applied("square", "square", "square", "rad2deg"), FORMATS["float16"], (np.array([2.0**-3]),), np.ones(1))
+    """A tangent that is subnormal on its way, and large in the end, has lost bits.
+
+    No step of reverse mode loses them.
+    """
+    case = Case(
+        applied("square", "square", "square", "rad2deg"), FORMATS["float16"], (np.array([2.0**-3]),), np.ones(1)
+    )
     backwards, forwards = (answer(replace(case, forwards=forwards)).allowance[0][0].rad() for forwards in (False, True))
     assert forwards > backwards
 
@@ -128,7 +151,9 @@ def test_fixed_cases_avoid_seams(name: str) -> None:
         assert case.order == 2
         assert case.direction.shape == case.primals[case.along].shape
         if OPS[name].elementwise:
-            assert not any(critical(OPS[name], list(zip(*([arb(v) for v in p.flat] for p in case.primals), strict=True)), order=2))
+            assert not any(
+                critical(OPS[name], list(zip(*([arb(v) for v in p.flat] for p in case.primals), strict=True)), order=2)
+            )
 
 
 @given(data=st.data())
@@ -139,13 +164,20 @@ def test_drawn_cases_of_the_second_order(data: st.DataObject) -> None:
     for case in (data.draw(op_cases(op, FLOAT32, order=2)), data.draw(tree_cases(FLOAT32, order=2))):
         assert case.order == 2
         assert case.direction.shape == case.primals[case.along].shape
-    assert not any(child.shape[-1:] == (1,) for node in case.tree.applications if not node.op.elementwise for child in node.children)
+    assert not any(
+        child.shape[-1:] == (1,)
+        for node in case.tree.applications
+        if not node.op.elementwise
+        for child in node.children
+    )
 
 
 def test_failure_says_which_second_derivative() -> None:
     """The explanation of a wrong second derivative names both inputs, and shows its formula."""
     sound = MODES["rr"]
-    doubled = replace(sound, gradients=lambda case, device: [gradient * 2 for gradient in sound.gradients(case, device)])
+    doubled = replace(
+        sound, gradients=lambda case, device: [gradient * 2 for gradient in sound.gradients(case, device)]
+    )
     second = list(twice(case_of(single(OPS["atan2"]))))[1]
     said = explained(judged(second, doubled, "cpu").misses, doubled, "cpu")
     assert said.startswith("d2 atan2(x, y)/dy dy at x=")

@@ -24,7 +24,9 @@ def example(tmp_path: Path) -> Path:
 
 def test_example_is_a_catalogue(example: Path) -> None:
     """The example of an own op is read as one."""
-    read = chosen(ops=["my_swish"], modes=(), dtypes=(), devices=(), profile="quick", catalogue=str(example), deviations=None)
+    read = chosen(
+        ops=["my_swish"], modes=(), dtypes=(), devices=(), profile="quick", catalogue=str(example), deviations=None
+    )
     assert list(read.ops) == ["my_swish"]
 
 
@@ -34,7 +36,9 @@ def test_failure_can_be_pasted(example: Path) -> None:
     got = re.search(r"^got (\S+),", shown, re.MULTILINE)[1]
     code = shown[shown.index("import my_ops") :]
     path = os.pathsep.join(map(str, (ROOT, example.parent)))
-    done = subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == f"['{got}']"
 
 

@@ -21,15 +21,47 @@ SMALL = 5_000_000
 """The bytes that a page may have."""
 
 
-def record(op: str, verdict: str, *, mode: str = "backward", known: str | None = None, ulp: float | None = 1.0) -> Record:
+def record(
+    op: str, verdict: str, *, mode: str = "backward", known: str | None = None, ulp: float | None = 1.0
+) -> Record:
     """Return a record in float32 on the CPU."""
-    return Record(op=op, mode=mode, order=1, device="cpu", dtype="float32", compared=3, worst_ulp=ulp, worst_share=0.1, verdict=verdict, at={"x": "0x1.0p+0"}, got=None, expected=None, known=known, torch="2.13.0", seed=7)
+    return Record(
+        op=op,
+        mode=mode,
+        order=1,
+        device="cpu",
+        dtype="float32",
+        compared=3,
+        worst_ulp=ulp,
+        worst_share=0.1,
+        verdict=verdict,
+        at={"x": "0x1.0p+0"},
+        got=None,
+        expected=None,
+        known=known,
+        torch="2.13.0",
+        seed=7,
+    )
 
 
-RECORDS = [record("sin", "agrees"), record("sin", "agrees", mode="grad"), record("tanh", "lost", known="1 - y*y <b>", ulp=None), record("softmax", "inaccurate", ulp=900.0), record("erfcx", "unsupported")]
+RECORDS = [
+    record("sin", "agrees"),
+    record("sin", "agrees", mode="grad"),
+    record("tanh", "lost", known="1 - y*y <b>", ulp=None),
+    record("softmax", "inaccurate", ulp=900.0),
+    record("erfcx", "unsupported"),
+]
 FIGURES = [
-    *(Figure(work="sin", family="elementary", kind=kind, size=10, dtype="float32", device="cpu", floor=1e-6, seconds=2e-6) for kind in ("forward", "backward")),
-    *(Figure(work="sin", kind="backward", size=size, grows="size", floor=1e-6, seconds=1e-6 * size) for size in (10, 100)),
+    *(
+        Figure(
+            work="sin", family="elementary", kind=kind, size=10, dtype="float32", device="cpu", floor=1e-6, seconds=2e-6
+        )
+        for kind in ("forward", "backward")
+    ),
+    *(
+        Figure(work="sin", kind="backward", size=size, grows="size", floor=1e-6, seconds=1e-6 * size)
+        for size in (10, 100)
+    ),
 ]
 
 
@@ -83,7 +115,9 @@ def browser_page(written: Path, width: int) -> Iterator[Page]:
 def cell_rows(opened: Page) -> set[str]:
     """Return the ops that the matrix shows now."""
     opened.wait_for_timeout(200)
-    names: list[str] = opened.evaluate("() => [...new Set(document.querySelector('[data-spec=matrix]').view.data('data_0').map(row => row.op))]")
+    names: list[str] = opened.evaluate(
+        "() => [...new Set(document.querySelector('[data-spec=matrix]').view.data('data_0').map(row => row.op))]"
+    )
     return set(names)
 
 
@@ -95,7 +129,10 @@ def test_page_in_a_browser(browser_page: Page, width: int) -> None:
         plot = browser_page.locator(f"[data-spec={name}]")
         plot.scroll_into_view_if_needed()
         plot.locator("canvas").wait_for()
-        shown, drawn = plot.evaluate("plot => [plot.querySelector('canvas').getBoundingClientRect().width, plot.querySelector('canvas').width / devicePixelRatio]")
+        shown, drawn = plot.evaluate(
+            "plot => [plot.querySelector('canvas').getBoundingClientRect().width, "
+            "plot.querySelector('canvas').width / devicePixelRatio]"
+        )
         assert shown >= drawn  # where it is wider than the page it scrolls, and does not shrink
     assert browser_page.locator("section.op:visible").count() == 0
     browser_page.evaluate("location.hash = '#op-tanh'")
@@ -131,7 +168,9 @@ def test_order_of_the_matrix(browser_page: Page, width: int) -> None:
     for name in ("name", "gravest first", "largest error first"):
         browser_page.locator("[data-spec=matrix] select[name=by]").select_option(name)
         browser_page.wait_for_timeout(200)
-        orders[name] = browser_page.evaluate("() => document.querySelector('[data-spec=matrix]').view.scale('y').domain()")
+        orders[name] = browser_page.evaluate(
+            "() => document.querySelector('[data-spec=matrix]').view.scale('y').domain()"
+        )
     assert orders == {
         "name": ["erfcx", "sin", "softmax", "tanh"],
         "gravest first": ["softmax", "tanh", "erfcx", "sin"],

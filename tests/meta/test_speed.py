@@ -48,7 +48,10 @@ def judged_floor(work: Work) -> Judgement:
 
 @pytest.mark.parametrize("op", OPS.values(), ids=lambda op: op.name)
 def test_floor_is_the_derivative(op) -> None:
-    """The floor of an op is within the rounding of its certified derivative, but where torch's own digamma and trigamma, of which it is made, are not."""
+    """The floor of an op is within the rounding of its certified derivative.
+
+    The exceptions are made of torch's own digamma and trigamma, which are not.
+    """
     work = of_op(op, 50, FORM)
     judgement = judged_floor(work)
     assert judgement.compared + judgement.undecided == sum(primal.size for primal in work.primals)
@@ -67,7 +70,9 @@ def test_floor_of_a_graph_is_the_derivative(work) -> None:
     assert judgement.misses == []
 
 
-@pytest.mark.parametrize("work", [of_op(OPS["exp"], 4, FORM), of_op(OPS["softmax"], 9, FORM), neuron(4, FORM), *NETS], ids=str)
+@pytest.mark.parametrize(
+    "work", [of_op(OPS["exp"], 4, FORM), of_op(OPS["softmax"], 9, FORM), neuron(4, FORM), *NETS], ids=str
+)
 def test_every_kind_of_run_runs(work) -> None:
     """Forwards, backwards, both and double give tensors of the inputs' shapes, as often as one likes."""
     graph = Graph(work, "cpu")
@@ -109,7 +114,9 @@ def test_floor_of_a_network_is_the_derivative(work) -> None:
         for step in (STEP, -2 * STEP, STEP):
             wanted.data += step * direction
             values.append(weighted())
-        assert (values[0] - values[1]) / (2 * STEP) == pytest.approx(float((gradient * direction).sum()), rel=1e-6, abs=1e-5)
+        assert (values[0] - values[1]) / (2 * STEP) == pytest.approx(
+            float((gradient * direction).sum()), rel=1e-6, abs=1e-5
+        )
 
 
 def test_what_torch_lacks_has_no_floor() -> None:
@@ -134,10 +141,13 @@ def ratio(middle: float, low: float, high: float, pairs: int = interleaved.AGAIN
 @pytest.mark.parametrize(
     ("found", "kinds"),
     [
-        (ratio(1.2, 1.1, 1.3), ["slower"]), (ratio(0.8, 0.7, 0.9), ["faster"]), (ratio(1.04, 1.03, 1.05), []), (ratio(1.2, 0.99, 1.3), []),
+        (ratio(1.2, 1.1, 1.3), ["slower"]),
+        (ratio(0.8, 0.7, 0.9), ["faster"]),
+        (ratio(1.04, 1.03, 1.05), []),
+        (ratio(1.2, 0.99, 1.3), []),
         (ratio(1.2, 1.1, 1.3, interleaved.FIRST), []),
     ],
-)  # fmt: skip
+)
 def test_time_is_judged_by_its_interval(found: Ratio, kinds: list[str]) -> None:
     """Slower is what is above the threshold with an interval above 1, in pairs that were measured again."""
     assert [change.kind for change in gate.of_times({"exp": found})] == kinds
@@ -154,13 +164,18 @@ def test_interval_is_of_the_median() -> None:
 def test_instructions_are_judged_by_their_ratio() -> None:
     """Three in a hundred more close the gate, one in a hundred does not, and fewer are told."""
     changes = gate.of_counts({"a": 100.0, "b": 100.0, "c": 100.0}, {"a": 103.0, "b": 101.0, "c": 90.0})
-    assert [(change.kind, change.key[0], change.is_worse) for change in changes] == [("more instructions", "a", True), ("fewer instructions", "c", False)]
+    assert [(change.kind, change.key[0], change.is_worse) for change in changes] == [
+        ("more instructions", "a", True),
+        ("fewer instructions", "c", False),
+    ]
 
 
 def test_distance_from_the_floor_is_judged_by_its_near_end() -> None:
     """A ratio whose whole interval is farther than the baseline allows closes the gate."""
     before = {"near": 2.0, "far": 2.0, "closer": 2.0}
-    changes = gate.of_floors(before, {"near": ratio(3, 2.5, 3.5), "far": ratio(3, 2.7, 3.5), "closer": ratio(1, 0.9, 1.1)})
+    changes = gate.of_floors(
+        before, {"near": ratio(3, 2.5, 3.5), "far": ratio(3, 2.7, 3.5), "closer": ratio(1, 0.9, 1.1)}
+    )
     assert [(change.kind, change.key[0]) for change in changes] == [("slower", "far"), ("faster", "closer")]
 
 
@@ -215,7 +230,11 @@ def test_planted_slowdown_is_a_share_of_the_call(monkeypatch: pytest.MonkeyPatch
 
 def test_growth_is_fitted_and_a_faster_backward_found() -> None:
     """A backward that grows as the square beside a linear forward is a finding."""
-    figures = [Figure(work="w", kind=kind, size=size, grows="size", seconds=1e-9 * size**power) for kind, power in (("forward", 1), ("backward", 2)) for size in (10, 10_000, 100_000, 1_000_000)]
+    figures = [
+        Figure(work="w", kind=kind, size=size, grows="size", seconds=1e-9 * size**power)
+        for kind, power in (("forward", 1), ("backward", 2))
+        for size in (10, 10_000, 100_000, 1_000_000)
+    ]
     found = table.growths(figures)
     assert [(growth.kind, round(growth.exponent, 6)) for growth in found] == [("forward", 1), ("backward", 2)]
     assert [backward.of for backward, _ in table.growing_faster(found)] == ["w"]
@@ -230,19 +249,43 @@ def test_works_are_named() -> None:
 
 def run_gate(*arguments: object) -> subprocess.CompletedProcess[str]:
     """Run the command."""
-    return subprocess.run([sys.executable, "-m", "tests.runs.speed.gate", *map(str, arguments)], cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [sys.executable, "-m", "tests.runs.speed.gate", *map(str, arguments)],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 def test_gate_by_time_against_a_planted_slowdown(tmp_path: Path) -> None:
-    """Against itself, with every backward half as slow again, the gate closes, says it in every form, and names the work."""
-    closed = run_gate("exp", "--only", "time", "--against", sys.executable, "--plant", "0.5", "--junit", tmp_path / "a/gate.xml", "--markdown", tmp_path / "gate.md")
+    """Against itself, with every backward half as slow again, the gate closes.
+
+    It says so in every form, and names the work.
+    """
+    closed = run_gate(
+        "exp",
+        "--only",
+        "time",
+        "--against",
+        sys.executable,
+        "--plant",
+        "0.5",
+        "--junit",
+        tmp_path / "a/gate.xml",
+        "--markdown",
+        tmp_path / "gate.md",
+    )
     assert closed.returncode == 1, closed.stderr
     assert "slower" in closed.stdout
     assert "failure" in (tmp_path / "a/gate.xml").read_text()
     assert "| slower | exp" in (tmp_path / "gate.md").read_text()
 
 
-@pytest.mark.skipif(shutil.which("valgrind") is None, reason="valgrind is not installed; on Debian: apt install valgrind")
+@pytest.mark.skipif(
+    shutil.which("valgrind") is None, reason="valgrind is not installed; on Debian: apt install valgrind"
+)
 def test_gate_by_instructions_against_a_planted_slowdown() -> None:
     """Against itself, with 3 % more work in every backward, each work takes more instructions, by that share."""
     closed = run_gate("exp", "sin", "--only", "instructions", "--against", sys.executable, "--plant", "0.03")
@@ -258,12 +301,23 @@ def test_baseline_is_kept_by_machine(tmp_path: Path) -> None:
     other = dict(zip(gate.COLUMNS, ("z80", "exp", gate.INSTRUCTIONS, "5", "2.13.0"), strict=True))
     path.write_text(gate.written([other], here, {gate.INSTRUCTIONS: {"exp": 4.5e6}}))
     path.write_text(gate.written(gate.read(path)[1], here, {gate.FLOOR: {"sin": 1.25}}))
-    assert gate.read(path)[0] == {("z80", "exp", gate.INSTRUCTIONS): 5, (here, "exp", gate.INSTRUCTIONS): 4.5e6, (here, "sin", gate.FLOOR): 1.25}
+    assert gate.read(path)[0] == {
+        ("z80", "exp", gate.INSTRUCTIONS): 5,
+        (here, "exp", gate.INSTRUCTIONS): 4.5e6,
+        (here, "sin", gate.FLOOR): 1.25,
+    }
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
-    [(["absent"], "accepted: "), (["--baseline", "absent.tsv"], "absent.tsv"), (["exp", "--against", "absent-python"], "absent-python"), (["exp", "--device", "absent"], "accepted: cpu"), (["exp", "-pabsent"], "absent"), (["MLP", "--only", "instructions"], "nothing to compare")],
+    [
+        (["absent"], "accepted: "),
+        (["--baseline", "absent.tsv"], "absent.tsv"),
+        (["exp", "--against", "absent-python"], "absent-python"),
+        (["exp", "--device", "absent"], "accepted: cpu"),
+        (["exp", "-pabsent"], "absent"),
+        (["MLP", "--only", "instructions"], "nothing to compare"),
+    ],
 )
 def test_bad_input_is_a_usage_error(arguments: list[str], said: str) -> None:
     """A work, a baseline and an interpreter that do not exist are refused."""
@@ -281,17 +335,29 @@ def test_baseline_of_other_machines_is_a_usage_error(tmp_path: Path) -> None:
     assert "only of z80 Python 3.11" in refused.stderr
 
 
-
-@pytest.mark.parametrize(("measure", "planted", "said"), [
-    ("time", 0.0, "1 of 2 comparisons closed the gate; 1 of 34 works were worse"),
-    ("instructions", 0.0, "0 of 6 comparisons closed the gate; 0 of 744 works were worse"),
-    ("instructions", 0.03, "4 of 4 comparisons closed the gate; 496 of 496 works were worse"),
-])  # fmt: skip
-def test_noise_is_counted(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], measure: str, planted: float, said: str) -> None:
+@pytest.mark.parametrize(
+    ("measure", "planted", "said"),
+    [
+        ("time", 0.0, "1 of 2 comparisons closed the gate; 1 of 34 works were worse"),
+        ("instructions", 0.0, "0 of 6 comparisons closed the gate; 0 of 744 works were worse"),
+        ("instructions", 0.03, "4 of 4 comparisons closed the gate; 496 of 496 works were worse"),
+    ],
+)
+def test_noise_is_counted(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], measure: str, planted: float, said: str
+) -> None:
     """A false alarm is counted as one, each count is compared with each, and what is planted is found."""
     alarms = iter([1.2, 1.0])
-    monkeypatch.setattr(interleaved, "compared", lambda _, __, names: {name: ratio(1, 0.9, 1.1) for name in names} | {"exp": ratio(*[next(alarms)] * 3)})
-    monkeypatch.setattr(instructions, "counts", lambda sides, names, _: {side: dict.fromkeys(names, 1000 * (1 + of.plant)) for side, of in sides.items()})
+    monkeypatch.setattr(
+        interleaved,
+        "compared",
+        lambda _, __, names: {name: ratio(1, 0.9, 1.1) for name in names} | {"exp": ratio(*[next(alarms)] * 3)},
+    )
+    monkeypatch.setattr(
+        instructions,
+        "counts",
+        lambda sides, names, _: {side: dict.fromkeys(names, 1000 * (1 + of.plant)) for side, of in sides.items()},
+    )
     monkeypatch.setattr(sys, "argv", ["noise", measure, "2" if measure == "time" else "4", "--plant", str(planted)])
     noise.main()
     assert capsys.readouterr().out.splitlines()[-1] == said

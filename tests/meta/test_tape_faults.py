@@ -15,6 +15,7 @@ from tests.meta.tape_faults import FAULTS, noticed
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+
 def calls(name: str) -> Iterator[dict[str, Any]]:
     """Return the arguments of each test that a rule has on the CPU."""
     rule = getattr(test_tape, name)
@@ -24,7 +25,9 @@ def calls(name: str) -> Iterator[dict[str, Any]]:
         tables.append([{names: row} if isinstance(names, str) else dict(zip(names, row, strict=True)) for row in rows])
     for rows in itertools.product(*tables):
         fixtures = {"device": "cpu", "leaf": torch.tensor([3.0], requires_grad=True)}
-        yield {name: value for name, value in fixtures.items() if name in inspect.signature(rule).parameters} | {k: v for row in rows for k, v in row.items()}
+        yield {name: value for name, value in fixtures.items() if name in inspect.signature(rule).parameters} | {
+            k: v for row in rows for k, v in row.items()
+        }
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")

@@ -17,7 +17,21 @@ if TYPE_CHECKING:
 
     from tests.verdict.record import Record
 
-COLUMNS = ("op", "dtype", "device", "torch", "kernels", "inputs", "verdict", "known", "worst_ulp", "worst_share", "at", "got", "should_be")
+COLUMNS = (
+    "op",
+    "dtype",
+    "device",
+    "torch",
+    "kernels",
+    "inputs",
+    "verdict",
+    "known",
+    "worst_ulp",
+    "worst_share",
+    "at",
+    "got",
+    "should_be",
+)
 
 
 def rows(records: Iterable[Record]) -> list[tuple[str, ...]]:
@@ -34,8 +48,14 @@ def _kernels(device: str) -> str:
 
 
 def _worst(records: Sequence[Record]) -> tuple[str, ...]:
-    """Return the columns of what agrees least: a new miss before a known one, that before any agreement, then the most ulps."""
-    worst = max(records, key=lambda r: (_is_miss(r) and r.known is None, _is_miss(r), math.inf if r.worst_ulp is None else r.worst_ulp))
+    """Return the columns of what agrees least.
+
+    A new miss comes before a known one, that before any agreement, and then the most ulps.
+    """
+    worst = max(
+        records,
+        key=lambda r: (_is_miss(r) and r.known is None, _is_miss(r), math.inf if r.worst_ulp is None else r.worst_ulp),
+    )
     inputs = str(sum(r.compared for r in records))
     if worst.verdict == UNSUPPORTED:
         return (inputs, worst.verdict, *[""] * 6)

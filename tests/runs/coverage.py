@@ -20,10 +20,21 @@ if TYPE_CHECKING:
     from reference.op import Op
 
 FURTHER = (
-    "addcdiv", "addcmul", "clamp", "lerp", "where", "nn.functional.binary_cross_entropy",
-    "nn.functional.binary_cross_entropy_with_logits", "nn.functional.gelu", "nn.functional.hardswish", "nn.functional.huber_loss",
-    "nn.functional.kl_div", "nn.functional.l1_loss", "nn.functional.leaky_relu", "nn.functional.smooth_l1_loss",
-)  # fmt: skip
+    "addcdiv",
+    "addcmul",
+    "clamp",
+    "lerp",
+    "where",
+    "nn.functional.binary_cross_entropy",
+    "nn.functional.binary_cross_entropy_with_logits",
+    "nn.functional.gelu",
+    "nn.functional.hardswish",
+    "nn.functional.huber_loss",
+    "nn.functional.kl_div",
+    "nn.functional.l1_loss",
+    "nn.functional.leaky_relu",
+    "nn.functional.smooth_l1_loss",
+)
 """Elementwise ops that torch's table does not mark as such."""
 
 REASONS = {
@@ -56,7 +67,9 @@ def table() -> list[str]:
         warnings.simplefilter("ignore")
         from torch.testing._internal.common_methods_invocations import op_db  # noqa: PLC0415 - a slow import, of this command alone
         from torch.testing._internal.opinfo.core import BinaryUfuncInfo, UnaryUfuncInfo  # noqa: PLC0415
-    marked = {info.name for info in op_db if isinstance(info, UnaryUfuncInfo | BinaryUfuncInfo) and info.supports_autograd}
+    marked = {
+        info.name for info in op_db if isinstance(info, UnaryUfuncInfo | BinaryUfuncInfo) and info.supports_autograd
+    }
     return sorted(marked | set(FURTHER))
 
 
@@ -79,7 +92,10 @@ def main() -> None:
         lines.add_row(name, ", ".join(entries), "" if entries else REASONS.get(name, "not yet"))
     console = Console()
     console.print(lines)
-    console.print(f"{sum(map(bool, found.values()))} of {len(found)} differentiable elementwise ops are covered, by {len(OPS)} entries in all")
+    console.print(
+        f"{sum(map(bool, found.values()))} of {len(found)} differentiable elementwise ops are covered, "
+        f"by {len(OPS)} entries in all"
+    )
 
 
 if __name__ == "__main__":

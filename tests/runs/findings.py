@@ -1,4 +1,7 @@
-"""What the installed torch gets wrong, each with plain torch that shows it: ``python -m tests.runs.findings [OP ...]``."""
+"""What the installed torch gets wrong: ``python -m tests.runs.findings [OP ...]``.
+
+Each finding comes with plain torch that shows it.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,9 @@ if TYPE_CHECKING:
 def pinned(known: Deviation, op: Op) -> Case:
     """Return the pinned input of a deviation; of an elementwise op as often as a whole vector needs it."""
     tree = next(tree for tree in trees_of(op) if set(tree.elements) == set(known.pinned))
-    primals = tuple(np.array([known.pinned[name] for name in leaf.elements]).reshape(leaf.shape) for leaf in tree.leaves)
+    primals = tuple(
+        np.array([known.pinned[name] for name in leaf.elements]).reshape(leaf.shape) for leaf in tree.leaves
+    )
     case = Case(tree, FORMATS[known.dtype], primals, np.full(tree.root.shape, known.cotangent))
     return case.repeated(REPEATS) if op.elementwise else case
 
@@ -44,7 +49,15 @@ def asked(known: Deviation, op: Op, mode: Mode) -> list[Case]:
 
 def shown(known: Deviation, op: Op, mode: Mode) -> Miss | None:
     """Return the miss at the pinned input of a deviation, or None where torch shows it no more."""
-    return next((miss for case in asked(known, op, mode) for miss in judged(case, mode, known.device).misses if known.covers(miss)), None)
+    return next(
+        (
+            miss
+            for case in asked(known, op, mode)
+            for miss in judged(case, mode, known.device).misses
+            if known.covers(miss)
+        ),
+        None,
+    )
 
 
 def right_bits(miss: Miss) -> int:
@@ -57,7 +70,9 @@ def right_bits(miss: Miss) -> int:
 def page(found: Sequence[tuple[Deviation, Miss]]) -> Iterator[str]:
     """Write findings in Markdown, the worst first."""
     yield f"# {len(found)} wrong gradients of torch, the worst first\n"
-    for known, miss in sorted(found, key=lambda pair: (right_bits(pair[1]) / pair[1].case.form.precision, str(pair[0]))):
+    for known, miss in sorted(
+        found, key=lambda pair: (right_bits(pair[1]) / pair[1].case.form.precision, str(pair[0]))
+    ):
         yield f"## {known.op}, {known.dtype}: {right_bits(miss)} of {miss.case.form.precision} bits right\n"
         yield f"Where {known.region}: {known.reason}. {known.link[:1].upper()}{known.link[1:]}.\n"
         yield f"```\n{explained([miss], MODES[known.modes[0]], known.device)}\n```\n"
@@ -68,7 +83,13 @@ def main() -> None:
     here = {name.split(":")[0] for name in passing(probed())}
     known = [d for d in deviation.read(deviation.FILE, OPS) if d.device in here]
     parser = ArgumentParser(description="Print what the installed torch gets wrong, in Markdown.")
-    parser.add_argument("ops", nargs="*", metavar="OP", choices=[*sorted({d.op for d in known}), []], help="only these; all that have any unless given")
+    parser.add_argument(
+        "ops",
+        nargs="*",
+        metavar="OP",
+        choices=[*sorted({d.op for d in known}), []],
+        help="only these; all that have any unless given",
+    )
     named = parser.parse_args().ops
     found = [(d, shown(d, OPS[d.op], MODES[d.modes[0]])) for d in known if not named or d.op in named]
     for part in page([(d, miss) for d, miss in found if miss is not None]):

@@ -1,8 +1,9 @@
 """The accuracy gate: ``python -m tests.runs.gate RECORDS.jsonl BASELINE.tsv``.
 
 Compares what a run found with a committed atlas and with the known deviations: what fails that did not, and is not on
-file; what is less accurate; what torch no longer can; and what is better, which needs no one's attention. The exit status is 1
-where anything is worse. Errors are compared between the same kernels only: other instructions round otherwise.
+file; what is less accurate; what torch no longer can; and what is better, which needs no one's attention. The exit
+status is 1 where anything is worse. Errors are compared between the same kernels only: other instructions round
+otherwise.
 """
 
 from __future__ import annotations
@@ -27,7 +28,10 @@ Row = dict[str, str]
 Key = tuple[str, str, str]
 
 GROWTH = 1.01
-"""How much larger a worst error is before it counts: the points are the same each time, so that nothing is left to chance."""
+"""How much larger a worst error is before it counts.
+
+The points are the same each time, so that nothing is left to chance.
+"""
 
 
 def read(text: str) -> dict[Key, Row]:
@@ -37,8 +41,14 @@ def read(text: str) -> dict[Key, Row]:
 
 def changes(baseline: Mapping[Key, Row], found: Mapping[Key, Row], growth: float = GROWTH) -> list[Change]:
     """Return what differs, the gravest first."""
-    differing = [change for key, before in baseline.items() if (change := _compared(key, before, found.get(key), growth))]
-    fresh = [Change("fails", key, "not in the baseline", row["verdict"], row["at"]) for key, row in found.items() if key not in baseline and _is_new(row)]
+    differing = [
+        change for key, before in baseline.items() if (change := _compared(key, before, found.get(key), growth))
+    ]
+    fresh = [
+        Change("fails", key, "not in the baseline", row["verdict"], row["at"])
+        for key, row in found.items()
+        if key not in baseline and _is_new(row)
+    ]
     order = ("fails", "gone", "unsupported", "less accurate", "mended")
     return sorted([*differing, *fresh], key=lambda change: (order.index(change.kind), change.key))
 
@@ -76,8 +86,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Compare what a run found with a baseline.")
     parser.add_argument("records", type=Path, help="the file that pytest --records wrote")
     parser.add_argument("baseline", type=Path, help="the atlas to compare with")
-    parser.add_argument("--partial", action="store_true", help="leave out the rows that were not asked; else they are gone, as after a run that was cut off")
-    parser.add_argument("--growth", type=float, default=GROWTH, metavar="F", help=f"how many times as large a worst error may be ({GROWTH})")
+    parser.add_argument(
+        "--partial",
+        action="store_true",
+        help="leave out the rows that were not asked; else they are gone, as after a run that was cut off",
+    )
+    parser.add_argument(
+        "--growth",
+        type=float,
+        default=GROWTH,
+        metavar="F",
+        help=f"how many times as large a worst error may be ({GROWTH})",
+    )
     outcome.add_options(parser)
     options = parser.parse_args()
     try:
@@ -85,13 +105,17 @@ def main() -> None:
     except OSError as error:
         parser.error(f"{error.filename}: {error.strerror}")
     if not found:
-        parser.error(f"{options.records}: has no record, so that nothing is compared; accepted: what `pytest --records` wrote")
+        parser.error(
+            f"{options.records}: has no record, so that nothing is compared; accepted: what `pytest --records` wrote"
+        )
     due = {key: row for key, row in baseline.items() if not options.partial or key in found}
     result = Outcome("accuracy", ("op", "dtype", "device"), list(found), changes(due, found, options.growth))
     sys.stdout.write(result.shown())
     result.write(options.junit, options.markdown)
     if options.update:
-        options.baseline.write_text(atlas.table(tuple(row[name] for name in atlas.COLUMNS) for row in (baseline | found).values()))
+        options.baseline.write_text(
+            atlas.table(tuple(row[name] for name in atlas.COLUMNS) for row in (baseline | found).values())
+        )
     sys.exit(bool(result.worse) and not options.update)
 
 

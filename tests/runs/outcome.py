@@ -65,12 +65,17 @@ class Outcome:
 
     def shown(self, *, markdown: bool = False) -> str:
         """Write the changes as a table: for people, or in Markdown."""
-        table = Table("", *self.columns, "before", "now", self.note_column, box=box.MARKDOWN if markdown else box.SIMPLE)
+        table = Table(
+            "", *self.columns, "before", "now", self.note_column, box=box.MARKDOWN if markdown else box.SIMPLE
+        )
         for change in self.changes:
             table.add_row(change.kind, *change.key, change.before, change.after, change.note)
         console = Console(file=io.StringIO(), width=10_000 if markdown else WIDTH)
         better = len(self.changes) - self.worse
-        console.print(f"{'#' * 2 * markdown} The gate of {self.gate} is {'closed' if self.worse else 'open'}: of {len(self.rows):,} rows {self.worse} are worse and {better} better".strip())
+        console.print(
+            f"{'#' * 2 * markdown} The gate of {self.gate} is {'closed' if self.worse else 'open'}: "
+            f"of {len(self.rows):,} rows {self.worse} are worse and {better} better".strip()
+        )
         if self.changes:
             console.print(table)
         assert isinstance(console.file, io.StringIO)
@@ -105,5 +110,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that every gate has."""
     parser.add_argument("--update", action="store_true", help="write what was found into the baseline, and pass")
     parser.add_argument("--junit", type=Path, metavar="FILE", help="write the outcome as JUnit XML")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="append the outcome in Markdown, as $GITHUB_STEP_SUMMARY wants it")
-
+    parser.add_argument(
+        "--markdown", type=Path, metavar="FILE", help="append the outcome in Markdown, as $GITHUB_STEP_SUMMARY wants it"
+    )

@@ -35,7 +35,9 @@ NOTABLE = 1.0
 
 def modes(records: Sequence[Record]) -> Table:
     """Count the ops asked in each mode and format, on each device."""
-    table = Table("device", "mode", "order", title="Ops asked in each mode and format", box=box.SIMPLE, title_justify="left")
+    table = Table(
+        "device", "mode", "order", title="Ops asked in each mode and format", box=box.SIMPLE, title_justify="left"
+    )
     for name in (*FORMATS, "entries compared", "known", "new", UNSUPPORTED):
         table.add_column(name, justify="right")
     rows: dict[tuple[str, str, int], list[Record]] = defaultdict(list)
@@ -58,16 +60,30 @@ def refusals(records: Sequence[Record]) -> Table | None:
     table = Table("torch says", "tests", "of", title="Unsupported", box=box.SIMPLE, title_justify="left")
     for words, some in sorted(said.items(), key=lambda pair: -len(pair[1])):
         ops = sorted({r.op for r in some})
-        table.add_row(words, str(len(some)), ", ".join(ops[:MOST_OPS]) + (f" and {len(ops) - MOST_OPS} more" if len(ops) > MOST_OPS else ""))
+        table.add_row(
+            words,
+            str(len(some)),
+            ", ".join(ops[:MOST_OPS]) + (f" and {len(ops) - MOST_OPS} more" if len(ops) > MOST_OPS else ""),
+        )
     return table if said else None
 
 
 def differences(records: Sequence[Record]) -> Table | None:
-    """Show each op and format in which devices differ, with the verdict and the worst error of each; None with one device."""
+    """Show each op and format in which devices differ; None with one device.
+
+    Each device has its verdict and its worst error.
+    """
     devices = list(dict.fromkeys(r.device for r in records))
     if len(devices) < 2:
         return None
-    table = Table("op", "dtype", *devices, title="Where devices differ: verdict, and worst error in ulp", box=box.SIMPLE, title_justify="left")
+    table = Table(
+        "op",
+        "dtype",
+        *devices,
+        title="Where devices differ: verdict, and worst error in ulp",
+        box=box.SIMPLE,
+        title_justify="left",
+    )
     rows: dict[tuple[str, str], dict[str, Record]] = defaultdict(dict)
     for r in records:
         here = rows[r.op, r.dtype]
@@ -103,7 +119,9 @@ def tables(records: Sequence[Record]) -> Iterator[Table]:
 
 def main() -> None:
     """Print the tables of one or more files of records."""
-    parser = argparse.ArgumentParser(description="Say what was asked, what torch cannot be asked, and where devices differ.")
+    parser = argparse.ArgumentParser(
+        description="Say what was asked, what torch cannot be asked, and where devices differ."
+    )
     parser.add_argument("records", type=Path, nargs="+", help="files that pytest --records wrote")
     try:
         records = [r for path in parser.parse_args().records for r in record.read(path)]

@@ -39,7 +39,11 @@ def _by_format(records: Iterable[Record]) -> Table:
     rows: dict[tuple[str, str], list[Record]] = defaultdict(list)
     for record in records:
         rows[record.dtype, record.device].append(record)
-    table = Table(box=box.SIMPLE, caption="known: deviations of this torch that are on file; unsupported: torch says that it has no kernel", caption_justify="left")
+    table = Table(
+        box=box.SIMPLE,
+        caption="known: deviations of this torch that are on file; unsupported: torch says that it has no kernel",
+        caption_justify="left",
+    )
     table.add_column("dtype")
     table.add_column("device")
     for name in ("tests", "entries", VERDICTS[0], "known", *GRAVITY[1:]):
@@ -48,7 +52,9 @@ def _by_format(records: Iterable[Record]) -> Table:
         fresh = [r.verdict for r in some if r.known is None]
         known = sum(r.known is not None for r in some)
         counts = [str(fresh.count(verdict)) for verdict in GRAVITY]
-        table.add_row(dtype, device, str(len(some)), f"{sum(r.compared for r in some):,}", counts[0], str(known), *counts[1:])
+        table.add_row(
+            dtype, device, str(len(some)), f"{sum(r.compared for r in some):,}", counts[0], str(known), *counts[1:]
+        )
     return table
 
 

@@ -55,7 +55,14 @@ def passing(probes: Mapping[str, str | None]) -> list[str]:
 
 def parsed(parser: ArgumentParser) -> Namespace:
     """Read the command line with pytest's option -p, and import what it names; what is not there is a usage error."""
-    parser.add_argument("-p", dest="plugins", action="append", default=[], metavar="PACKAGE", help="a package that registers a device, to be imported first")
+    parser.add_argument(
+        "-p",
+        dest="plugins",
+        action="append",
+        default=[],
+        metavar="PACKAGE",
+        help="a package that registers a device, to be imported first",
+    )
     options = parser.parse_args()
     for plugin in options.plugins:
         try:

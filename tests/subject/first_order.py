@@ -125,7 +125,10 @@ def own_function(case: Case, device: str) -> Gradients:
 
 
 def forward(case: Case, device: str) -> Gradients:
-    """Run forward-mode with dual numbers: each input in turn is one. An output that does not depend on it is none, and its tangent zero."""
+    """Run forward-mode with dual numbers: each input in turn is one.
+
+    An output that does not depend on it is none, and its tangent zero.
+    """
 
     def pushed(inputs: list[torch.Tensor], number: int, tangent: torch.Tensor) -> torch.Tensor:
         with forward_ad.dual_level():
@@ -147,7 +150,9 @@ def func_jvp(case: Case, device: str) -> Gradients:
     return pushing(pushed, case, device)
 
 
-def pushing(pushed: Callable[[list[torch.Tensor], int, torch.Tensor], torch.Tensor], case: Case, device: str) -> Gradients:
+def pushing(
+    pushed: Callable[[list[torch.Tensor], int, torch.Tensor], torch.Tensor], case: Case, device: str
+) -> Gradients:
     """Ask forward-mode for the Jacobian, a column at a time; pointwise, for the cotangent times the derivative."""
     inputs = plain(case, device)
     if case.is_pointwise:
@@ -157,7 +162,9 @@ def pushing(pushed: Callable[[list[torch.Tensor], int, torch.Tensor], torch.Tens
     gradients: Gradients = []
     for number, x in enumerate(point):
         units = torch.eye(x.numel(), dtype=x.dtype, device=x.device).reshape(-1, *x.shape)
-        gradients.append(torch.stack([pushed(point, number, unit) for unit in units], dim=-1).reshape(inputs[number].shape))
+        gradients.append(
+            torch.stack([pushed(point, number, unit) for unit in units], dim=-1).reshape(inputs[number].shape)
+        )
     return gradients
 
 
@@ -182,16 +189,29 @@ def _jacobian(transform: Any, case: Case, device: str) -> Gradients:
 
 
 def spread(case: Case) -> Case:
-    """Give every input the whole batch, and the batch a dimension of at least 2, so that rows can be mistaken: then each point has a gradient of its own."""
-    primals = tuple(np.broadcast_to(p, (*case.batch, *leaf.shape)).copy() for p, leaf in zip(case.primals, case.tree.leaves, strict=True))
+    """Give every input the whole batch, so that each point has a gradient of its own.
+
+    The batch gets a dimension of at least 2, so that rows can be mistaken.
+    """
+    primals = tuple(
+        np.broadcast_to(p, (*case.batch, *leaf.shape)).copy()
+        for p, leaf in zip(case.primals, case.tree.leaves, strict=True)
+    )
     layouts = case.layouts if case.batches == (case.batch,) * len(case.primals) else ()
-    direction = None if case.direction is None or case.along is None else np.broadcast_to(case.direction, primals[case.along].shape).copy()
+    direction = (
+        None
+        if case.direction is None or case.along is None
+        else np.broadcast_to(case.direction, primals[case.along].shape).copy()
+    )
     whole = replace(case, primals=primals, layouts=layouts, root="cotangent", direction=direction)
     return whole if case.batch else whole.repeated(2)
 
 
 def rows(case: Case) -> Case:
-    """Ask for the rows of the Jacobian: pointwise, for each derivative; else at the first point, with each unit cotangent."""
+    """Ask for the rows of the Jacobian.
+
+    Pointwise they are asked for each derivative, else at the first point, with each unit cotangent.
+    """
     case = spread(case)
     if case.is_pointwise:
         return replace(case, cotangent=np.ones_like(case.cotangent))
@@ -218,49 +238,63 @@ def pushed_rows(case: Case) -> Case:
     return replace(rows(case), forwards=True)
 
 
-
 def printed(name: str) -> str:
     """Write the line that prints a tensor's exact values."""
     return f"print([float(g).hex() for g in {name}.detach().flatten()])"
 
 
-LEAF = "output.backward(cotangent)\n" + printed("{wrt}.grad")
-GRAD = "(gradient,) = torch.autograd.grad(output, [{wrt}], cotangent)\n" + printed("gradient")
-GRADIENTS = "\n" + printed("gradients[{number}]")
-FUNC_GRAD = "gradients = torch.func.grad(lambda *xs: (function(*xs) * cotangent).sum(), argnums={numbers})({inputs})" + GRADIENTS
-FUNC_VJP = "gradients = torch.func.vjp(function, {inputs})[1](cotangent)" + GRADIENTS
-VMAP_GRAD = """\
-def weighted(*xs): return (function(*xs[:-1]) * xs[-1]).sum()
-rows = [x.flatten(0, {dims} - 1) for x in ({inputs}, cotangent)]
-gradients = torch.func.vmap(torch.func.grad(weighted, argnums={numbers}))(*rows)""" + GRADIENTS
-CHECKPOINT = """\
-from torch.utils.checkpoint import checkpoint
-output = checkpoint(function, {inputs}, use_reentrant=False)
-""" + LEAF
-COMPILE = """\
-output = torch.compile(function, backend="{name}", fullgraph=True, dynamic=False)({inputs})
-""" + LEAF
-FUNCTION = """\
-class Recomputed(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, *inputs):
-        ctx.save_for_backward(*inputs)
-        return function(*inputs)
-    @staticmethod
-    def backward(ctx, cotangent):
-        inputs = [x.detach().requires_grad_() for x in ctx.saved_tensors]
-        with torch.enable_grad():
-            return torch.autograd.grad(function(*inputs), inputs, cotangent)
-output = Recomputed.apply({inputs})
-""" + LEAF
-FORWARD = """\
-from torch.autograd import forward_ad
-for tangent in tangents:
-    with forward_ad.dual_level():
-        duals = [forward_ad.make_dual(x, tangent) if i == {number} else x for i, x in enumerate(points)]
-        """ + printed("forward_ad.unpack_dual(function(*duals)).tangent")
-FUNC_JVP = """\
-for tangent in tangents:
-    whole = tuple(tangent if i == {number} else torch.zeros_like(x) for i, x in enumerate(points))
-    """ + printed("torch.func.jvp(function, tuple(points), whole)[1]")
-JACOBIAN = "gradients = {mapped}(torch.func.{name}(function, argnums={numbers}))(*points)" + GRADIENTS
+def pasted(*lines: str) -> str:
+    """Put the lines of a snippet together."""
+    return "\n".join(lines)
+
+
+LEAF = pasted("output.backward(cotangent)", printed("{wrt}.grad"))
+GRAD = pasted("(gradient,) = torch.autograd.grad(output, [{wrt}], cotangent)", printed("gradient"))
+GRADIENTS = printed("gradients[{number}]")
+FUNC_GRAD = pasted(
+    "gradients = torch.func.grad(lambda *xs: (function(*xs) * cotangent).sum(), argnums={numbers})({inputs})",
+    GRADIENTS,
+)
+FUNC_VJP = pasted("gradients = torch.func.vjp(function, {inputs})[1](cotangent)", GRADIENTS)
+VMAP_GRAD = pasted(
+    "def weighted(*xs): return (function(*xs[:-1]) * xs[-1]).sum()",
+    "rows = [x.flatten(0, {dims} - 1) for x in ({inputs}, cotangent)]",
+    "gradients = torch.func.vmap(torch.func.grad(weighted, argnums={numbers}))(*rows)",
+    GRADIENTS,
+)
+CHECKPOINT = pasted(
+    "from torch.utils.checkpoint import checkpoint",
+    "output = checkpoint(function, {inputs}, use_reentrant=False)",
+    LEAF,
+)
+COMPILE = pasted(
+    'output = torch.compile(function, backend="{name}", fullgraph=True, dynamic=False)({inputs})',
+    LEAF,
+)
+FUNCTION = pasted(
+    "class Recomputed(torch.autograd.Function):",
+    "    @staticmethod",
+    "    def forward(ctx, *inputs):",
+    "        ctx.save_for_backward(*inputs)",
+    "        return function(*inputs)",
+    "    @staticmethod",
+    "    def backward(ctx, cotangent):",
+    "        inputs = [x.detach().requires_grad_() for x in ctx.saved_tensors]",
+    "        with torch.enable_grad():",
+    "            return torch.autograd.grad(function(*inputs), inputs, cotangent)",
+    "output = Recomputed.apply({inputs})",
+    LEAF,
+)
+FORWARD = pasted(
+    "from torch.autograd import forward_ad",
+    "for tangent in tangents:",
+    "    with forward_ad.dual_level():",
+    "        duals = [forward_ad.make_dual(x, tangent) if i == {number} else x for i, x in enumerate(points)]",
+    "        " + printed("forward_ad.unpack_dual(function(*duals)).tangent"),
+)
+FUNC_JVP = pasted(
+    "for tangent in tangents:",
+    "    whole = tuple(tangent if i == {number} else torch.zeros_like(x) for i, x in enumerate(points))",
+    "    " + printed("torch.func.jvp(function, tuple(points), whole)[1]"),
+)
+JACOBIAN = pasted("gradients = {mapped}(torch.func.{name}(function, argnums={numbers}))(*points)", GRADIENTS)

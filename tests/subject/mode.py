@@ -34,19 +34,28 @@ class Mode:
     """Differentiate a case on a device; the second argument names the device."""
 
     snippet: str
-    """The same in plain torch, for people to paste: prints the gradient by the input ``{wrt}``. See `tests.verdict.explanation.snippet` for what else it may name."""
+    """The same in plain torch, for people to paste: prints the gradient by the input ``{wrt}``.
+
+    See `tests.verdict.explanation.snippet` for what else it may name.
+    """
 
     asks: Callable[[Case], Case] = as_it_is
     """Put a case in the form that the mode can ask for: forward-mode has no sums over inputs that were broadcast."""
 
     draws: bool = False
-    """Whether it is asked at drawn points whatever the profile; the others are asked at the same hard points, unless they are named."""
+    """Whether it is asked at drawn points whatever the profile.
+
+    The others are asked at the same hard points, unless they are named.
+    """
 
     forwards: bool = False
     """Whether tangents are pushed through the function."""
 
     sampled: Mapping[str, str] = field(default_factory=dict)
-    """Where a test takes seconds, the few ops it is asked for, each in a format; all of them in the profile thorough, or where the mode is named."""
+    """Where a test takes seconds, the few ops it is asked for, each in a format.
+
+    It is asked for all of them in the profile thorough, or where the mode is named.
+    """
 
     def __repr__(self) -> str:
         """Name the mode."""
@@ -56,7 +65,16 @@ class Mode:
         printer.text(repr(self))
 
 
-SAMPLE = MappingProxyType({"gelu": "bfloat16", "tanh": "float32", "atan2": "float64", "softmax": "float16", "matmul": "float32", "maximum": "float32"})
+SAMPLE = MappingProxyType(
+    {
+        "gelu": "bfloat16",
+        "tanh": "float32",
+        "atan2": "float64",
+        "softmax": "float16",
+        "matmul": "float32",
+        "maximum": "float32",
+    }
+)
 """What is compiled in the profile default: an op of each kind, in a format."""
 
 MODES = {

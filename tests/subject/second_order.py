@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from tests.subject import binding
-from tests.subject.first_order import cotangent_of, function_of, plain, printed, pushing, rows
+from tests.subject.first_order import cotangent_of, function_of, pasted, plain, printed, pushing, rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 def reverse_over_reverse(case: Case, device: str) -> Gradients:
     """Run ``torch.autograd.grad`` of a gradient with a graph; one that requires no grad depends on no input."""
     inputs, number, direction = binding.leaves(case, device), *_direction(case, device)
-    (gradient,) = torch.autograd.grad(function_of(case)(*inputs), inputs[number], cotangent_of(case, device), create_graph=True)
+    (gradient,) = torch.autograd.grad(
+        function_of(case)(*inputs), inputs[number], cotangent_of(case, device), create_graph=True
+    )
     if not gradient.requires_grad:
         return [torch.zeros_like(x) for x in inputs]
     return list(torch.autograd.grad(gradient, inputs, direction, materialize_grads=True))
@@ -58,14 +60,19 @@ def forward_over_forward(case: Case, device: str) -> Gradients:
     along = direction if case.is_pointwise else direction[0]
 
     def pushed(inputs: list[torch.Tensor], wrt: int, tangent: torch.Tensor) -> torch.Tensor:
-        found: torch.Tensor = torch.func.jvp(lambda x: _pushed(case, _with(inputs, wrt, x), number, along), (inputs[wrt],), (tangent,))[1]
+        found: torch.Tensor = torch.func.jvp(
+            lambda x: _pushed(case, _with(inputs, wrt, x), number, along), (inputs[wrt],), (tangent,)
+        )[1]
         return found
 
     return pushing(pushed, case, device)
 
 
 def hessian(case: Case, device: str) -> Gradients:
-    """Run `torch.func.hessian`, at all points at once, and take the part by the first element of the input that is asked for."""
+    """Run `torch.func.hessian`, at all points at once.
+
+    The part by the first element of the input that is asked for is taken.
+    """
     inputs, number = plain(case, device), _direction(case, device)[0]
     transform = torch.func.hessian(function_of(case), argnums=tuple(range(len(inputs))))
     if case.is_pointwise:
@@ -78,7 +85,9 @@ def hessian(case: Case, device: str) -> Gradients:
 
 def _pushed(case: Case, inputs: Sequence[torch.Tensor], number: int, tangent: torch.Tensor) -> torch.Tensor:
     """Return the derivative of the output in a direction of one input."""
-    found: torch.Tensor = torch.func.jvp(lambda x: function_of(case)(*_with(inputs, number, x)), (inputs[number],), (tangent,))[1]
+    found: torch.Tensor = torch.func.jvp(
+        lambda x: function_of(case)(*_with(inputs, number, x)), (inputs[number],), (tangent,)
+    )[1]
     return found
 
 
@@ -94,7 +103,10 @@ def _direction(case: Case, device: str) -> tuple[int, torch.Tensor]:
 
 
 def entries(case: Case) -> Case:
-    """Ask for entries of the Hessian: pointwise, for each second derivative; else, of each output, by the first element of one input."""
+    """Ask for entries of the Hessian.
+
+    Pointwise they are asked for each second derivative, else, of each output, by the first element of one input.
+    """
     case = rows(case)
     assert case.along is not None
     leaf = case.tree.leaves[case.along]
@@ -103,24 +115,37 @@ def entries(case: Case) -> Case:
     return replace(case, direction=direction)
 
 
-RR = """\
-(gradient,) = torch.autograd.grad(output, [{along}], cotangent, create_graph=True)
-seconds = [torch.zeros_like({wrt})] if not gradient.requires_grad else torch.autograd.grad(gradient, [{wrt}], direction, materialize_grads=True)
-""" + printed("seconds[0]")
-FR = """\
-def gradients(moved): return torch.func.vjp(function, *[moved if i == {at} else other for i, other in enumerate(({inputs},))])[1](cotangent)
-seconds = torch.func.jvp(gradients, ({along},), (direction,))[1]
-""" + printed("seconds[{number}]")
-PUSHED = """\
-def pushed(*xs): return torch.func.jvp(lambda moved: function(*xs[:{at}], moved, *xs[{at} + 1:]), (xs[{at}],), (step,))[1]
-"""
-RF = "step = direction\n" + PUSHED + """\
-seconds = torch.func.vjp(pushed, {inputs})[1](cotangent)
-""" + printed("seconds[{number}]")
-FF = "step = direction{first}\n" + PUSHED + """\
-for tangent in tangents:
-    second = torch.func.jvp(lambda moved: pushed(*points[:{number}], moved, *points[{number} + 1:]), (points[{number}],), (tangent,))[1]
-    """ + printed("second")
-HESSIAN = """\
-seconds = {mapped}(torch.func.hessian(function, argnums={numbers}))(*points)[{at}]
-""" + printed("seconds[{number}]{block}")
+RR = pasted(
+    "(gradient,) = torch.autograd.grad(output, [{along}], cotangent, create_graph=True)",
+    "seconds = [torch.zeros_like({wrt})] if not gradient.requires_grad else "
+    "torch.autograd.grad(gradient, [{wrt}], direction, materialize_grads=True)",
+    printed("seconds[0]"),
+)
+FR = pasted(
+    "def gradients(moved): return torch.func.vjp(function, "
+    "*[moved if i == {at} else other for i, other in enumerate(({inputs},))])[1](cotangent)",
+    "seconds = torch.func.jvp(gradients, ({along},), (direction,))[1]",
+    printed("seconds[{number}]"),
+)
+PUSHED = (
+    "def pushed(*xs): return torch.func.jvp("
+    "lambda moved: function(*xs[:{at}], moved, *xs[{at} + 1:]), (xs[{at}],), (step,))[1]"
+)
+RF = pasted(
+    "step = direction",
+    PUSHED,
+    "seconds = torch.func.vjp(pushed, {inputs})[1](cotangent)",
+    printed("seconds[{number}]"),
+)
+FF = pasted(
+    "step = direction{first}",
+    PUSHED,
+    "for tangent in tangents:",
+    "    second = torch.func.jvp("
+    "lambda moved: pushed(*points[:{number}], moved, *points[{number} + 1:]), (points[{number}],), (tangent,))[1]",
+    "    " + printed("second"),
+)
+HESSIAN = pasted(
+    "seconds = {mapped}(torch.func.hessian(function, argnums={numbers}))(*points)[{at}]",
+    printed("seconds[{number}]{block}"),
+)

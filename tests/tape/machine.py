@@ -34,7 +34,10 @@ class Machine(Runner):
 
     @initialize(number=NUMBERS)
     def start(self, number: float) -> None:
-        """Two leaves that require grad, one a parameter, so that no history is empty; of one shape, so that their gradients may be equal."""
+        """Two leaves that require grad, one a parameter, so that no history is empty.
+
+        They are of one shape, so that their gradients may be equal.
+        """
         self.make((2,), number, requires_grad=True)
         self.parameter(number=3.0, requires_grad=True)
 
@@ -46,13 +49,17 @@ class Machine(Runner):
     def make(self, shape: tuple[int, ...], number: float, *, requires_grad: bool) -> None:
         """Make a tensor of equal numbers."""
         data = np.full(shape, number)
-        self.keep(Tensor(data, Version(), requires_grad=requires_grad), f"torch.tensor({data.tolist()}, {self.like}, requires_grad={requires_grad})")
+        self.keep(
+            Tensor(data, Version(), requires_grad=requires_grad),
+            f"torch.tensor({data.tolist()}, {self.like}, requires_grad={requires_grad})",
+        )
 
     @rule(number=NUMBERS, requires_grad=st.booleans())
     def parameter(self, number: float, requires_grad: bool) -> None:
         """A parameter is a leaf that requires grad unless it is told not to, whatever the grad mode."""
         tensor = Tensor(np.full((2,), number), Version(), requires_grad=requires_grad, is_parameter=True)
-        self.keep(tensor, f"torch.nn.Parameter(torch.tensor({[number] * 2}, {self.like}){'' if requires_grad else ', requires_grad=False'})")
+        frozen = "" if requires_grad else ", requires_grad=False"
+        self.keep(tensor, f"torch.nn.Parameter(torch.tensor({[number] * 2}, {self.like}){frozen})")
 
     @rule(number=st.integers(0, 9), dtype=st.sampled_from(["int64", "bool"]))
     def whole_numbers_cannot_require_grad(self, number: int, dtype: str) -> None:
@@ -103,7 +110,10 @@ class Machine(Runner):
 
     @rule(first=NTH)
     def detach_in_place(self, first: int) -> None:
-        """`detach_()` makes a leaf of a tensor that is no view and that no backward needs; it no longer requires grad."""
+        """`detach_()` makes a leaf of a tensor that is no view and that no backward needs.
+
+        The tensor no longer requires grad.
+        """
         if a := self.pick(first, lambda t: not (t.views or t.version.is_saved or _is_watched(t) or t.was_frozen)):
             if a[1].base is not None and a[1].function is not None:
                 self.refused(f"{a[0]}.detach_()")
@@ -145,7 +155,10 @@ class Machine(Runner):
 
     @rule(first=NTH)
     def retain_grad(self, first: int) -> None:
-        """`retain_grad()` makes a non-leaf keep its gradient; it changes nothing for a leaf, and raises where no grad is required."""
+        """`retain_grad()` makes a non-leaf keep its gradient.
+
+        It changes nothing for a leaf, and raises where no grad is required.
+        """
         if a := self.pick(first, lambda t: t.base is None and not t.views):
             if not a[1].requires_grad:
                 self.refused(f"{a[0]}.retain_grad()")
@@ -159,7 +172,10 @@ class Machine(Runner):
 
     @rule(first=NTH, codes=st.lists(st.sampled_from(sorted(HOOKS)), min_size=1, max_size=2))
     def hook(self, first: int, codes: list[str]) -> None:
-        """A hook replaces the gradient: hooks run in order, before it is kept or passed on; without grad there is nothing to hook."""
+        """A hook replaces the gradient: hooks run in order, before it is kept or passed on.
+
+        Without grad there is nothing to hook.
+        """
         if a := self.pick(first, lambda t: t.base is None and not t.views):
             for code in codes:
                 line = f"hooks[{a[0]!r}] = {a[0]}.register_hook(lambda g: {code})"
@@ -179,7 +195,10 @@ class Machine(Runner):
 
     @rule(first=NTH)
     def watch(self, first: int) -> None:
-        """A post-accumulate hook of a leaf sees `.grad` after it was added to; a non-leaf, or a leaf without grad, can have none."""
+        """A post-accumulate hook of a leaf sees `.grad` after it was added to.
+
+        A non-leaf, or a leaf without grad, can have none.
+        """
         if a := self.pick(first, lambda t: t.seen is None):
             line = f"{a[0]}.register_post_accumulate_grad_hook(lambda t: seen[{a[0]!r}].append(t.grad.tolist()))"
             if a[1].requires_grad and a[1].is_leaf:
@@ -226,15 +245,24 @@ class Machine(Runner):
         if a and b:
             self._backward(*a, given=True, retain=retain, inputs=[b])
 
-    def _backward(self, name: str, root: Tensor, *, given: bool, retain: bool, inputs: Sequence[tuple[str, Tensor]] = ()) -> bool:
+    def _backward(
+        self, name: str, root: Tensor, *, given: bool, retain: bool, inputs: Sequence[tuple[str, Tensor]] = ()
+    ) -> bool:
         said = [f"retain_graph={retain}"] + [f"inputs=[{', '.join(n for n, _ in inputs)}]"] * bool(inputs)
         cotangent = np.full(root.data.shape, 2.0) if given else None
         code = [f"torch.full({root.data.shape}, 2.0, {self.like})"] * given
         targets = [t for _, t in inputs] if inputs else None
-        return self._guarded(f"{name}.backward({', '.join(code + said)})", lambda: self.tape.backward(root, cotangent, targets, retain=retain))
+        return self._guarded(
+            f"{name}.backward({', '.join(code + said)})",
+            lambda: self.tape.backward(root, cotangent, targets, retain=retain),
+        )
 
     def _guarded(self, line: str, predicted: Callable[[], object]) -> bool:
-        """Run a backward. One that raises may have come to some leaves and their hooks, which start anew; it retains the graph, of which it could have freed a part."""
+        """Run a backward.
+
+        One that raises may have come to some leaves and their hooks, which start anew; it retains the graph, of which
+        it could have freed a part.
+        """
         raised = self.both(line, predicted, instead=_retaining(line))
         if raised:
             self.run("for each in seen.values(): each.clear()")
@@ -245,8 +273,12 @@ class Machine(Runner):
 
     @rule(first=NTH, second=NTH, unused=st.sampled_from(["", ", allow_unused=True", ", materialize_grads=True"]))
     def grad(self, first: int, second: int, unused: str) -> None:
-        """`autograd.grad` returns the gradient and touches no `.grad`; of an unused input it is None, zeros, or raises."""
-        a, b = self.pick(first, lambda t: t.requires_grad), self.pick(second, lambda t: t.requires_grad and t.base is None)
+        """`autograd.grad` returns the gradient and touches no `.grad`.
+
+        The gradient of an unused input is None, zeros, or raises.
+        """
+        a = self.pick(first, lambda t: t.requires_grad)
+        b = self.pick(second, lambda t: t.requires_grad and t.base is None)
         if not a or not b or any(t.retains_grad for t in self.known.values()):
             return
         found: list[Values | None] = []
@@ -258,7 +290,8 @@ class Machine(Runner):
                 raise TapeError
             found.append(np.zeros(b[1].data.shape) if arrived is None and "materialize" in unused else arrived)
 
-        line = f"(g,) = torch.autograd.grad({a[0]}, {b[0]}, torch.ones({a[1].data.shape}, {self.like}), retain_graph=True{unused})"
+        ones = f"torch.ones({a[1].data.shape}, {self.like})"
+        line = f"(g,) = torch.autograd.grad({a[0]}, {b[0]}, {ones}, retain_graph=True{unused})"
         if not self.both(line, predicted):
             self.same("g", self.real["g"], found[0])
 
@@ -281,11 +314,17 @@ class Machine(Runner):
         if accumulates:
             self.run(f"{b[0]}.grad = None")
             b[1].grad = None
-            if self._guarded(f"{line}.backward(create_graph=True, inputs=[{b[0]}])", lambda: self.tape.backward(root, None, [b[1]], retain=True)):
+            if self._guarded(
+                f"{line}.backward(create_graph=True, inputs=[{b[0]}])",
+                lambda: self.tape.backward(root, None, [b[1]], retain=True),
+            ):
                 return
             self.run(f"g, {b[0]}.grad = {b[0]}.grad, None")
             b[1].grad = None
-        elif self.both(f"(g,) = torch.autograd.grad({line}, {b[0]}, create_graph=True)", lambda: self.tape.gradients(root, None, [b[1]], retain=True)):
+        elif self.both(
+            f"(g,) = torch.autograd.grad({line}, {b[0]}, create_graph=True)",
+            lambda: self.tape.gradients(root, None, [b[1]], retain=True),
+        ):
             return
         self.run(f"(h,) = torch.autograd.grad(g.sum() + {c[0]}.sum(), {c[0]}, retain_graph=True)")
         self.same("h", self.real["h"], due + 1)
@@ -307,11 +346,15 @@ class Machine(Runner):
             self.run(f"{a[0]}.grad = torch.ones({a[1].data.shape}, {self.like})")
             a[1].grad = np.ones(a[1].data.shape)
 
-    @rule(first=NTH, wrong=st.sampled_from(["(3,), dtype=torch.float64", "{}, dtype=torch.float32", "{}, dtype=torch.int64"]))
+    @rule(
+        first=NTH,
+        wrong=st.sampled_from(["(3,), dtype=torch.float64", "{}, dtype=torch.float32", "{}, dtype=torch.int64"]),
+    )
     def assign_what_does_not_fit(self, first: int, wrong: str) -> None:
         """`.grad` must have the shape and the dtype of its tensor."""
         if a := self.pick(first, lambda t: t.is_leaf):
-            self.refused(f"{a[0]}.grad = torch.ones({wrong.format(a[1].data.shape)}{f', device={self.device!r}' * (self.device != 'cpu')})")
+            device = f", device={self.device!r}" * (self.device != "cpu")
+            self.refused(f"{a[0]}.grad = torch.ones({wrong.format(a[1].data.shape)}{device})")
 
     @rule(first=NTH, to_none=st.booleans())
     def zero_grad(self, first: int, to_none: bool) -> None:
@@ -323,7 +366,10 @@ class Machine(Runner):
     @rule(first=NTH)
     def step(self, first: int) -> None:
         """A step of an optimizer changes a leaf in place, out of sight of the graph but not of the version."""
-        if a := self.pick(first, lambda t: t.is_leaf and t.requires_grad and t.grad is not None and np.abs(t.data - t.grad).max() <= LARGEST):
+        if a := self.pick(
+            first,
+            lambda t: t.is_leaf and t.requires_grad and t.grad is not None and np.abs(t.data - t.grad).max() <= LARGEST,
+        ):
             self.run(f"torch.optim.SGD([{a[0]}], lr=1.0).step()")
             a[1].data[...] -= np.asarray(a[1].grad)
             a[1].version.count += 1
@@ -374,16 +420,27 @@ def _retaining(backward: str) -> str:
 
 
 def _can_enter(tensor: Tensor, other: Tensor) -> bool:
-    """Say whether a tensor may be the other operand of a change in place: of other values, and a shape that does not broadcast it."""
+    """Say whether a tensor may be the other operand of a change in place.
+
+    It is of other values, and of a shape that does not broadcast the first.
+    """
     return other.version is not tensor.version and other.data.shape in {(), tensor.data.shape}
 
 
 def _can_change(tensor: Tensor) -> bool:
-    """Say whether a tensor may be changed in place here: what becomes of hooks, or of a leaf that was unfrozen once, is not documented."""
+    """Say whether a tensor may be changed in place here.
+
+    What becomes of hooks, or of a leaf that was unfrozen once, is not documented.
+    """
     whole = tensor.base or tensor
     return not any(t.was_frozen or _is_watched(t) for t in (whole, tensor, *whole.views))
 
 
 def _is_watched(tensor: Tensor) -> bool:
     """Say whether anything is told of the gradient of a tensor: hooks, or its `.grad` as a non-leaf."""
-    return bool(tensor.retains_grad or tensor.hooks or tensor.seen is not None or (tensor.function and (tensor.function.hooks or tensor.function.retains)))
+    return bool(
+        tensor.retains_grad
+        or tensor.hooks
+        or tensor.seen is not None
+        or (tensor.function and (tensor.function.hooks or tensor.function.retains))
+    )

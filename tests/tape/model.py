@@ -132,7 +132,9 @@ def curvatures(name: str) -> tuple[tuple[Callable[..., Values], ...], ...]:
     """Return sympy's second derivatives of an op: functions of its inputs."""
     local = rule(OPS[name], ((),) * len(OPS[name].inputs))
     symbols = [a[()] for a in local.inputs]
-    return tuple(tuple(sympy.lambdify(symbols, sympy.diff(local.outputs[()], a, b), "numpy") for b in symbols) for a in symbols)
+    return tuple(
+        tuple(sympy.lambdify(symbols, sympy.diff(local.outputs[()], a, b), "numpy") for b in symbols) for a in symbols
+    )
 
 
 @cache
@@ -197,7 +199,8 @@ class Tape:
         node = self._function(name, (tensor, other), tensor.data.shape)
         data = value(name)(tensor.data, other.data if isinstance(other, Tensor) else other)
         if tracked and node is not None:
-            node.saved = [(version, count) for version, count in node.saved if version is not tensor.version]  # of what it overwrites it keeps a copy
+            # Of what it overwrites it keeps a copy.
+            node.saved = [(version, count) for version, count in node.saved if version is not tensor.version]
             whole.function = self._spliced(whole, tensor, node) if tensor.base is not None else node
             whole.requires_grad = True
         tensor.data[...] = data
@@ -208,7 +211,10 @@ class Tape:
 
     @staticmethod
     def _spliced(whole: Tensor, view: Tensor, node: Function) -> Function:
-        """Return the node of a base of which a view was changed in place: the rest of the base passes the gradient on."""
+        """Return the node of a base of which a view was changed in place.
+
+        The rest of the base passes the gradient on.
+        """
         inputs: list[tuple[Function | Tensor, Pull]] = []
         mine = view.function
 
@@ -235,7 +241,10 @@ class Tape:
         """Sum all elements."""
         made = Tensor(np.asarray(tensor.data.sum()), Version())
         if self.enabled and tensor.target is not None:
-            made.function, made.requires_grad = _linear(tensor.target, partial(_spread, tensor.data.shape), lambda d: d.sum(axis=tuple(range(tensor.data.ndim)))), True
+            axes = tuple(range(tensor.data.ndim))
+            spread = partial(_spread, tensor.data.shape)
+            made.function = _linear(tensor.target, spread, lambda d: d.sum(axis=axes))
+            made.requires_grad = True
         return made
 
     def clone(self, tensor: Tensor) -> Tensor:
@@ -250,9 +259,15 @@ class Tape:
         """Share the values; no gradient passes."""
         return Tensor(tensor.data, tensor.version)
 
-    def gradients(self, root: Tensor, cotangent: Values | None, targets: Sequence[Tensor] | None, *, retain: bool) -> dict[int, Values]:
+    def gradients(
+        self, root: Tensor, cotangent: Values | None, targets: Sequence[Tensor] | None, *, retain: bool
+    ) -> dict[int, Values]:
         """Run backward and return what arrives at each target, or each leaf, by identity."""
-        if not root.requires_grad or (cotangent is None and root.data.size != 1) or (cotangent is not None and cotangent.shape != root.data.shape):
+        if (
+            not root.requires_grad
+            or (cotangent is None and root.data.size != 1)
+            or (cotangent is not None and cotangent.shape != root.data.shape)
+        ):
             raise TapeError
         wanted = None if targets is None else {id(t.target) for t in targets}
         start = root.target
@@ -266,7 +281,14 @@ class Tape:
             node.freed = node.freed or not retain
         return arrived
 
-    def backward(self, root: Tensor, cotangent: Values | None = None, inputs: Sequence[Tensor] | None = None, *, retain: bool = False) -> None:
+    def backward(
+        self,
+        root: Tensor,
+        cotangent: Values | None = None,
+        inputs: Sequence[Tensor] | None = None,
+        *,
+        retain: bool = False,
+    ) -> None:
         """Accumulate into the `.grad` of leaves, or of the inputs named."""
         arrived = self.gradients(root, cotangent, inputs, retain=retain)
         into = [n for n in _ordered(root.target) if isinstance(n, Tensor)] if inputs is None else inputs
@@ -284,11 +306,18 @@ class Tape:
 
     @staticmethod
     def second(root: Tensor, by: Tensor, then: Tensor) -> Values | None:
-        """Return the gradient, by a second leaf, of the sum of a sum's gradient by a first; None where hooks, splices or what was freed or changed are in the way."""
+        """Return the gradient, by a second leaf, of the sum of a sum's gradient by a first.
+
+        It is None where hooks, splices or what was freed or changed are in the way.
+        """
         order = _ordered(root.target)
         leaves = [node for node in order if isinstance(node, Tensor)]
         nodes = [node for node in order if isinstance(node, Function)]
-        if by not in leaves or any(node.hooks for node in order) or any(node.retains or node.jet is None or node.is_spent for node in nodes):
+        if (
+            by not in leaves
+            or any(node.hooks for node in order)
+            or any(node.retains or node.jet is None or node.is_spent for node in nodes)
+        ):
             return None
         if then not in leaves:
             return np.zeros(then.data.shape)
@@ -311,7 +340,13 @@ def _linear(target: Function | Tensor | None, pull: Pull, push: Callable[[Values
     return Function([(target, pull)], jet=lambda jet_of: jet_of(target).mapped(push))
 
 
-def _chained(name: str, values: Sequence[Values], targets: Sequence[Function | Tensor | None], shape: tuple[int, ...], jet_of: JetOf) -> Jet:
+def _chained(
+    name: str,
+    values: Sequence[Values],
+    targets: Sequence[Function | Tensor | None],
+    shape: tuple[int, ...],
+    jet_of: JetOf,
+) -> Jet:
     """Return the jet of an op by the chain rule."""
     jets = {number: jet_of(target) for number, target in enumerate(targets) if target is not None}
 
@@ -322,11 +357,16 @@ def _chained(name: str, values: Sequence[Values], targets: Sequence[Function | T
     second = sum(at(slopes(name)[i], 1.0)[..., None, None] * jet.second for i, jet in jets.items())
     for i, one in jets.items():
         for j, other in jets.items():
-            second = second + at(curvatures(name)[i][j])[..., None, None] * one.first[..., :, None] * other.first[..., None, :]
+            second = (
+                second
+                + at(curvatures(name)[i][j])[..., None, None] * one.first[..., :, None] * other.first[..., None, :]
+            )
     return Jet(np.asarray(first), np.asarray(second))
 
 
-def _passed(order: Sequence[Function | Tensor], cotangent: Values, needed: set[int], run: Sequence[Function]) -> dict[int, Values]:
+def _passed(
+    order: Sequence[Function | Tensor], cotangent: Values, needed: set[int], run: Sequence[Function]
+) -> dict[int, Values]:
     """Pass a cotangent on through nodes in order, hooks first; return what arrives at each, by identity."""
     arriving: dict[int, Values] = {id(order[0]): cotangent}
     for node in order:
@@ -343,7 +383,13 @@ def _passed(order: Sequence[Function | Tensor], cotangent: Values, needed: set[i
     return arriving
 
 
-def _sloped(slope: Callable[..., Values], values: Sequence[Values], shape: tuple[int, ...], wanted: tuple[int, ...], gradient: Values) -> Values:
+def _sloped(
+    slope: Callable[..., Values],
+    values: Sequence[Values],
+    shape: tuple[int, ...],
+    wanted: tuple[int, ...],
+    gradient: Values,
+) -> Values:
     return unbroadcast(np.broadcast_to(np.asarray(slope(*values, gradient), dtype=float), shape), wanted)
 
 
@@ -384,4 +430,6 @@ def _ordered(start: Function | Tensor | None) -> list[Function | Tensor]:
 
 
 def _reaches(node: Function | Tensor, wanted: set[int]) -> bool:
-    return id(node) in wanted or (isinstance(node, Function) and any(_reaches(target, wanted) for target, _ in node.inputs))
+    return id(node) in wanted or (
+        isinstance(node, Function) and any(_reaches(target, wanted) for target, _ in node.inputs)
+    )

@@ -55,7 +55,8 @@ class Runner(RuleBasedStateMachine):
     def execute(self, line: str) -> None:
         """Run a line of the program that a failure prints."""
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of `.grad` of a non-leaf, and of cycles: a rule of tests/test_tape.py holds the first
+            # Of `.grad` of a non-leaf, and of cycles: a rule of tests/test_tape.py holds the first.
+            warnings.simplefilter("ignore")
             exec(line, self.real)  # noqa: S102 - the text that a failure prints is what runs
 
     def run(self, line: str) -> None:
@@ -138,7 +139,9 @@ class Runner(RuleBasedStateMachine):
     def sights(self) -> None:
         """Every hook that runs after accumulation saw the gradients that it should have."""
         for name, tensor in self.known.items():
-            if tensor.seen is not None and (got := self.real["seen"][name]) != [values.tolist() for values in tensor.seen]:
+            if tensor.seen is not None and (got := self.real["seen"][name]) != [
+                values.tolist() for values in tensor.seen
+            ]:
                 self.diverge(f"expected: seen[{name!r}] is {[values.tolist() for values in tensor.seen]}; got {got}")
 
     def same(self, name: str, got: torch.Tensor | None, due: Values | None) -> None:
@@ -146,7 +149,9 @@ class Runner(RuleBasedStateMachine):
         if got is None or due is None:
             if got is not None or due is not None:
                 self.diverge(f"expected: {name} is {None if due is None else due.tolist()}; got {got}")
-        elif (tuple(got.shape), got.dtype, got.device.type) != (due.shape, torch.float64, torch.device(self.device).type) or not np.array_equal(got.tolist(), due):
+            return
+        kind = (due.shape, torch.float64, torch.device(self.device).type)
+        if (tuple(got.shape), got.dtype, got.device.type) != kind or not np.array_equal(got.tolist(), due):
             self.diverge(f"expected: {name} is {due.tolist()} in float64 on {self.device}; got {got}")
 
     def teardown(self) -> None:
@@ -157,7 +162,10 @@ class Runner(RuleBasedStateMachine):
     @classmethod
     def listed(cls) -> Iterator[tuple[str, str, str]]:
         """Yield each transition and each invariant: what it is, its name, what it says."""
-        for marker, kind in (("hypothesis_stateful_rule", "transition"), ("hypothesis_stateful_invariant", "invariant")):
+        for marker, kind in (
+            ("hypothesis_stateful_rule", "transition"),
+            ("hypothesis_stateful_invariant", "invariant"),
+        ):
             for name in dir(cls):
                 method = getattr(cls, name)
                 if hasattr(method, marker) and name != "properties":

@@ -46,7 +46,6 @@ class Assay:
         self.left_out: list[str] = []
         """The ops that trees could have but for their values, which are off or have no kernel."""
 
-
     def assert_agrees(self, case: Case) -> None:
         """Assert that torch's gradient of a case could have come from correctly rounded steps.
 
@@ -71,14 +70,24 @@ class Assay:
             raise DisagreementError(fresh, self._mode, self._device)
 
     def sound(self, ops: Iterable[Op], reached: Callable[[Op, Format], Iterable[Case]]) -> tuple[Op, ...]:
-        """Return the ops without a known deviation here, kinks and infinities apart: a tree of others would show theirs, those of the first order in the second too.
+        """Return the ops without a known deviation here, kinks and infinities apart.
 
-        Nor does a tree have ops whose values are off in the cases that stand for how it reaches them.
+        A tree of others would show theirs, those of the first order in the second too. Nor does a tree have ops whose
+        values are off in the cases that stand for how it reaches them.
         """
         modes = {self._mode.name, *(FIRST_ORDER if self._mode.order > 1 else ())}
-        deviant = {d.op for d in self._known for mode in modes if d.concerns(d.op, self._form.name, mode, self._device) and d.verdicts != ("convention",)}
+        deviant = {
+            d.op
+            for d in self._known
+            for mode in modes
+            if d.concerns(d.op, self._form.name, mode, self._device) and d.verdicts != ("convention",)
+        }
         offered = [op for op in ops if op.name not in deviant and (op.composes_forwards or not self._mode.forwards)]
-        self.left_out = [op.name for op in offered if not all(is_within_a_step(case, self._device) for case in reached(op, self._form))]
+        self.left_out = [
+            op.name
+            for op in offered
+            if not all(is_within_a_step(case, self._device) for case in reached(op, self._form))
+        ]
         return tuple(op for op in offered if op.name not in self.left_out)
 
     def _note(self, judgement: Judgement) -> None:
@@ -101,6 +110,13 @@ class Assay:
             message = f"{self._name}: no entry of any gradient was compared, so this test could not fail"
             raise ComparedNothingError(message)
 
+    def _verdict(self, miss: Miss | None, *, broke: bool) -> str:
+        if broke:
+            return "error"
+        if self.unsupported:
+            return UNSUPPORTED
+        return VERDICTS[0] if miss is None else miss.verdict
+
     def record(self, seed: int, *, passed: bool) -> Record:
         """Return the record of the test."""
         miss = self._miss
@@ -115,7 +131,7 @@ class Assay:
             compared=self._compared,
             worst_ulp=ulp if math.isfinite(ulp) else None,
             worst_share=share if math.isfinite(share) else None,
-            verdict="error" if broke else UNSUPPORTED if self.unsupported else VERDICTS[0] if miss is None else miss.verdict,
+            verdict=self._verdict(miss, broke=broke),
             at=self._at if miss is None else {name: value.hex() for name, value in miss.point.items()},
             got=self.unsupported if miss is None else miss.got,
             expected=None if miss is None else miss.expected,

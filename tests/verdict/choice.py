@@ -44,7 +44,10 @@ class Profile:
     """Histories of up to 50 steps on the tape."""
 
     sizes: tuple[int, ...] = (1, 7, 8, 64, 1000, 40_000)
-    """Elements of the vectors in which points are repeated: around the width of a register, and past what torch gives to one thread."""
+    """Elements of the vectors in which points are repeated.
+
+    They are around the width of a register, and past what torch gives to one thread.
+    """
 
     infinite: bool = True
     """Whether infinite inputs are asked for too, whose limits take sympy some seconds."""
@@ -63,12 +66,17 @@ class Profile:
 
 
 PROFILES = {
-    "quick": Profile(op_cases=2, tree_cases=15, histories=20, sizes=(), infinite=False, fixed=("float32",), samples=False),
+    "quick": Profile(
+        op_cases=2, tree_cases=15, histories=20, sizes=(), infinite=False, fixed=("float32",), samples=False
+    ),
     "default": Profile(op_cases=8, tree_cases=60, histories=150),
     "thorough": Profile(op_cases=80, tree_cases=60, histories=1500, every_mode=True),
     "exhaustive": Profile(op_cases=80, tree_cases=60, histories=1500, enumerates=True),
 }
-"""The profiles by name; each draws more than the one before it, but that the last enumerates rather than drawing for every mode."""
+"""The profiles by name; each draws more than the one before it.
+
+The last is the exception: it enumerates rather than drawing for every mode.
+"""
 
 
 @dataclass(frozen=True)

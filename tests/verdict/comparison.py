@@ -136,7 +136,10 @@ def judged(case: Case, mode: Mode, device: str) -> Judgement:
 
 
 def refusal(error: Exception, device: str) -> str | None:
-    """Return what torch said, in a line, where an exception says that it cannot do this at all; None where it says something else."""
+    """Return what torch said, in a line, where an exception says that it cannot do this at all.
+
+    It is None where the exception says something else.
+    """
     no_code = f"KeyError: {torch.device(device).type!r}"  # of inductor, which knows few devices
     return str(error).splitlines()[0] if any(said in str(error) for said in (*NO_KERNEL, no_code)) else None
 
@@ -199,8 +202,13 @@ def _distinct(case: Case, gradients: Sequence[Floats]) -> Integers:
     return np.sort(np.unique(whole, return_index=True)[1])
 
 
-def _settled(case: Case, rough: Filtered, gradients: Sequence[Floats], judgement: Judgement) -> np.ndarray[Shape, np.dtype[np.bool_]]:
-    """Say at which points float64 is enough to see that every gradient is well inside its allowance, and note how far off they are."""
+def _settled(
+    case: Case, rough: Filtered, gradients: Sequence[Floats], judgement: Judgement
+) -> np.ndarray[Shape, np.dtype[np.bool_]]:
+    """Say at which points float64 is enough to see that every gradient is well inside its allowance.
+
+    How far off they are is noted.
+    """
     form, settled, errors = case.form, rough.trusted, []
     for got, truth, allowance in zip(gradients, rough.truth, rough.allowance, strict=True):
         with np.errstate(invalid="ignore", over="ignore"):
@@ -211,7 +219,9 @@ def _settled(case: Case, rough: Filtered, gradients: Sequence[Floats], judgement
         errors.append((distance, form.ulp(truth.mid), allowance.rad))
     for number, (distance, ulp, radius) in enumerate(errors):
         judgement.compared += int(settled.sum())
-        judgement.worst_share = max(judgement.worst_share, float((distance[settled] / np.maximum(radius[settled], NIL)).max(initial=0.0)))
+        judgement.worst_share = max(
+            judgement.worst_share, float((distance[settled] / np.maximum(radius[settled], NIL)).max(initial=0.0))
+        )
         _note_worst(case, number, case.batch, np.where(settled, distance / ulp, 0), judgement)
     return settled
 
@@ -270,7 +280,9 @@ def _distances(got: Floats, reach: Reach) -> Floats:
 
 def _miss(case: Case, number: int, index: Shape, got: float, truth: arb, ulp: float, share: float) -> Miss:
     leaf = case.tree.leaves[number]
-    return Miss("agrees", leaf.name, isolated(case, number, index), case, float(got).hex(), truth, float(ulp), float(share))
+    return Miss(
+        "agrees", leaf.name, isolated(case, number, index), case, float(got).hex(), truth, float(ulp), float(share)
+    )
 
 
 def isolated(case: Case, number: int, index: Shape) -> Case:
@@ -288,10 +300,17 @@ def overflows(case: Case) -> bool:
     A gradient there is moot: an overflow of the forward, of the local derivative that the cotangent
     multiplies, or of a term of a sum over a broadcast axis, is not the derivative's fault.
     """
-    if not all(case.tree.root.op.interval(leaf.name).encloses(v, v)
-               for leaf, p in zip(case.tree.leaves, case.primals, strict=True) for v in np.unique(p).tolist()):  # fmt: skip
+    if not all(
+        case.tree.root.op.interval(leaf.name).encloses(v, v)
+        for leaf, p in zip(case.tree.leaves, case.primals, strict=True)
+        for v in np.unique(p).tolist()
+    ):
         return False
-    local = replace(case, cotangent=np.ones_like(case.cotangent), direction=None if case.direction is None else np.ones_like(case.direction))
+    local = replace(
+        case,
+        cotangent=np.ones_like(case.cotangent),
+        direction=None if case.direction is None else np.ones_like(case.direction),
+    )
     is_local = (case.cotangent == 1).all() and (case.direction is None or (case.direction == 1).all())
     terms = contributions(local) if case.tree.is_single and not is_local else []
     terms += contributions(case) if case.points > 1 else []
@@ -313,8 +332,7 @@ def _may_vanish(case: Case, number: int, got: float) -> bool:
     count, rows = len(case.tree.leaves), points(case)
     ctx.prec = 4 * case.form.precision
     return any(
-        program(*(a * nearby for a in arguments[:count]), *arguments[count:])[number].contains(0)
-        for arguments in rows
+        program(*(a * nearby for a in arguments[:count]), *arguments[count:])[number].contains(0) for arguments in rows
     )
 
 

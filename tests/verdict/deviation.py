@@ -32,7 +32,15 @@ FILE = Path(__file__).parents[1] / "deviations.toml"
 NAMES = ("x", "y", "z")
 """What a region calls the inputs, in order: the names that elementwise entries have."""
 
-FUNCTIONS = {"abs": abs, "copysign": math.copysign, "log": math.log, "max": max, "min": min, "round": round, "sqrt": math.sqrt}
+FUNCTIONS = {
+    "abs": abs,
+    "copysign": math.copysign,
+    "log": math.log,
+    "max": max,
+    "min": min,
+    "round": round,
+    "sqrt": math.sqrt,
+}
 """What a region may call."""
 
 KERNELS = ("DEFAULT", "AVX2", "AVX512")
@@ -57,7 +65,10 @@ class Deviation:
     """The modes that show it; all of the first order unless the file says otherwise."""
 
     device: str
-    """The type of device that shows it; an entry of the file lists its ``devices``, the CPU alone unless it says otherwise."""
+    """The type of device that shows it.
+
+    An entry of the file lists its ``devices``, the CPU alone unless it says otherwise.
+    """
 
     kernels: tuple[str, ...] = KERNELS
     """The sets of instructions for which torch's CPU kernels show it; all of them unless the file says otherwise."""
@@ -66,7 +77,10 @@ class Deviation:
     """The versions of torch concerned, as a version specifier."""
 
     region: str
-    """A predicate in the inputs x, y, z and the cotangent g, such as ``abs(x) > 256`` or ``x == inf``; of a tensor op ``True``."""
+    """A predicate in the inputs x, y, z and the cotangent g; of a tensor op ``True``.
+
+    Examples are ``abs(x) > 256`` and ``x == inf``.
+    """
 
     pinned: Mapping[str, float]
     """An input that must still show it; the elements of a tensor are named x0, x1, ..."""
@@ -88,7 +102,8 @@ class Deviation:
 
     def concerns(self, op: str, dtype: str, mode: str, device: str) -> bool:
         """Say whether it is about an op, a dtype, a mode and a device."""
-        return (op, dtype, device.split(":", maxsplit=1)[0]) == (self.op, self.dtype, self.device) and mode in self.modes
+        asked = (op, dtype, device.split(":", maxsplit=1)[0])
+        return asked == (self.op, self.dtype, self.device) and mode in self.modes
 
     def covers(self, miss: Miss) -> bool:
         """Say whether a miss, of what the deviation concerns, is this deviation."""
@@ -116,11 +131,16 @@ def trees_of(op: Op) -> list[Tree]:
 
 
 def _points(miss: Miss) -> Iterator[tuple[float, ...]]:
-    """Return every point and cotangent that may have contributed: sums over a broadcast axis have many; a region of a tensor op has no names."""
+    """Return every point and cotangent that may have contributed.
+
+    Sums over a broadcast axis have many; a region of a tensor op has no names.
+    """
     if not miss.case.tree.root.op.elementwise:
         yield (1.0,)
         return
-    yield from itertools.product(*(sorted(set(values.ravel().tolist())) for values in (*miss.case.primals, miss.case.cotangent)))
+    yield from itertools.product(
+        *(sorted(set(values.ravel().tolist())) for values in (*miss.case.primals, miss.case.cotangent))
+    )
 
 
 def read(path: Path, ops: Mapping[str, Op]) -> tuple[Deviation, ...]:
@@ -138,7 +158,9 @@ def read(path: Path, ops: Mapping[str, Op]) -> tuple[Deviation, ...]:
     if unknown or not isinstance(table.get("deviation", []), list):
         message = f"deviations {path}: has {', '.join(sorted(unknown or table))}; accepted: a list of [[deviation]]"
         raise DeviationError(message)
-    found = [each for number, entry in enumerate(table.get("deviation", []), 1) for each in _entry(path, number, entry, ops)]
+    found = [
+        each for number, entry in enumerate(table.get("deviation", []), 1) for each in _entry(path, number, entry, ops)
+    ]
     return tuple(each for each in found if _concerns(each))
 
 
@@ -159,7 +181,11 @@ def _entry(path: Path, number: int, entry: Mapping[str, Any], ops: Mapping[str, 
         message = f"{place}: devices={devices!r}; accepted: a list of types of devices"
         raise DeviationError(message)
     for device, (dtype, where) in itertools.product(devices, entry["dtypes"].items()):
-        given = shared | {name: value for name, value in where.items() if name not in {"got", "truth"}} | {"dtype": dtype, "device": device}
+        given = (
+            shared
+            | {name: value for name, value in where.items() if name not in {"got", "truth"}}
+            | {"dtype": dtype, "device": device}
+        )
         _refuse_fields(place, given)
         try:
             given["pinned"] = {name: float.fromhex(value) for name, value in given["pinned"].items()}
@@ -197,12 +223,16 @@ def _validate(deviation: Deviation, ops: Mapping[str, Op]) -> None:
     accepted_pins = [tree.elements for tree in trees_of(ops[deviation.op])]
     inputs = accepted_pins[0] if ops[deviation.op].elementwise else ()
     if not any(set(deviation.pinned) == set(names) for names in accepted_pins):
-        message = f"pinned={dict(deviation.pinned)}; accepted: a hex float for each of {'; or of '.join(', '.join(names) for names in accepted_pins)}"
+        choices = "; or of ".join(", ".join(names) for names in accepted_pins)
+        message = f"pinned={dict(deviation.pinned)}; accepted: a hex float for each of {choices}"
         raise ValueError(message)
     try:
         held = deviation.holds(deviation.pinned if inputs else {}, deviation.cotangent)
     except (simpleeval.InvalidExpression, SyntaxError, ArithmeticError) as error:
-        message = f"region={deviation.region!r}: {error}; accepted: a predicate in {', '.join(inputs)} and g with {', '.join(FUNCTIONS)}"
+        message = (
+            f"region={deviation.region!r}: {error}; "
+            f"accepted: a predicate in {', '.join(inputs)} and g with {', '.join(FUNCTIONS)}"
+        )
         raise ValueError(message) from error
     if not held:
         message = f"region={deviation.region!r} does not hold the pinned input"

@@ -86,24 +86,38 @@ def _spread(alike: Sequence[Miss]) -> list[str]:
     tried = np.unique(primal)
     missed = np.isin(tried, [m.point[wrt] for m in alike])
     edges = np.diff(missed.astype(int), prepend=0, append=0)
-    runs = [f"[{tried[a]:.6g}, {tried[b - 1]:.6g}]" for a, b in zip(np.flatnonzero(edges == 1), np.flatnonzero(edges == -1), strict=True)]
+    runs = [
+        f"[{tried[a]:.6g}, {tried[b - 1]:.6g}]"
+        for a, b in zip(np.flatnonzero(edges == 1), np.flatnonzero(edges == -1), strict=True)
+    ]
     return [f"{line}: {wrt} in {', '.join(runs[:MOST_INTERVALS])}{', ...' if len(runs) > MOST_INTERVALS else ''}"]
 
 
 def formulas(tree: Tree, wrt: str, along: str | None = None) -> list[str]:
-    """Return the function of a tree and its derivative as sympy writes them: of one op by one input, or by that of the derivative along another; of a tree step by step."""
+    """Return the function of a tree and its derivative as sympy writes them.
+
+    Of one op it is by one input, or by that of the derivative along another; of a tree step by step.
+    """
     names = _names(tree)
     if tree.is_single:
         return _step(tree.root, str(tree), names, wrt, along)
     return [line for node in tree.applications for line in _step(node, names[node], names)]
 
 
-def _step(node: Apply, head: str, names: Mapping[Node, str], wrt: str | None = None, along: str | None = None) -> list[str]:
+def _step(
+    node: Apply, head: str, names: Mapping[Node, str], wrt: str | None = None, along: str | None = None
+) -> list[str]:
     """Write what one op gives (of a tensor, the first element that has the input), and its derivatives."""
     op = node.op
     local = rule(op, tuple(() if op.elementwise else child.shape for child in node.children))
-    inputs = {names[child]: _named(names[child], array) for child, array in zip(node.children, local.inputs, strict=True)}
-    place = {symbol: new for child, array in zip(node.children, local.inputs, strict=True) for symbol, new in zip(array.flat, inputs[names[child]].flat, strict=True)}
+    inputs = {
+        names[child]: _named(names[child], array) for child, array in zip(node.children, local.inputs, strict=True)
+    }
+    place = {
+        symbol: new
+        for child, array in zip(node.children, local.inputs, strict=True)
+        for symbol, new in zip(array.flat, inputs[names[child]].flat, strict=True)
+    }
     outputs = [expression.xreplace(place) for expression in local.outputs.flat]
     variables = {name: array.flat[0] for name, array in inputs.items() if wrt in {None, name}}
     first = next((e for e in outputs if e.has(*variables.values())), outputs[0])
@@ -111,7 +125,10 @@ def _step(node: Apply, head: str, names: Mapping[Node, str], wrt: str | None = N
     if along is not None:
         twice = slope(slope(first, inputs[along].flat[0]), inputs[wrt or along].flat[0])
         return [f"{head} = {_shortened(str(first))}", f"d2/d{along} d{wrt} = {_shortened(str(twice))}"]
-    return [f"{head} = {_shortened(str(first))}", *(f"{over}/d{v} = {_shortened(str(sympy.diff(first, v)))}" for v in variables.values())]
+    return [
+        f"{head} = {_shortened(str(first))}",
+        *(f"{over}/d{v} = {_shortened(str(sympy.diff(first, v)))}" for v in variables.values()),
+    ]
 
 
 def _named(name: str, array: Array) -> Array:
@@ -164,17 +181,30 @@ def snippet(case: Case, wrt: str, mode: Mode, device: str) -> str:
     if "points" in mode.snippet:
         lines += _points(case, names, wrt)
     number, numbers, at = names.index(wrt), tuple(range(len(names))), case.along or 0
-    return "\n".join([*lines, mode.snippet.format(
-        wrt=wrt, number=number, numbers=numbers, inputs=", ".join(names), dims=len(case.batch), name=mode.name, mapped="torch.func.vmap" if case.is_pointwise else "",
-        at=at, along=names[at], first="" if case.is_pointwise else "[0]", block="" if case.is_pointwise else f".reshape(len(cotangent), {names[at]}[0].numel(), -1)[:, 0]",
-    )])  # fmt: skip
+    asked = mode.snippet.format(
+        wrt=wrt,
+        number=number,
+        numbers=numbers,
+        inputs=", ".join(names),
+        dims=len(case.batch),
+        name=mode.name,
+        mapped="torch.func.vmap" if case.is_pointwise else "",
+        at=at,
+        along=names[at],
+        first="" if case.is_pointwise else "[0]",
+        block="" if case.is_pointwise else f".reshape(len(cotangent), {names[at]}[0].numel(), -1)[:, 0]",
+    )
+    return "\n".join([*lines, asked])
 
 
 def _points(case: Case, names: Sequence[str], wrt: str) -> list[str]:
     """Write the point, or points, at which forward-mode is asked, and the tangents."""
     if case.is_pointwise:
         return [f"points = [x.detach().flatten() for x in ({', '.join(names)},)]", "tangents = [cotangent.flatten()]"]
-    return [f"points = [x.detach()[0] for x in ({', '.join(names)},)]", f"tangents = torch.eye({wrt}[0].numel(), dtype={wrt}.dtype, device={wrt}.device).reshape(-1, *{wrt}[0].shape)"]
+    return [
+        f"points = [x.detach()[0] for x in ({', '.join(names)},)]",
+        f"tangents = torch.eye({wrt}[0].numel(), dtype={wrt}.dtype, device={wrt}.device).reshape(-1, *{wrt}[0].shape)",
+    ]
 
 
 def _tensor(values: Floats, case: Case, device: str) -> str:
@@ -194,7 +224,11 @@ def _repeats(values: Floats, period: int) -> bool:
 
 def _calls(tree: Tree) -> list[str]:
     names = _names(tree)
-    return [line for node in tree.applications for line in binding.steps(node, names[node], [names[child] for child in node.children])]
+    return [
+        line
+        for node in tree.applications
+        for line in binding.steps(node, names[node], [names[child] for child in node.children])
+    ]
 
 
 def _names(tree: Tree) -> dict[Node, str]:

@@ -1,4 +1,7 @@
-"""The forward of an op, judged so far as drawn trees depend on it: an op that is given a wrong value has another gradient."""
+"""The forward of an op, judged so far as drawn trees depend on it.
+
+An op that is given a wrong value has another gradient.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,10 @@ if TYPE_CHECKING:
 
 @cache
 def is_within_a_step(case: Case, device: str) -> bool:
-    """Say whether every value that torch computes is within the rounding that the allowance of a tree has for it, and an ulp."""
+    """Say whether every value that torch computes is near enough to the truth.
+
+    That is within the rounding that the allowance of a tree has for it, and an ulp.
+    """
     primals = [binding.tensor(primal, case.form, device) for primal in case.primals]
     try:
         got = binding.read(binding.function(case.tree)(*primals))

@@ -18,7 +18,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Write a page about a run.")
     parser.add_argument("records", type=Path, help="the file that pytest --records wrote")
     parser.add_argument("report", type=Path, help="the page to write")
-    parser.add_argument("--bench", type=Path, metavar="FILE", help="what pytest --benchmark-json wrote; left out where it is not there")
+    parser.add_argument(
+        "--bench", type=Path, metavar="FILE", help="what pytest --benchmark-json wrote; left out where it is not there"
+    )
     options = parsed(parser)
     with Console(stderr=True).status("reading records") as status:
         try:

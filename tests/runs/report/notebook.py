@@ -41,13 +41,36 @@ def edges() -> list[Edge]:
     prediction = Apply(OPS["sigmoid"], (score,))
     rest = Apply(OPS["neg"], (Apply(OPS["log1p"], (Apply(OPS["neg"], (prediction,)),)),))
     places: dict[Leaf | Apply, tuple[str, tuple[float, float]]] = {
-        x: ("x", (0, 1.2)), w: ("w", (0, -0.2)), b: ("b", (1.4, -1.1)), product: ("w x", (1.4, 0.5)), score: ("z", (2.8, -0.3)), prediction: ("p", (4.0, -0.3)), rest: ("L", (5.2, -0.3)),
-    }  # fmt: skip
+        x: ("x", (0, 1.2)),
+        w: ("w", (0, -0.2)),
+        b: ("b", (1.4, -1.1)),
+        product: ("w x", (1.4, 0.5)),
+        score: ("z", (2.8, -0.3)),
+        prediction: ("p", (4.0, -0.3)),
+        rest: ("L", (5.2, -0.3)),
+    }
     found = []
-    for node, target in ((x, product), (w, product), (product, score), (b, score), (score, prediction), (prediction, rest)):
+    for node, target in (
+        (x, product),
+        (w, product),
+        (product, score),
+        (b, score),
+        (score, prediction),
+        (prediction, rest),
+    ):
         name, start = places[node]
         forwards, certified, torchs = _at(node, rest, (x, w, b))
-        found.append(Edge(name, places[target][0], start, places[target][1], f"{name} = {forwards:.5g}", f"dL/d({name}) = {certified:.5g}" + ("" if f"{certified:.5g}" == f"{torchs:.5g}" else f", torch {torchs:.5g}")))
+        found.append(
+            Edge(
+                name,
+                places[target][0],
+                start,
+                places[target][1],
+                f"{name} = {forwards:.5g}",
+                f"dL/d({name}) = {certified:.5g}"
+                + ("" if f"{certified:.5g}" == f"{torchs:.5g}" else f", torch {torchs:.5g}"),
+            )
+        )
     return found
 
 
@@ -55,7 +78,11 @@ def _at(node: Leaf | Apply, root: Apply, leaves: tuple[Leaf, ...]) -> tuple[floa
     """Return the value at a node, and the derivative of the root by it: certified, and by torch in float64."""
     form = FORMATS["float64"]
     point = tuple(np.array([POINT[leaf.name]]) for leaf in leaves)
-    here = point[leaves.index(node)] if isinstance(node, Leaf) else np.array([float(value(Case(Tree(node, leaves), form, point, np.ones(1)))[0][0])])
+    here = (
+        point[leaves.index(node)]
+        if isinstance(node, Leaf)
+        else np.array([float(value(Case(Tree(node, leaves), form, point, np.ones(1)))[0][0])])
+    )
     cut = Leaf("v")
     replaced = _replaced(root, node, cut)
     assert isinstance(replaced, Apply)
@@ -64,7 +91,9 @@ def _at(node: Leaf | Apply, root: Apply, leaves: tuple[Leaf, ...]) -> tuple[floa
     tree = Tree(replaced, free)
     certified = contributions(Case(tree, form, primals, np.ones(1)))[0][free.index(cut)]
     tensors = [torch.tensor(primal, requires_grad=True) for primal in primals]
-    (gradient,) = torch.autograd.grad(binding.function(tree)(*tensors), tensors[free.index(cut)], torch.ones(1, dtype=torch.float64))
+    (gradient,) = torch.autograd.grad(
+        binding.function(tree)(*tensors), tensors[free.index(cut)], torch.ones(1, dtype=torch.float64)
+    )
     return float(here[0]), float(certified), float(gradient[0])
 
 
@@ -72,4 +101,6 @@ def _replaced(node: Leaf | Apply, old: Leaf | Apply, new: Leaf) -> Leaf | Apply:
     """Return a graph with one node cut off."""
     if node is old:
         return new
-    return node if isinstance(node, Leaf) else Apply(node.op, tuple(_replaced(child, old, new) for child in node.children))
+    return (
+        node if isinstance(node, Leaf) else Apply(node.op, tuple(_replaced(child, old, new) for child in node.children))
+    )

@@ -86,13 +86,22 @@ def cells(records: Sequence[Record]) -> list[dict[str, Any]]:
             worst[key] = record
     return [
         {
-            "op": r.op, "number": order.get(r.op, len(order)), "letter": letters[r.op], "mode": r.mode, "dtype": r.dtype, "device": r.device, "state": state(r), "verdict": r.verdict,
+            "op": r.op,
+            "number": order.get(r.op, len(order)),
+            "letter": letters[r.op],
+            "mode": r.mode,
+            "dtype": r.dtype,
+            "device": r.device,
+            "state": state(r),
+            "verdict": r.verdict,
             "ulp": -1 if r.verdict == UNSUPPORTED else 1e300 if r.worst_ulp is None else float(f"{r.worst_ulp:.3g}"),
             "error": "not finite" if r.worst_ulp is None else f"{r.worst_ulp:.3g}",
-            "share": "" if r.worst_share is None else f"{r.worst_share:.3g}", "compared": counts[key], "reason": r.known or "",
+            "share": "" if r.worst_share is None else f"{r.worst_share:.3g}",
+            "compared": counts[key],
+            "reason": r.known or "",
         }
         for key, r in worst.items()
-    ]  # fmt: skip
+    ]
 
 
 def _rank(record: Record, gravity: Sequence[str]) -> tuple[int, float]:
@@ -107,9 +116,16 @@ def typeset(expression: sympy.Expr) -> Markup:
 
 
 def formulas(op: Op) -> list[tuple[str, Markup]]:
-    """Return the function of an op and its derivatives, typeset: of a tensor op, the first element at its first shape."""
+    """Return the function of an op and its derivatives, typeset.
+
+    Of a tensor op it is the first element at its first shape.
+    """
     local = rule(op, ((),) * len(op.inputs) if op.elementwise else op.shapes[0])
-    place = {symbol: sympy.Symbol(name if not array.shape else f"{name}_{i}", real=True) for name, array in zip(op.inputs, local.inputs, strict=True) for i, symbol in enumerate(array.flat)}
+    place = {
+        symbol: sympy.Symbol(name if not array.shape else f"{name}_{i}", real=True)
+        for name, array in zip(op.inputs, local.inputs, strict=True)
+        for i, symbol in enumerate(array.flat)
+    }
     first = sympy.sympify(local.outputs.flat[0]).xreplace(place)
     found = [(op.name if op.elementwise else f"{op.name}, first element", typeset(first))]
     for array in local.inputs:
@@ -130,7 +146,21 @@ def findings(known: Sequence[Deviation]) -> list[Finding]:
         miss = shown(first, OPS[first.op], mode)
         if miss is not None:
             right, precision = right_bits(miss), miss.case.form.precision
-            found.append(Finding(first.op, tuple(d.dtype for d in alike), first.device, first.modes, miss.verdict, right, precision, first.region, first.reason, first.link, explained([miss], mode, first.device)))
+            found.append(
+                Finding(
+                    first.op,
+                    tuple(d.dtype for d in alike),
+                    first.device,
+                    first.modes,
+                    miss.verdict,
+                    right,
+                    precision,
+                    first.region,
+                    first.reason,
+                    first.link,
+                    explained([miss], mode, first.device),
+                )
+            )
     return sorted(found, key=lambda finding: (finding.right / finding.precision, finding.op))
 
 
@@ -143,7 +173,9 @@ def _by_op(records: Sequence[Record]) -> dict[str, list[tuple[Record, list[str]]
     """Group records by op; those that differ in the mode only are one row."""
     rows: dict[tuple[str | None, ...], list[Record]] = {}
     for record in records:
-        rows.setdefault((record.op, record.dtype, record.device, record.verdict, record.known or record.got), []).append(record)
+        rows.setdefault(
+            (record.op, record.dtype, record.device, record.verdict, record.known or record.got), []
+        ).append(record)
     table: dict[str, list[tuple[Record, list[str]]]] = {}
     for alike in rows.values():
         worst = max(alike, key=lambda r: math.inf if r.worst_ulp is None else r.worst_ulp)
@@ -151,7 +183,9 @@ def _by_op(records: Sequence[Record]) -> dict[str, list[tuple[Record, list[str]]
     return table
 
 
-def page(records: Sequence[Record], figures: Sequence[Figure] = (), progress: Callable[[str], None] = lambda _: None) -> str:
+def page(
+    records: Sequence[Record], figures: Sequence[Figure] = (), progress: Callable[[str], None] = lambda _: None
+) -> str:
     """Write records, and a benchmark where there is one, as one HTML page that needs nothing else."""
     devices = list(dict.fromkeys(r.device for r in records))
     here = [device for device in devices if device in passing(probed())]
@@ -161,7 +195,9 @@ def page(records: Sequence[Record], figures: Sequence[Figure] = (), progress: Ca
     found = findings([d for d in known if d.op in tables])
     specs: dict[str, plots.Spec] = {"neuron": plots.chain(edges())}
     if records:
-        specs["matrix"] = plots.matrix(cells(records), devices, [mode for mode in MODES if any(r.mode == mode for r in records)])
+        specs["matrix"] = plots.matrix(
+            cells(records), devices, [mode for mode in MODES if any(r.mode == mode for r in records)]
+        )
     for name, rows in tables.items():
         if name in OPS and OPS[name].elementwise:
             progress(f"error of {name} along its input line")
@@ -170,18 +206,33 @@ def page(records: Sequence[Record], figures: Sequence[Figure] = (), progress: Ca
                 specs[f"errors-{name}"] = plots.errors(OPS[name], points)
     specs |= dict(_speeds(figures))
     states = [state(r) for r in records]
-    return _environment().get_template(TEMPLATE).render(
-        torch=", ".join(sorted({r.torch for r in records})) or "not run",
-        seeds=", ".join(sorted({str(r.seed) for r in records})),
-        devices=", ".join(devices),
-        tests=len(records), compared=sum(r.compared for r in records),
-        counts={name: states.count(name) for name in plots.STATES},
-        fresh=[(r, modes) for rows in tables.values() for r, modes in rows if state(r) == "new"],
-        findings=found,
-        ops=[(name, OPS.get(name), formulas(OPS[name]) if name in OPS else [], rows, [f for f in found if f.op == name], _timings(name, figures)) for name, rows in tables.items()],
-        specs={name: json.dumps(spec, separators=(",", ":")).replace("</", "<\\/") for name, spec in specs.items()},
-        library=Markup(vl_convert.javascript_bundle().replace("</script", "<\\/script")),  # type: ignore[call-arg]  # noqa: S704 - Vega's own code; its stub asks for a snippet
-    )  # fmt: skip
+    return (
+        _environment()
+        .get_template(TEMPLATE)
+        .render(
+            torch=", ".join(sorted({r.torch for r in records})) or "not run",
+            seeds=", ".join(sorted({str(r.seed) for r in records})),
+            devices=", ".join(devices),
+            tests=len(records),
+            compared=sum(r.compared for r in records),
+            counts={name: states.count(name) for name in plots.STATES},
+            fresh=[(r, modes) for rows in tables.values() for r, modes in rows if state(r) == "new"],
+            findings=found,
+            ops=[
+                (
+                    name,
+                    OPS.get(name),
+                    formulas(OPS[name]) if name in OPS else [],
+                    rows,
+                    [f for f in found if f.op == name],
+                    _timings(name, figures),
+                )
+                for name, rows in tables.items()
+            ],
+            specs={name: json.dumps(spec, separators=(",", ":")).replace("</", "<\\/") for name, spec in specs.items()},
+            library=Markup(vl_convert.javascript_bundle().replace("</script", "<\\/script")),  # type: ignore[call-arg]  # noqa: S704 - Vega's own code; its stub asks for a snippet
+        )
+    )
 
 
 def _speeds(figures: Sequence[Figure]) -> Iterator[tuple[str, plots.Spec]]:
@@ -197,7 +248,13 @@ def _timings(name: str, figures: Sequence[Figure]) -> list[tuple[Figure, str]]:
 
 
 def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
     environment.filters |= {"number": short, "point": _point, "state": state, "json": Markup}
     environment.globals |= {"formats": list(FORMATS)}
     return environment

@@ -33,7 +33,12 @@ Spec = dict[str, Any]
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> alt.InlineData:
     """Return rows as data of a picture; numbers are told from text by the first row."""
-    return alt.InlineData(values=_csv(rows), format=alt.CsvDataFormat(type="csv", parse={name: "number" for name, value in rows[0].items() if not isinstance(value, str)}))
+    return alt.InlineData(
+        values=_csv(rows),
+        format=alt.CsvDataFormat(
+            type="csv", parse={name: "number" for name, value in rows[0].items() if not isinstance(value, str)}
+        ),
+    )
 
 
 def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -50,38 +55,82 @@ def _spec(chart: alt.TopLevelMixin) -> Spec:
 
 
 def _colour(title: str | None = "") -> alt.Color:
-    return alt.Color("state:N", title=title, scale=alt.Scale(domain=list(STATES), range=list(STATES.values())), legend=alt.Legend(orient="top"))
+    return alt.Color(
+        "state:N",
+        title=title,
+        scale=alt.Scale(domain=list(STATES), range=list(STATES.values())),
+        legend=alt.Legend(orient="top"),
+    )
 
 
 def matrix(rows: Sequence[Mapping[str, Any]], devices: Sequence[str], modes: Sequence[str]) -> Spec:
-    """Draw the verdict of each op in each mode and format, on one device at a time, filtered and sorted as the reader likes."""
-    named = alt.param(name="named", value="", bind=alt.binding(input="search", placeholder="part of a name", name="op "))
-    device = alt.param(name="chosen_device", value=devices[0], bind=alt.binding_select(options=list(devices), name="device "))
-    dtype = alt.param(name="chosen_dtype", value="all", bind=alt.binding_select(options=["all", *FORMATS], name="dtype "))
+    """Draw the verdict of each op in each mode and format, on one device at a time.
+
+    The reader filters and sorts it.
+    """
+    named = alt.param(
+        name="named", value="", bind=alt.binding(input="search", placeholder="part of a name", name="op ")
+    )
+    device = alt.param(
+        name="chosen_device", value=devices[0], bind=alt.binding_select(options=list(devices), name="device ")
+    )
+    dtype = alt.param(
+        name="chosen_dtype", value="all", bind=alt.binding_select(options=["all", *FORMATS], name="dtype ")
+    )
     having = alt.param(name="having", value="any", bind=alt.binding_select(options=["any", *STATES], name="ops with "))
     by = alt.param(name="by", value=ORDERS[0], bind=alt.binding_select(options=list(ORDERS), name="order "))
     cells = (
         alt.Chart(_table(rows))
-        .transform_filter("datum.device == chosen_device && (chosen_dtype == 'all' || datum.dtype == chosen_dtype) && (named == '' || indexof(datum.op, lower(named)) >= 0)")
+        .transform_filter(
+            "datum.device == chosen_device && (chosen_dtype == 'all' || datum.dtype == chosen_dtype) && "
+            "(named == '' || indexof(datum.op, lower(named)) >= 0)"
+        )
         .transform_calculate(
             matches="having == 'any' || datum.state == having ? 1 : 0",
             gravity=f"indexof({list(STATES)!r}, datum.state)",
-            rank="by == 'catalogue' ? datum.number : by == 'gravest first' ? -indexof(['agrees', 'unsupported', 'known', 'new'], datum.state) : by == 'largest error first' ? -datum.ulp : datum.letter",
+            rank="by == 'catalogue' ? datum.number : "
+            "by == 'gravest first' ? -indexof(['agrees', 'unsupported', 'known', 'new'], datum.state) : "
+            "by == 'largest error first' ? -datum.ulp : datum.letter",
             page="'#op-' + datum.op",
         )
         .transform_joinaggregate(any="max(matches)", groupby=["op"])
         .transform_filter("datum.any == 1")
         .mark_rect(stroke="white", strokeWidth=1, cursor="pointer")
         .encode(
-            x=alt.X("mode:N", sort=list(modes), title=None, axis=alt.Axis(labelAngle=-90, orient="top", domain=False, ticks=False)),
-            y=alt.Y("op:N", sort=alt.EncodingSortField(field="rank", op="min"), title=None, axis=alt.Axis(domain=False, ticks=False)),
+            x=alt.X(
+                "mode:N",
+                sort=list(modes),
+                title=None,
+                axis=alt.Axis(labelAngle=-90, orient="top", domain=False, ticks=False),
+            ),
+            y=alt.Y(
+                "op:N",
+                sort=alt.EncodingSortField(field="rank", op="min"),
+                title=None,
+                axis=alt.Axis(domain=False, ticks=False),
+            ),
             color=_colour(),
             href="page:N",
-            tooltip=["op:N", "mode:N", "dtype:N", "device:N", "verdict:N", alt.Tooltip("error:N", title="worst error in ulp"), alt.Tooltip("share:N", title="share of the allowance"), alt.Tooltip("compared:Q", format=","), alt.Tooltip("reason:N", title="why")],
+            tooltip=[
+                "op:N",
+                "mode:N",
+                "dtype:N",
+                "device:N",
+                "verdict:N",
+                alt.Tooltip("error:N", title="worst error in ulp"),
+                alt.Tooltip("share:N", title="share of the allowance"),
+                alt.Tooltip("compared:Q", format=","),
+                alt.Tooltip("reason:N", title="why"),
+            ],
         )
         .properties(width=alt.Step(CELL), height=alt.Step(CELL))
     )
-    faceted = cells.facet(column=alt.Column("dtype:N", sort=list(FORMATS), title=None, header=alt.Header(labelOrient="top", labelFontWeight="bold")), spacing=8)
+    faceted = cells.facet(
+        column=alt.Column(
+            "dtype:N", sort=list(FORMATS), title=None, header=alt.Header(labelOrient="top", labelFontWeight="bold")
+        ),
+        spacing=8,
+    )
     return _spec(faceted.add_params(named, device, dtype, having, by).resolve_scale(x="independent"))
 
 
@@ -90,8 +139,22 @@ def errors(op: Op, spots: Sequence[Spot]) -> Spec:
     formats = tuple(name for name in FORMATS if any(spot.dtype == name for spot in spots))
     devices = tuple(dict.fromkeys(spot.device for spot in spots))
     kinks = [float(place[0]) for place in places(op)] if len(op.inputs) == 1 else []
-    table = _csv([{"dtype": formats.index(s.dtype), "on": devices.index(s.device), "x": f"{s.x:.8g}", "ulp": f"{s.ulp:g}", "allowed": f"{s.allowed:g}", "state": s.state} for s in spots])
-    return _errors(op.inputs[0], formats, devices) | {"datasets": {"spots": table, "kinks": [{"kink": kink} for kink in kinks]}}
+    table = _csv(
+        [
+            {
+                "dtype": formats.index(s.dtype),
+                "on": devices.index(s.device),
+                "x": f"{s.x:.8g}",
+                "ulp": f"{s.ulp:g}",
+                "allowed": f"{s.allowed:g}",
+                "state": s.state,
+            }
+            for s in spots
+        ]
+    )
+    return _errors(op.inputs[0], formats, devices) | {
+        "datasets": {"spots": table, "kinks": [{"kink": kink} for kink in kinks]}
+    }
 
 
 @cache
@@ -100,20 +163,76 @@ def _errors(variable: str, formats: tuple[str, ...], devices: tuple[str, ...]) -
     first = "float32" if "float32" in formats else formats[0]
     dtype = alt.param(name="chosen_dtype", value=first, bind=alt.binding_radio(options=formats, name="dtype "))
     device = alt.param(name="chosen_device", value=devices[0], bind=alt.binding_radio(options=devices, name="device "))
-    data = alt.NamedData(name="spots", format=alt.CsvDataFormat(type="csv", parse=dict.fromkeys(("dtype", "on", "x", "ulp", "allowed"), "number")))
-    x = alt.X("x:Q", title=f"{variable}, as powers of ten on both sides of 0", scale=alt.Scale(type="symlog", constant=1e-6), axis=alt.Axis(values=[s * 10.0**p for p in (-4, -2, 0, 2, 4) for s in (-1, 1)] + [0], format="~g", labelOverlap=True))
-    y = alt.Y("ulp:Q", title="error in ulp", scale=alt.Scale(type="symlog", constant=1, domainMin=0, domainMax=CEILING, clamp=True), axis=alt.Axis(values=[0, 1, 10, 100, 1e3, 1e6, 1e9], labelExpr="datum.value < 1000 ? datum.value : '1e' + round(log(datum.value) / LN10)"))
-    base = alt.Chart(data).transform_filter(f"datum.dtype == indexof({list(formats)!r}, chosen_dtype) && datum.on == indexof({list(devices)!r}, chosen_device)").encode(x=x)
-    band = base.mark_area(color=BLUE, opacity=0.15, interpolate="step").encode(y=alt.Y("allowed:Q", scale=alt.Scale(type="symlog", constant=1)))
-    marks = base.mark_point(filled=True, size=28).encode(y=y, color=_colour(None), tooltip=[alt.Tooltip("x:Q", title=variable, format=".9g"), alt.Tooltip("ulp:Q", title="error in ulp"), alt.Tooltip("allowed:Q", title="rounding explains, in ulp"), "state:N"])
-    kinks = alt.Chart(alt.NamedData(name="kinks")).mark_rule(strokeDash=[4, 3], color=GREY).encode(x="kink:Q", tooltip=[alt.Tooltip("kink:Q", title="kink or edge")])
+    data = alt.NamedData(
+        name="spots",
+        format=alt.CsvDataFormat(type="csv", parse=dict.fromkeys(("dtype", "on", "x", "ulp", "allowed"), "number")),
+    )
+    x = alt.X(
+        "x:Q",
+        title=f"{variable}, as powers of ten on both sides of 0",
+        scale=alt.Scale(type="symlog", constant=1e-6),
+        axis=alt.Axis(
+            values=[s * 10.0**p for p in (-4, -2, 0, 2, 4) for s in (-1, 1)] + [0], format="~g", labelOverlap=True
+        ),
+    )
+    y = alt.Y(
+        "ulp:Q",
+        title="error in ulp",
+        scale=alt.Scale(type="symlog", constant=1, domainMin=0, domainMax=CEILING, clamp=True),
+        axis=alt.Axis(
+            values=[0, 1, 10, 100, 1e3, 1e6, 1e9],
+            labelExpr="datum.value < 1000 ? datum.value : '1e' + round(log(datum.value) / LN10)",
+        ),
+    )
+    base = (
+        alt.Chart(data)
+        .transform_filter(
+            f"datum.dtype == indexof({list(formats)!r}, chosen_dtype) && "
+            f"datum.on == indexof({list(devices)!r}, chosen_device)"
+        )
+        .encode(x=x)
+    )
+    band = base.mark_area(color=BLUE, opacity=0.15, interpolate="step").encode(
+        y=alt.Y("allowed:Q", scale=alt.Scale(type="symlog", constant=1))
+    )
+    marks = base.mark_point(filled=True, size=28).encode(
+        y=y,
+        color=_colour(None),
+        tooltip=[
+            alt.Tooltip("x:Q", title=variable, format=".9g"),
+            alt.Tooltip("ulp:Q", title="error in ulp"),
+            alt.Tooltip("allowed:Q", title="rounding explains, in ulp"),
+            "state:N",
+        ],
+    )
+    kinks = (
+        alt.Chart(alt.NamedData(name="kinks"))
+        .mark_rule(strokeDash=[4, 3], color=GREY)
+        .encode(x="kink:Q", tooltip=[alt.Tooltip("kink:Q", title="kink or edge")])
+    )
     return _spec(alt.layer(band, marks, kinks).add_params(dtype, device).properties(width="container", height=240))
 
 
 def speeds(figures: Sequence[Figure]) -> Spec:
     """Draw how many times its floor each backward takes."""
-    rows = [{"op": f.work, "family": f.family, "times": round(f.times_floor, 3), "ms": round(f.seconds * 1e3, 4), "size": f.size, "dtype": f.dtype, "device": f.device} for f in figures if f.kind == "backward" and f.times_floor and not f.grows]
-    family = alt.param(name="family", value="all", bind=alt.binding_select(options=["all", *sorted({str(row["family"]) for row in rows})], name="family "))
+    rows = [
+        {
+            "op": f.work,
+            "family": f.family,
+            "times": round(f.times_floor, 3),
+            "ms": round(f.seconds * 1e3, 4),
+            "size": f.size,
+            "dtype": f.dtype,
+            "device": f.device,
+        }
+        for f in figures
+        if f.kind == "backward" and f.times_floor and not f.grows
+    ]
+    family = alt.param(
+        name="family",
+        value="all",
+        bind=alt.binding_select(options=["all", *sorted({str(row["family"]) for row in rows})], name="family "),
+    )
     bars = (
         alt.Chart(alt.Data(values=rows))
         .transform_filter("family == 'all' || datum.family == family")
@@ -121,7 +240,14 @@ def speeds(figures: Sequence[Figure]) -> Spec:
         .encode(
             x=alt.X("times:Q", title="backward, in times its analytic floor", scale=alt.Scale(type="log")),
             y=alt.Y("op:N", sort="-x", title=None),
-            tooltip=["op:N", "size:Q", "dtype:N", "device:N", alt.Tooltip("times:Q", title="times its floor"), alt.Tooltip("ms:Q", title="milliseconds")],
+            tooltip=[
+                "op:N",
+                "size:Q",
+                "dtype:N",
+                "device:N",
+                alt.Tooltip("times:Q", title="times its floor"),
+                alt.Tooltip("ms:Q", title="milliseconds"),
+            ],
         )
     )
     rule = alt.Chart(alt.Data(values=[{"times": 1}])).mark_rule(color=GREY).encode(x="times:Q")
@@ -130,8 +256,14 @@ def speeds(figures: Sequence[Figure]) -> Spec:
 
 def growth(figures: Sequence[Figure], variable: str) -> Spec:
     """Draw time against size or depth, forwards and backwards, with floors."""
-    rows = [{"of": f.series, "kind": f.kind, "n": f.grown, "us": f.seconds * 1e6} for f in figures if f.grows == variable]
-    rows += [{"of": f.series, "kind": "floor", "n": f.grown, "us": f.floor * 1e6} for f in figures if f.grows == variable and f.kind == "backward" and f.floor]
+    rows = [
+        {"of": f.series, "kind": f.kind, "n": f.grown, "us": f.seconds * 1e6} for f in figures if f.grows == variable
+    ]
+    rows += [
+        {"of": f.series, "kind": "floor", "n": f.grown, "us": f.floor * 1e6}
+        for f in figures
+        if f.grows == variable and f.kind == "backward" and f.floor
+    ]
     rows = [row | {"us": float(f"{row['us']:.4g}")} for row in rows]
     works = list(dict.fromkeys(row["of"] for row in rows))
     work = alt.param(name=f"of_{variable}", value=works[0], bind=alt.binding_select(options=works, name="of "))
@@ -141,9 +273,19 @@ def growth(figures: Sequence[Figure], variable: str) -> Spec:
         .transform_filter(f"datum.of == of_{variable}")
         .mark_line(point=True)
         .encode(
-            x=alt.X("n:Q", title="elements" if variable == "size" else variable, scale=alt.Scale(type="log"), axis=alt.Axis(format="~s")),
+            x=alt.X(
+                "n:Q",
+                title="elements" if variable == "size" else variable,
+                scale=alt.Scale(type="log"),
+                axis=alt.Axis(format="~s"),
+            ),
             y=alt.Y("us:Q", title="microseconds", scale=alt.Scale(type="log"), axis=alt.Axis(format="~s")),
-            color=alt.Color("kind:N", title=None, scale=alt.Scale(domain=kinds, range=[GREY, BLUE, "#7a4b9d", "#8fc79b"]), legend=alt.Legend(orient="top")),
+            color=alt.Color(
+                "kind:N",
+                title=None,
+                scale=alt.Scale(domain=kinds, range=[GREY, BLUE, "#7a4b9d", "#8fc79b"]),
+                legend=alt.Legend(orient="top"),
+            ),
             tooltip=["kind:N", alt.Tooltip("n:Q", format=","), "us:Q"],
         )
     )
@@ -151,20 +293,37 @@ def growth(figures: Sequence[Figure], variable: str) -> Spec:
 
 
 def chain(edges: Sequence[Edge]) -> Spec:
-    """Draw the notebook's neuron as a graph, with the value that goes forwards and the gradient that comes back on each edge."""
+    """Draw the notebook's neuron as a graph.
+
+    Each edge has the value that goes forwards and the gradient that comes back.
+    """
     nodes = {name: place for edge in edges for name, place in ((edge.source, edge.start), (edge.target, edge.end))}
     points = alt.Data(values=[{"name": name, "x": x, "y": y} for name, (x, y) in nodes.items()])
-    lines = alt.Data(values=[
-        {"x": e.start[0], "y": e.start[1], "x2": e.end[0], "y2": e.end[1], "mx": (e.start[0] + e.end[0]) / 2, "my": (e.start[1] + e.end[1]) / 2, "value": e.value, "gradient": e.gradient} for e in edges
-    ])  # fmt: skip
-    x, y = alt.X("x:Q", axis=None, scale=alt.Scale(domain=[-0.3, 5.5])), alt.Y("y:Q", axis=None, scale=alt.Scale(domain=[-1.5, 1.5]))
+    lines = alt.Data(
+        values=[
+            {
+                "x": e.start[0],
+                "y": e.start[1],
+                "x2": e.end[0],
+                "y2": e.end[1],
+                "mx": (e.start[0] + e.end[0]) / 2,
+                "my": (e.start[1] + e.end[1]) / 2,
+                "value": e.value,
+                "gradient": e.gradient,
+            }
+            for e in edges
+        ]
+    )
+    x = alt.X("x:Q", axis=None, scale=alt.Scale(domain=[-0.3, 5.5]))
+    y = alt.Y("y:Q", axis=None, scale=alt.Scale(domain=[-1.5, 1.5]))
     rules = alt.Chart(lines).mark_rule(color=GREY, strokeWidth=1.5).encode(x=x, y=y, x2="x2:Q", y2="y2:Q")
     texts = [
-        alt.Chart(lines).mark_text(dy=dy, fontSize=12, **look).encode(x=alt.X("mx:Q", axis=None), y=alt.Y("my:Q", axis=None), text=f"{field}:N")
+        alt.Chart(lines)
+        .mark_text(dy=dy, fontSize=12, **look)
+        .encode(x=alt.X("mx:Q", axis=None), y=alt.Y("my:Q", axis=None), text=f"{field}:N")
         for field, dy, colour in (("value", -9, BLUE), ("gradient", 11, STATES["new"]))
         for look in ({"color": "white", "stroke": "white", "strokeWidth": 5}, {"color": colour})
     ]
     dots = alt.Chart(points).mark_circle(size=1500, color="white", stroke=GREY, opacity=1).encode(x=x, y=y)
     names = alt.Chart(points).mark_text(fontSize=12, fontWeight="bold").encode(x=x, y=y, text="name:N")
     return _spec(alt.layer(rules, dots, names, *texts).properties(width=860, height=300).configure_view(stroke=None))
-

@@ -64,11 +64,16 @@ def inputs(op: Op, form: Format) -> Floats:
 
 
 def spots(op: Op, form: Format, device: str, known: Sequence[Deviation]) -> Iterator[Spot]:
-    """Judge the gradient of an elementwise op by its first input along the line; nothing where torch does not have it."""
+    """Judge the gradient of an elementwise op by its first input along the line.
+
+    There is nothing where torch does not have it.
+    """
     concerned = [d for d in known if d.concerns(op.name, form.name, MODE, device)]
     line = inputs(op, form)
     others = [np.full(line.shape, _inside(op, name)) for name in op.inputs[1:]]
-    case = Case(single(op), form, tuple(form.values(form.ordinals(column)) for column in (line, *others)), np.ones(line.shape))
+    case = Case(
+        single(op), form, tuple(form.values(form.ordinals(column)) for column in (line, *others)), np.ones(line.shape)
+    )
     try:
         judgement = judged(case, MODES[MODE], device)
         reach = answer(case).reach[0]
@@ -77,10 +82,16 @@ def spots(op: Op, form: Format, device: str, known: Sequence[Deviation]) -> Iter
     gradient = MODES[MODE].gradients(case, device)[0]
     assert gradient is not None
     got = binding.read(gradient)
-    missed = {miss.point[op.inputs[0]]: "known" if any(d.covers(miss) for d in concerned) else "new" for miss in judgement.misses if miss.wrt == op.inputs[0]}
+    missed = {
+        miss.point[op.inputs[0]]: "known" if any(d.covers(miss) for d in concerned) else "new"
+        for miss in judgement.misses
+        if miss.wrt == op.inputs[0]
+    }
     with np.errstate(invalid="ignore", over="ignore"):
         ulp = form.ulp(reach.centre)
-        same = (got == reach.centre) | (np.isfinite(got) & np.isfinite(reach.centre) & (got - reach.centre - reach.rest == 0))
+        same = (got == reach.centre) | (
+            np.isfinite(got) & np.isfinite(reach.centre) & (got - reach.centre - reach.rest == 0)
+        )
         distance = np.where(same, 0.0, np.abs(got - reach.centre - reach.rest) / ulp)
         allowed = (reach.radius + np.abs(reach.offset)) / ulp
     for x, off, may in zip(line.tolist(), distance.tolist(), allowed.tolist(), strict=True):

@@ -1,4 +1,7 @@
-"""How long torch takes: forwards, backwards, both, and backwards of the backward; beside the analytic floor and the bytes that must move."""
+"""How long torch takes: forwards, backwards, both, and backwards of the backward.
+
+They are shown beside the analytic floor and the bytes that must move.
+"""
 
 import pytest
 import torch
@@ -37,7 +40,15 @@ def measure(benchmark, work: Work, kind: str, device: str, **facts: object) -> N
         if kind == "double" and "does not require grad" in str(error):
             pytest.skip("the gradient is constant: there is no second one")
         raise
-    benchmark.extra_info |= {"work": work.name, "family": work.family, "kind": kind, "size": work.size, "dtype": work.form.name, "device": device, **facts}
+    benchmark.extra_info |= {
+        "work": work.name,
+        "family": work.family,
+        "kind": kind,
+        "size": work.size,
+        "dtype": work.form.name,
+        "device": device,
+        **facts,
+    }
     benchmark(run)
     if kind == "backward":
         note_floor(benchmark, work, graph, device)
@@ -78,11 +89,21 @@ def test_size(benchmark, name, kind, size, device) -> None:
 @pytest.mark.parametrize("graph", GRAPHS)
 def test_depth(benchmark, graph, kind, depth, device) -> None:
     """A chain and a fan-out of 1 to 1,000 ops, on a thousand elements."""
-    measure(benchmark, GRAPHS[graph](depth, 1000, FORMATS["float32"]), kind, device, grows="depth", depth=depth, of=graph)
+    measure(
+        benchmark, GRAPHS[graph](depth, 1000, FORMATS["float32"]), kind, device, grows="depth", depth=depth, of=graph
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("work", [neuron(1, FORMATS["float32"]), neuron(LARGE, FORMATS["float32"]), *(of_network(name, FORMATS["float32"]) for name in NETWORKS)], ids=str)
+@pytest.mark.parametrize(
+    "work",
+    [
+        neuron(1, FORMATS["float32"]),
+        neuron(LARGE, FORMATS["float32"]),
+        *(of_network(name, FORMATS["float32"]) for name in NETWORKS),
+    ],
+    ids=str,
+)
 def test_network(benchmark, work, kind, device) -> None:
     """The notebook's neuron, alone and a million times, a perceptron and an attention block."""
     measure(benchmark, work, kind, device)
@@ -91,7 +112,14 @@ def test_network(benchmark, work, kind, device) -> None:
 def test_benchmark_adds_nothing(benchmark) -> None:
     """The figure for a trivial op is within 5 % of that of a loop by hand."""
     graph = Graph(of_op(OPS["neg"], 1, FORMATS["float32"]), "cpu")
-    benchmark.extra_info |= {"work": "neg by hand", "family": "overhead", "kind": "backward", "size": 1, "dtype": "float32", "device": "cpu"}
+    benchmark.extra_info |= {
+        "work": "neg by hand",
+        "family": "overhead",
+        "kind": "backward",
+        "size": 1,
+        "dtype": "float32",
+        "device": "cpu",
+    }
     benchmark(graph.backward)
     by_hand = min(timed(lambda: [graph.backward() for _ in range(100)], 0.05) / 100 for _ in range(20))
     benchmark.extra_info["by_hand"] = by_hand

@@ -29,7 +29,14 @@ def drawn(count: int) -> dict[str, Tree]:
     """Draw trees of three different ops and more, the same each time."""
     found: dict[str, Tree] = {}
 
-    @settings(max_examples=20 * count, derandomize=True, database=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck), deadline=None)
+    @settings(
+        max_examples=20 * count,
+        derandomize=True,
+        database=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+        deadline=None,
+    )
     @given(trees())
     def collect(tree: Tree) -> None:
         if len({node.op for node in tree.applications}) >= 3 and len(found) < count:
@@ -61,7 +68,10 @@ def outpaces(benchmark, case: Case, work, before=kept.cache_clear, rounds: int =
     benchmark.pedantic(work, args=(case,), setup=before, rounds=rounds)
     theirs = min(gradcheck_seconds(case) for _ in range(5))
     ours = benchmark.stats.stats.min
-    benchmark.extra_info |= {"entries_per_second": round(case.entries / ours), "times_gradcheck": round(theirs / ours, 1)}
+    benchmark.extra_info |= {
+        "entries_per_second": round(case.entries / ours),
+        "times_gradcheck": round(theirs / ours, 1),
+    }
     return theirs / ours
 
 
@@ -71,10 +81,17 @@ def forget() -> None:
         cached.cache_clear()
 
 
-@pytest.mark.parametrize(("work", "floor"), [(contributions, CERTIFIED_FLOOR), (answer, ALLOWANCE_FLOOR)], ids=["certified", "with_allowance"])
+@pytest.mark.parametrize(
+    ("work", "floor"),
+    [(contributions, CERTIFIED_FLOOR), (answer, ALLOWANCE_FLOOR)],
+    ids=["certified", "with_allowance"],
+)
 @pytest.mark.parametrize("op", ELEMENTWISE)
 def test_elementwise_outpaces_gradcheck(benchmark, op: str, work, floor: int) -> None:
-    """256 entries of an elementwise op are certified, alone and with their allowance, much faster than gradcheck checks them."""
+    """256 entries of an elementwise op are certified much faster than gradcheck checks them.
+
+    They are certified alone and with their allowance.
+    """
     case = case_of(single(OPS[op]))
     work(case)
     assert outpaces(benchmark, case, work) >= floor

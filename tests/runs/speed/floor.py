@@ -1,7 +1,7 @@
 """The analytic floor: the derivative step by step as plain torch, without autograd.
 
-It starts from what torch's backward starts from, the inputs, the values of the steps, and what the forward
-saved, and does the least that the mathematics asks for, one call of torch after the other. A fused kernel may be below it.
+It starts from what torch's backward starts from, the inputs, the values of the steps, and what the forward saved, and
+does the least that the mathematics asks for, one call of torch after the other. A fused kernel may be below it.
 """
 
 from __future__ import annotations
@@ -46,7 +46,10 @@ class Steps:
         """How many bytes the steps back read and write at least."""
 
     def op(self, op: Op, *sources: Value, shapes: tuple[Shape, ...] | None = None) -> Value:
-        """Apply an op of the catalogue at these shapes, with a batch in front; elementwise without them. Raises NoFloorError."""
+        """Apply an op of the catalogue at these shapes, with a batch in front; elementwise without them.
+
+        Raises NoFloorError.
+        """
         shapes = shapes or ((),) * len(sources)
         arguments = [source.tensor for source in sources]
         output, known, save = binding.call(op)(arguments), list(arguments), formula.saved(op, shapes)
@@ -71,22 +74,34 @@ class Steps:
             return [formula.multiplied(gradient, matrices) for gradient in gradients]
 
         output = left.tensor @ right.tensor.mT
-        return self._added([output], (left, right), back, left.tensor.nbytes + right.tensor.nbytes + 2 * output.nbytes)[0]
+        return self._added([output], (left, right), back, left.tensor.nbytes + right.tensor.nbytes + 2 * output.nbytes)[
+            0
+        ]
 
     def total(self, source: Value) -> Value:
         """Sum rows."""
         output = source.tensor.sum(-1, keepdim=True)
-        return self._added([output], (source,), lambda cotangent: [cotangent.expand_as(source.tensor)], output.nbytes)[0]
+        return self._added([output], (source,), lambda cotangent: [cotangent.expand_as(source.tensor)], output.nbytes)[
+            0
+        ]
 
-    def arranged(self, source: Value, there: Callable[[torch.Tensor], torch.Tensor], back: Callable[[torch.Tensor], torch.Tensor]) -> Value:
+    def arranged(
+        self, source: Value, there: Callable[[torch.Tensor], torch.Tensor], back: Callable[[torch.Tensor], torch.Tensor]
+    ) -> Value:
         """Arrange the elements otherwise; it is told how to arrange them back."""
-        return self._added([there(source.tensor)], (source,), lambda cotangent: [back(cotangent)], -source.tensor.nbytes)[0]
+        return self._added(
+            [there(source.tensor)], (source,), lambda cotangent: [back(cotangent)], -source.tensor.nbytes
+        )[0]
 
     def split(self, source: Value) -> tuple[Value, ...]:
         """Take the tensors along the first dimension."""
-        return self._added(source.tensor.unbind(), (source,), lambda *cotangents: [torch.stack(cotangents)], source.tensor.nbytes)
+        return self._added(
+            source.tensor.unbind(), (source,), lambda *cotangents: [torch.stack(cotangents)], source.tensor.nbytes
+        )
 
-    def differentiated(self, root: Value, leaves: Sequence[Value], cotangent: torch.Tensor) -> Callable[[], list[torch.Tensor]]:
+    def differentiated(
+        self, root: Value, leaves: Sequence[Value], cotangent: torch.Tensor
+    ) -> Callable[[], list[torch.Tensor]]:
         """Return what goes back from the root to the leaves."""
         steps = self._steps[::-1]
 
@@ -99,9 +114,14 @@ class Steps:
 
         return run
 
-    def _pulled(self, output: torch.Tensor, sources: Sequence[Value], pull: Written, known: Sequence[torch.Tensor]) -> Value:
+    def _pulled(
+        self, output: torch.Tensor, sources: Sequence[Value], pull: Written, known: Sequence[torch.Tensor]
+    ) -> Value:
         def narrowed(cotangent: torch.Tensor) -> list[torch.Tensor]:
-            return [gradient.sum_to_size(source.tensor.shape) for gradient, source in zip(pull(*known, cotangent), sources, strict=True)]
+            return [
+                gradient.sum_to_size(source.tensor.shape)
+                for gradient, source in zip(pull(*known, cotangent), sources, strict=True)
+            ]
 
         wide = pull(*known, torch.ones_like(output))
         is_narrow = any(source.tensor.shape != gradient.shape for source, gradient in zip(sources, wide, strict=True))
@@ -109,7 +129,9 @@ class Steps:
         read = sum(share * tensor.nbytes for share, tensor in zip(pull.reads, (*known, output), strict=True))
         return self._added([output], sources, back, round(read))[0]
 
-    def _added(self, outputs: Sequence[torch.Tensor], sources: Sequence[Value], back: Back, read: int) -> tuple[Value, ...]:
+    def _added(
+        self, outputs: Sequence[torch.Tensor], sources: Sequence[Value], back: Back, read: int
+    ) -> tuple[Value, ...]:
         targets = tuple(map(Value, outputs))
         self._steps.append((targets, tuple(sources), back))
         self.moved += read + sum(source.tensor.nbytes for source in sources)
@@ -119,7 +141,8 @@ class Steps:
 def floor(work: Work, graph: Graph) -> tuple[Callable[[], list[torch.Tensor]], int]:
     """Return the derivative of a piece of work as plain torch, and how many bytes at least it reads and writes.
 
-    The forward is run once, and its values are kept. Raises NoFloorError where torch lacks a function of the derivative.
+    The forward is run once, and its values are kept. Raises NoFloorError where torch lacks a function of the
+    derivative.
     """
     steps = Steps()
     leaves = [Value(leaf.detach()) for leaf in graph.wanted]
@@ -135,6 +158,7 @@ def _steps_of(tree: Tree, steps: Steps, leaves: Sequence[Value]) -> Value:
     """Run a tree step by step."""
     values: dict[Node, Value] = dict(zip(tree.leaves, leaves, strict=True))
     for node in tree.applications:
-        values[node] = steps.op(node.op, *(values[child] for child in node.children), shapes=tuple(child.shape for child in node.children))
+        values[node] = steps.op(
+            node.op, *(values[child] for child in node.children), shapes=tuple(child.shape for child in node.children)
+        )
     return values[tree.root]
-

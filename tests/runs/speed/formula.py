@@ -68,8 +68,14 @@ def _bessel(first: Callable[..., Any], second: Callable[..., Any]) -> Callable[.
 
 
 TORCH: dict[str, Any] = {
-    **{name: _either(getattr(torch, name), getattr(math, name)) for name in ("exp", "log", "sqrt", "sin", "cos", "tan", "sinh", "cosh", "tanh", "erf", "erfc", "log1p")},
-    **{f"arc{name}": _either(getattr(torch, f"a{name}"), getattr(math, f"a{name}")) for name in ("sin", "cos", "tan", "sinh", "cosh", "tanh")},
+    **{
+        name: _either(getattr(torch, name), getattr(math, name))
+        for name in ("exp", "log", "sqrt", "sin", "cos", "tan", "sinh", "cosh", "tanh", "erf", "erfc", "log1p")
+    },
+    **{
+        f"arc{name}": _either(getattr(torch, f"a{name}"), getattr(math, f"a{name}"))
+        for name in ("sin", "cos", "tan", "sinh", "cosh", "tanh")
+    },
     "arctan2": torch.atan2,
     "abs": abs,
     "sign": torch.sign,
@@ -80,7 +86,17 @@ TORCH: dict[str, Any] = {
     "select": _chosen,
     "logical_and": _Reduced(operator.and_),
     "logical_or": _Reduced(operator.or_),
-    **{name: getattr(operator, short) for name, short in (("less", "lt"), ("less_equal", "le"), ("greater", "gt"), ("greater_equal", "ge"), ("equal", "eq"), ("not_equal", "ne"))},
+    **{
+        name: getattr(operator, short)
+        for name, short in (
+            ("less", "lt"),
+            ("less_equal", "le"),
+            ("greater", "gt"),
+            ("greater_equal", "ge"),
+            ("equal", "eq"),
+            ("not_equal", "ne"),
+        )
+    },
     "pi": math.pi,
     "Step": torch.floor,
     "Sign": torch.sign,
@@ -114,10 +130,20 @@ class Written:
     def __call__(self, *tensors: torch.Tensor) -> list[torch.Tensor]:
         """Return the results, in the shape of the batch of the last tensor where they are constants."""
         if not any(self.dimensions):
-            return [result if isinstance(result, torch.Tensor) else _tensor(result, tensors[-1]) for result in self.function(*tensors)]
-        elements = [element for tensor, count in zip(tensors, self.dimensions, strict=True) for element in _elements(tensor, count)]
+            return [
+                result if isinstance(result, torch.Tensor) else _tensor(result, tensors[-1])
+                for result in self.function(*tensors)
+            ]
+        elements = [
+            element
+            for tensor, count in zip(tensors, self.dimensions, strict=True)
+            for element in _elements(tensor, count)
+        ]
         found = iter(self.function(*elements))
-        return [_whole([_tensor(next(found), elements[-1]) for _ in range(math.prod(shape))], shape) for shape in self.shapes]
+        return [
+            _whole([_tensor(next(found), elements[-1]) for _ in range(math.prod(shape))], shape)
+            for shape in self.shapes
+        ]
 
 
 def _elements(tensor: torch.Tensor, dimensions: int) -> Sequence[torch.Tensor]:
@@ -140,7 +166,9 @@ def _written(arrays: Sequence[Array], results: Sequence[Array]) -> Written:
         raise NoFloorError(message)
     used = {symbol for expression in expressions for symbol in expression.free_symbols}
     return Written(
-        sympy.lambdify([symbol for array in arrays for symbol in array.flat], expressions, modules=[TORCH, "numpy"], cse=True),
+        sympy.lambdify(
+            [symbol for array in arrays for symbol in array.flat], expressions, modules=[TORCH, "numpy"], cse=True
+        ),
         tuple(array.ndim for array in arrays),
         tuple(sum(symbol in used for symbol in array.flat) / array.size for array in arrays),
         tuple(array.shape for array in results),
@@ -149,17 +177,23 @@ def _written(arrays: Sequence[Array], results: Sequence[Array]) -> Written:
 
 @cache
 def back_over_op(op: Op, shapes: tuple[Shape, ...]) -> Written:
-    """Return the gradients of an op at these shapes: from its inputs, the value that torch saves where it saves one, and a cotangent.
+    """Return the gradients of an op at these shapes.
 
-    Raises NoFloorError where torch lacks a function of the derivative.
+    They are of its inputs, the value that torch saves where it saves one, and a cotangent. Raises NoFloorError where
+    torch lacks a function of the derivative.
     """
     local = rule(op, shapes)
-    return _written([*local.inputs, *([] if local.saved is None else [local.saved]), local.cotangents], local.saved_gradients)
+    return _written(
+        [*local.inputs, *([] if local.saved is None else [local.saved]), local.cotangents], local.saved_gradients
+    )
 
 
 @cache
 def saved(op: Op, shapes: tuple[Shape, ...]) -> Written | None:
-    """Return the value that torch saves of an op at these shapes, from its inputs; None where it saves none, or its output."""
+    """Return the value that torch saves of an op at these shapes, from its inputs.
+
+    It is None where torch saves none, or the output.
+    """
     local = rule(op, shapes)
     return None if local.saved_value is None or op.saves is None else _written(local.inputs, [local.saved_value])
 
@@ -169,11 +203,16 @@ def of_formula(formula: Expr, inputs: tuple[Symbol, ...]) -> tuple[Written, Writ
     """Return a formula of the elements of its inputs, and the gradients of that, from these and a cotangent."""
     cotangent = sympy.Dummy("cotangent", real=True)
     arrays = [np.array(symbol) for symbol in (*inputs, cotangent)]
-    return _written(arrays[:-1], [np.array(formula)]), _written(arrays, [np.array(cotangent * sympy.diff(formula, symbol)) for symbol in inputs])
+    gradients = [np.array(cotangent * sympy.diff(formula, symbol)) for symbol in inputs]
+    return _written(arrays[:-1], [np.array(formula)]), _written(arrays, gradients)
 
 
 ROWS, COLUMNS, TERMS = sympy.symbols("rows columns terms", integer=True, positive=True)
-LEFT, RIGHT, COTANGENT = sympy.MatrixSymbol("left", ROWS, TERMS), sympy.MatrixSymbol("right", COLUMNS, TERMS), sympy.MatrixSymbol("cotangent", ROWS, COLUMNS)
+LEFT, RIGHT, COTANGENT = (
+    sympy.MatrixSymbol("left", ROWS, TERMS),
+    sympy.MatrixSymbol("right", COLUMNS, TERMS),
+    sympy.MatrixSymbol("cotangent", ROWS, COLUMNS),
+)
 """The matrices of a product left @ right.T, and of the cotangent."""
 
 
@@ -186,4 +225,10 @@ def of_product() -> tuple[MatrixExpr, MatrixExpr]:
 
 def multiplied(product: MatrixExpr, matrices: dict[MatrixExpr, torch.Tensor]) -> torch.Tensor:
     """Return a product of matrices, some of them transposed."""
-    return reduce(torch.matmul, [matrices[factor.arg].mT if isinstance(factor, sympy.Transpose) else matrices[factor] for factor in product.args])
+    return reduce(
+        torch.matmul,
+        [
+            matrices[factor.arg].mT if isinstance(factor, sympy.Transpose) else matrices[factor]
+            for factor in product.args
+        ],
+    )

@@ -1,8 +1,8 @@
 """The gate of speed: ``python -m tests.runs.speed.gate [--against PYTHON] [NAME ...]``.
 
 Compares the backward of this build of torch with that of another, which has an interpreter of its own; or, without one,
-with a committed baseline of this kind of machine. Each measure sees what the other cannot: instructions are exact, and the same
-however busy the machine is; time is what people wait for, and sees caches and memory as well.
+with a committed baseline of this kind of machine. Each measure sees what the other cannot: instructions are exact, and
+the same however busy the machine is; time is what people wait for, and sees caches and memory as well.
 """
 
 from __future__ import annotations
@@ -44,7 +44,10 @@ MORE = 1.02
 """How many times as many instructions close the gate: an unmodified run differs by 0.2 % at most."""
 
 FARTHER = 1.3
-"""How many times as far from its floor a backward may be, by the near end of its interval, on another machine of the kind."""
+"""How many times as far from its floor a backward may be.
+
+It counts by the near end of its interval, on another machine of the kind.
+"""
 
 PROCESSES = 5
 """In how many processes a backward is timed beside its floor."""
@@ -52,7 +55,8 @@ PROCESSES = 5
 
 def machine(device: str = "cpu") -> str:
     """Name the kind of this machine: instructions are the same on others of the kind."""
-    kind = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()} Python {platform.python_version().rpartition('.')[0]}"
+    python = platform.python_version().rpartition(".")[0]
+    kind = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()} Python {python}"
     if device == "cpu":
         return kind
     name = getattr(torch.get_device_module(device), "get_device_name", None)
@@ -67,11 +71,21 @@ def read(path: Path) -> tuple[Baseline, list[dict[str, str]]]:
 
 
 def written(rows: Sequence[dict[str, str]], here: str, found: Mapping[str, Mapping[str, float]]) -> str:
-    """Write a baseline with what was found on this kind of machine, rows of others, and of works that were not asked, as they are."""
+    """Write a baseline with what was found on this kind of machine.
+
+    Rows of others, and of works that were not asked, stay as they are.
+    """
     table = {(row["machine"], row["work"], row["measure"]): row for row in rows}
     for measure, figures in found.items():
-        table |= {(here, work, measure): dict(zip(COLUMNS, (here, work, measure, f"{figure:.6g}", torch.__version__.split("+")[0]), strict=True)) for work, figure in figures.items()}
-    return "".join("\t".join(row) + "\n" for row in (COLUMNS, *sorted(tuple(row[c] for c in COLUMNS) for row in table.values())))
+        table |= {
+            (here, work, measure): dict(
+                zip(COLUMNS, (here, work, measure, f"{figure:.6g}", torch.__version__.split("+")[0]), strict=True)
+            )
+            for work, figure in figures.items()
+        }
+    return "".join(
+        "\t".join(row) + "\n" for row in (COLUMNS, *sorted(tuple(row[c] for c in COLUMNS) for row in table.values()))
+    )
 
 
 def of_counts(before: Mapping[str, float], after: Mapping[str, float]) -> list[Change]:
@@ -81,14 +95,21 @@ def of_counts(before: Mapping[str, float], after: Mapping[str, float]) -> list[C
         ratio = after[work] / before[work]
         if max(ratio, 1 / ratio) > MORE:
             kind = "more instructions" if ratio > 1 else "fewer instructions"
-            found.append(Change(kind, (work, INSTRUCTIONS), f"{before[work]:,.0f}", f"{after[work]:,.0f}", f"{ratio:.3f}"))
+            found.append(
+                Change(kind, (work, INSTRUCTIONS), f"{before[work]:,.0f}", f"{after[work]:,.0f}", f"{ratio:.3f}")
+            )
     return _ranked(found)
 
 
 def of_times(ratios: Mapping[str, Ratio]) -> list[Change]:
     """Judge ratios of times: works that are slower or faster by more than chance."""
     changed = {work: ratio for work, ratio in ratios.items() if ratio.is_slower or ratio.is_faster}
-    return _ranked([Change("slower" if ratio.is_slower else "faster", (work, "time"), "1", f"{ratio.middle:.3f}", str(ratio)) for work, ratio in changed.items()])
+    return _ranked(
+        [
+            Change("slower" if ratio.is_slower else "faster", (work, "time"), "1", f"{ratio.middle:.3f}", str(ratio))
+            for work, ratio in changed.items()
+        ]
+    )
 
 
 def of_floors(before: Mapping[str, float], after: Mapping[str, Ratio]) -> list[Change]:
@@ -96,9 +117,13 @@ def of_floors(before: Mapping[str, float], after: Mapping[str, Ratio]) -> list[C
     found = []
     for work in before.keys() & after.keys():
         if after[work].low > FARTHER * before[work]:
-            found.append(Change("slower", (work, FLOOR), f"{before[work]:.2f}", f"{after[work].middle:.2f}", str(after[work])))
+            found.append(
+                Change("slower", (work, FLOOR), f"{before[work]:.2f}", f"{after[work].middle:.2f}", str(after[work]))
+            )
         elif after[work].high * FARTHER < before[work]:
-            found.append(Change("faster", (work, FLOOR), f"{before[work]:.2f}", f"{after[work].middle:.2f}", str(after[work])))
+            found.append(
+                Change("faster", (work, FLOOR), f"{before[work]:.2f}", f"{after[work].middle:.2f}", str(after[work]))
+            )
     return _ranked(found)
 
 
@@ -119,27 +144,61 @@ def above_floor(side: Side, names: Sequence[str], progress: Callable[[str], None
 
 def main() -> None:
     """Compare, say what differs, and exit with 1 where anything is worse."""
-    parser = argparse.ArgumentParser(description="Compare the speed of torch's backward with that of another build, or with a baseline.")
-    parser.add_argument("names", nargs="*", metavar="NAME", help="what is compared: ops of the catalogue, chains, networks; all without one")
-    parser.add_argument("--against", metavar="PYTHON", help="the interpreter of the other build's environment, which is the one before")
+    parser = argparse.ArgumentParser(
+        description="Compare the speed of torch's backward with that of another build, or with a baseline."
+    )
+    parser.add_argument(
+        "names",
+        nargs="*",
+        metavar="NAME",
+        help="what is compared: ops of the catalogue, chains, networks; all without one",
+    )
+    parser.add_argument(
+        "--against", metavar="PYTHON", help="the interpreter of the other build's environment, which is the one before"
+    )
     parser.add_argument("--only", choices=MEASURES, help="one of the measures")
-    parser.add_argument("--device", default="cpu", metavar="D", help="where backwards are timed; instructions are counted on the CPU alone")
-    parser.add_argument("--plant", type=float, default=0.0, metavar="SHARE", help="slow every backward of this build down by that share: what the gate would say")
-    parser.add_argument("--baseline", type=Path, default=BASELINE, metavar="FILE", help="what is compared with, without --against")
+    parser.add_argument(
+        "--device",
+        default="cpu",
+        metavar="D",
+        help="where backwards are timed; instructions are counted on the CPU alone",
+    )
+    parser.add_argument(
+        "--plant",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="slow every backward of this build down by that share: what the gate would say",
+    )
+    parser.add_argument(
+        "--baseline", type=Path, default=BASELINE, metavar="FILE", help="what is compared with, without --against"
+    )
     outcome.add_options(parser)
     options = parsed(parser)
     works = {"instructions": list(counted()), "time": list(gated())}
-    unknown = set(options.names) - {name for names in works.values() for name in names}
+    accepted = dict.fromkeys(name for names in works.values() for name in names)
+    unknown = set(options.names) - set(accepted)
     if unknown:
-        parser.error(f"{', '.join(sorted(unknown))}: no such work; accepted: {', '.join(dict.fromkeys(name for names in works.values() for name in names))}")
+        parser.error(f"{', '.join(sorted(unknown))}: no such work; accepted: {', '.join(accepted)}")
     if options.against and shutil.which(options.against) is None:
-        parser.error(f"--against {options.against}: no such program; accepted: the python of an environment with another torch")
+        parser.error(
+            f"--against {options.against}: no such program; accepted: the python of an environment with another torch"
+        )
     if options.device not in passing(probed()):
-        parser.error(f"--device {options.device}: {probed().get(options.device) or 'no such device'}; accepted: {', '.join(passing(probed()))}")
-    asked = {measure: [name for name in names if not options.names or name in options.names] for measure, names in works.items() if measure in measures(options.only, options.device)}
+        parser.error(
+            f"--device {options.device}: {probed().get(options.device) or 'no such device'}; "
+            f"accepted: {', '.join(passing(probed()))}"
+        )
+    asked = {
+        measure: [name for name in names if not options.names or name in options.names]
+        for measure, names in works.items()
+        if measure in measures(options.only, options.device)
+    }
     asked = {measure: names for measure, names in asked.items() if names}
     if not asked:
-        parser.error("nothing to compare: instructions are counted of elementwise ops on the CPU, and other works are timed")
+        parser.error(
+            "nothing to compare: instructions are counted of elementwise ops on the CPU, and other works are timed"
+        )
     with Console(stderr=True).status("starting") as status:
 
         def progress(line: str) -> None:
@@ -177,19 +236,27 @@ def _with_other(asked: Mapping[str, list[str]], other: Side, here: Side, progres
     return _outcome(asked, changes)
 
 
-def _with_baseline(asked: Mapping[str, list[str]], side: Side, options: argparse.Namespace, progress: Callable[[str], None]) -> Outcome:
+def _with_baseline(
+    asked: Mapping[str, list[str]], side: Side, options: argparse.Namespace, progress: Callable[[str], None]
+) -> Outcome:
     table, rows = read(options.baseline) if options.baseline.exists() or not options.update else ({}, [])
     here = machine(side.device)
     known = {machine for machine, _, _ in table}
     if here not in known and not options.update:
-        message = f"{options.baseline} has no figures of {here}, only of {', '.join(sorted(known))}; accepted: one of those, --against PYTHON, or --update to add this one"
+        message = (
+            f"{options.baseline} has no figures of {here}, only of {', '.join(sorted(known))}; "
+            "accepted: one of those, --against PYTHON, or --update to add this one"
+        )
         raise BaselineError(message)
     changes: list[Change] = []
     found: dict[str, dict[str, float]] = {}
     if names := asked.get("instructions"):
         counted_here = instructions.counts({"after": side}, names, progress)["after"]
         found[INSTRUCTIONS] = counted_here
-        changes += of_counts({name: table[here, name, INSTRUCTIONS] for name in names if (here, name, INSTRUCTIONS) in table}, counted_here)
+        changes += of_counts(
+            {name: table[here, name, INSTRUCTIONS] for name in names if (here, name, INSTRUCTIONS) in table},
+            counted_here,
+        )
     if names := asked.get("time"):
         ratios = above_floor(side, names, progress)
         found[FLOOR] = {name: ratio.middle for name, ratio in ratios.items()}
@@ -201,7 +268,13 @@ def _with_baseline(asked: Mapping[str, list[str]], side: Side, options: argparse
 
 def _outcome(asked: Mapping[str, list[str]], changes: Sequence[Change], time: str = "time") -> Outcome:
     titles = {"instructions": INSTRUCTIONS, "time": time}
-    return Outcome("speed", ("work", "measure"), [(name, titles[measure]) for measure, names in asked.items() for name in names], changes, note_column="ratio")
+    return Outcome(
+        "speed",
+        ("work", "measure"),
+        [(name, titles[measure]) for measure, names in asked.items() for name in names],
+        changes,
+        note_column="ratio",
+    )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
-"""Instructions of backwards, counted by valgrind's callgrind: the same on every machine of a kind, whatever else it does.
+"""Instructions of backwards, counted by valgrind's callgrind.
 
-The interpreter and the allocator are left out: their hash tables and free lists are not the same twice.
+They are the same on every machine of a kind, whatever else it does. The interpreter and the allocator are left out:
+their hash tables and free lists are not the same twice.
 """
 
 from __future__ import annotations
@@ -68,9 +69,17 @@ class Count:
         self._names = names
         self._folder = TemporaryDirectory()
         layout = ["setarch", "-R"] if shutil.which("setarch") else []  # the same addresses each time
-        command = [*layout, "valgrind", *SWITCHES, f"--callgrind-out-file={self._folder.name}/counts", *side.command("count", names)]
+        command = [
+            *layout,
+            "valgrind",
+            *SWITCHES,
+            f"--callgrind-out-file={self._folder.name}/counts",
+            *side.command("count", names),
+        ]
         self._log = Path(self._folder.name, "log").open("w+")  # noqa: SIM115 - the process writes to it as long as it runs
-        self._process = subprocess.Popen(command, env={**os.environ, **ENVIRONMENT}, stdout=self._log, stderr=self._log, text=True)
+        self._process = subprocess.Popen(
+            command, env={**os.environ, **ENVIRONMENT}, stdout=self._log, stderr=self._log, text=True
+        )
 
     @property
     def _dumps(self) -> list[Path]:
@@ -105,15 +114,25 @@ class Count:
         self._process.kill()
 
 
-def counts(sides: Mapping[str, Side], names: Sequence[str], progress: Callable[[str], None]) -> dict[str, dict[str, float]]:
+def counts(
+    sides: Mapping[str, Side], names: Sequence[str], progress: Callable[[str], None]
+) -> dict[str, dict[str, float]]:
     """Count several sides at the same time, each by a name of its own. Raises ValgrindError."""
     running = {name: Count(side, names) for name, side in sides.items()}
     try:
-        while any(count.is_running for count in running.values()) and not any(count.has_failed for count in running.values()):
+        while any(count.is_running for count in running.values()) and not any(
+            count.has_failed for count in running.values()
+        ):
             done = min(count.done for count in running.values())
-            progress(f"instructions: {done} of {len(names)} works" if done else "instructions: torch is imported under valgrind")
+            progress(
+                f"instructions: {done} of {len(names)} works"
+                if done
+                else "instructions: torch is imported under valgrind"
+            )
             sleep(1)
-        return {name: count.result() for name, count in sorted(running.items(), key=lambda pair: not pair[1].has_failed)}
+        return {
+            name: count.result() for name, count in sorted(running.items(), key=lambda pair: not pair[1].has_failed)
+        }
     finally:
         for count in running.values():
             count.stop()

@@ -1,7 +1,7 @@
 """The time of backwards in two builds, interleaved in the same minute: A B B A, in fresh pairs of processes.
 
-A machine is never quiet, and what disturbs it only ever makes a call longer: of each side of a pair the shortest
-call of many short windows counts. Processes differ from each other, so pairs are started anew, and what is judged is the
+A machine is never quiet, and what disturbs it only ever makes a call longer: of each side of a pair the shortest call
+of many short windows counts. Processes differ from each other, so pairs are started anew, and what is judged is the
 ratio of each pair. Whatever looks changed in a few pairs is measured again in more, and only these decide.
 """
 
@@ -85,7 +85,10 @@ class Worker:
         """Of which works there is a floor."""
 
     def wait(self, turn: int) -> None:
-        """Wait until it is ready, and let those of the same turn share a core, where they can be told to: cores are not disturbed alike."""
+        """Wait until it is ready, and let those of the same turn share a core, where they can be told to.
+
+        Cores are not disturbed alike.
+        """
         self.has_floor = self._said()
         if hasattr(os, "sched_setaffinity"):
             cores = sorted(os.sched_getaffinity(0))
@@ -110,7 +113,13 @@ class Worker:
 @contextmanager
 def worker(side: Side, names: Sequence[str]) -> Iterator[Worker]:
     """Start a worker of a side."""
-    with subprocess.Popen(side.command("time", names), env={**os.environ, **ENVIRONMENT}, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        side.command("time", names),
+        env={**os.environ, **ENVIRONMENT},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
         try:
             yield Worker(process)
         finally:
@@ -138,23 +147,37 @@ def between(before: Side, after: Side, names: Sequence[str], pairs: int) -> Iter
 
 
 def above_floor(side: Side, names: Sequence[str], processes: int) -> Iterator[list[float | None]]:
-    """Yield the logarithms of how many times their floor works take, in one process after the other; None where there is no floor."""
+    """Yield the logarithms of how many times their floor works take, one process after the other.
+
+    A work without a floor has None.
+    """
     for turn in range(processes):
         with worker(side, names) as one:
             one.wait(turn)
-            yield [interleaved(partial(one.seconds, n, floor=True), partial(one.seconds, n)) if one.has_floor[n] else None for n in range(len(names))]
+            yield [
+                interleaved(partial(one.seconds, n, floor=True), partial(one.seconds, n)) if one.has_floor[n] else None
+                for n in range(len(names))
+            ]
 
 
 def judged(logarithms: Sequence[float]) -> Ratio:
     """Return the median of ratios, and the interval that scipy's bootstrap gives it."""
     sample = np.asarray(logarithms)
-    interval = stats.bootstrap((sample,), np.median, confidence_level=CONFIDENCE, method="percentile", rng=np.random.default_rng(0)).confidence_interval
+    interval = stats.bootstrap(
+        (sample,), np.median, confidence_level=CONFIDENCE, method="percentile", rng=np.random.default_rng(0)
+    ).confidence_interval
     middle, low, high = (float(np.exp(value)) for value in (np.median(sample), interval.low, interval.high))
     return Ratio(middle, low, high, len(logarithms))
 
 
-def compared(before: Side, after: Side, names: Sequence[str], progress: Callable[[str], None] = lambda _: None) -> dict[str, Ratio]:
-    """Compare two builds of torch: every work in a few pairs of processes, what looks changed in more, and what stays undecided in as many again."""
+def compared(
+    before: Side, after: Side, names: Sequence[str], progress: Callable[[str], None] = lambda _: None
+) -> dict[str, Ratio]:
+    """Compare two builds of torch.
+
+    Every work is measured in a few pairs of processes, what looks changed in more, and what stays undecided in as many
+    again.
+    """
 
     def measured(some: Sequence[str], pairs: int) -> dict[str, list[float]]:
         rows = []

@@ -65,13 +65,23 @@ def _attended(steps: Steps, x: Value, mixing: tuple[Value, Value], closing: tupl
     score = sympy.Symbol("score", real=True)
     sequences = x.tensor.shape[0] // LENGTH
     apart = (sequences, LENGTH, 3, HEADS, WIDTH // HEADS)
-    mixed = steps.arranged(_linear(steps, x, *mixing), lambda t: t.view(apart).permute(2, 0, 3, 1, 4), lambda t: t.permute(1, 3, 0, 2, 4).reshape(-1, 3 * WIDTH))
+    mixed = steps.arranged(
+        _linear(steps, x, *mixing),
+        lambda t: t.view(apart).permute(2, 0, 3, 1, 4),
+        lambda t: t.permute(1, 3, 0, 2, 4).reshape(-1, 3 * WIDTH),
+    )
     query, key, value = steps.split(mixed)
-    weights = steps.op(OPS["exp"], steps.formula(score / sympy.sqrt(sympy.Integer(WIDTH // HEADS)), score=steps.product(query, key)))
+    weights = steps.op(
+        OPS["exp"], steps.formula(score / sympy.sqrt(sympy.Integer(WIDTH // HEADS)), score=steps.product(query, key))
+    )
     shares = steps.op(OPS["div"], weights, steps.total(weights))
     across = steps.arranged(value, lambda t: t.mT, lambda t: t.mT)
     heads = steps.product(shares, across)
-    together = steps.arranged(heads, lambda t: t.transpose(1, 2).reshape(-1, WIDTH), lambda t: t.view(sequences, LENGTH, HEADS, -1).transpose(1, 2))
+    together = steps.arranged(
+        heads,
+        lambda t: t.transpose(1, 2).reshape(-1, WIDTH),
+        lambda t: t.view(sequences, LENGTH, HEADS, -1).transpose(1, 2),
+    )
     return _linear(steps, together, *closing)
 
 
@@ -84,7 +94,12 @@ def _attention(steps: Steps, x: Value, *parameters: Value) -> Value:
 
 
 NETWORKS = {
-    "MLP": Network(lambda: torch.nn.Sequential(torch.nn.Linear(WIDTH, HIDDEN), torch.nn.GELU(), torch.nn.Linear(HIDDEN, WIDTH)), _perceptron),
-    "attention block": Network(lambda: torch.nn.TransformerEncoderLayer(WIDTH, HEADS, HIDDEN, dropout=0.0, batch_first=True), _attention),
+    "MLP": Network(
+        lambda: torch.nn.Sequential(torch.nn.Linear(WIDTH, HIDDEN), torch.nn.GELU(), torch.nn.Linear(HIDDEN, WIDTH)),
+        _perceptron,
+    ),
+    "attention block": Network(
+        lambda: torch.nn.TransformerEncoderLayer(WIDTH, HEADS, HIDDEN, dropout=0.0, batch_first=True), _attention
+    ),
 }
 """A perceptron with one hidden layer, and an encoder's block, on sequences."""

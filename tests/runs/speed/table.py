@@ -98,7 +98,10 @@ class Growth:
 
 def read(path: Path) -> list[Figure]:
     """Read what pytest-benchmark wrote; raises OSError."""
-    return [Figure(name=row["name"], seconds=row["stats"]["min"], **row["extra_info"]) for row in json.loads(path.read_text())["benchmarks"]]
+    return [
+        Figure(name=row["name"], seconds=row["stats"]["min"], **row["extra_info"])
+        for row in json.loads(path.read_text())["benchmarks"]
+    ]
 
 
 def growths(figures: Iterable[Figure]) -> list[Growth]:
@@ -106,7 +109,9 @@ def growths(figures: Iterable[Figure]) -> list[Growth]:
     series: dict[tuple[str, str, str], list[tuple[float, float]]] = {}
     for figure in figures:
         if figure.grows and figure.grown >= FROM[figure.grows]:
-            series.setdefault((figure.series, figure.kind, figure.grows), []).append((math.log(figure.grown), math.log(figure.seconds)))
+            series.setdefault((figure.series, figure.kind, figure.grows), []).append(
+                (math.log(figure.grown), math.log(figure.seconds))
+            )
     return [Growth(*key, *_fitted(points)) for key, points in series.items() if len(points) > 2]
 
 
@@ -118,7 +123,11 @@ def _fitted(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
 def growing_faster(found: Sequence[Growth]) -> list[tuple[Growth, Growth]]:
     """Return backwards that grow faster than their forwards, with these."""
     forwards = {(growth.of, growth.variable): growth for growth in found if growth.kind == "forward"}
-    pairs = [(growth, forwards[growth.of, growth.variable]) for growth in found if growth.kind == "backward" and (growth.of, growth.variable) in forwards]
+    pairs = [
+        (growth, forwards[growth.of, growth.variable])
+        for growth in found
+        if growth.kind == "backward" and (growth.of, growth.variable) in forwards
+    ]
     return [(b, f) for b, f in pairs if b.exponent - f.exponent > FASTER_GROWTH + ERRORS * math.hypot(b.error, f.error)]
 
 
@@ -134,32 +143,69 @@ def _times(ratio: float | None) -> str:
 
 def backwards(figures: Sequence[Figure]) -> Table:
     """Tell of each backward how long it takes, what stands beside it, and its share in a step of training."""
-    table = Table("backward of", "elements", "dtype", "device", "time", "× floor", "× bytes", "× forward", "forward and backward", "double", title="backwards, the shortest round each", box=box.SIMPLE, title_justify="left")
+    table = Table(
+        "backward of",
+        "elements",
+        "dtype",
+        "device",
+        "time",
+        "× floor",
+        "× bytes",
+        "× forward",
+        "forward and backward",
+        "double",
+        title="backwards, the shortest round each",
+        box=box.SIMPLE,
+        title_justify="left",
+    )
     others = {(f.work, f.size, f.dtype, f.device, f.kind): f.seconds for f in figures}
     for f in figures:
         if f.kind == "backward" and not f.grows and not f.by_hand:
             key = (f.work, f.size, f.dtype, f.device)
             forward, both, double = (others.get((*key, kind)) for kind in ("forward", "both", "double"))
             ratio = None if forward is None else f.seconds / forward
-            table.add_row(f.work, f"{f.size:,}", f.dtype, f.device, duration(f.seconds), _times(f.times_floor), _times(f.times_memory), _times(ratio), *("" if s is None else duration(s) for s in (both, double)))
+            table.add_row(
+                f.work,
+                f"{f.size:,}",
+                f.dtype,
+                f.device,
+                duration(f.seconds),
+                _times(f.times_floor),
+                _times(f.times_memory),
+                _times(ratio),
+                *("" if s is None else duration(s) for s in (both, double)),
+            )
     return table
 
 
 def of_growths(found: Sequence[Growth]) -> Table:
     """Tell how time grows, with the standard error of each exponent."""
     kinds = ("forward", "backward", "double")
-    table = Table("", "against", *kinds, title="exponents: time grows as this power", box=box.SIMPLE, title_justify="left")
+    table = Table(
+        "", "against", *kinds, title="exponents: time grows as this power", box=box.SIMPLE, title_justify="left"
+    )
     rows: dict[tuple[str, str], dict[str, Growth]] = {}
     for growth in found:
         rows.setdefault((growth.of, growth.variable), {})[growth.kind] = growth
     for (of, variable), cells in rows.items():
-        table.add_row(of, variable, *(f"{cells[kind].exponent:.2f} ± {cells[kind].error:.2f}" if kind in cells else "" for kind in kinds))
+        table.add_row(
+            of,
+            variable,
+            *(f"{cells[kind].exponent:.2f} ± {cells[kind].error:.2f}" if kind in cells else "" for kind in kinds),
+        )
     return table
 
 
 def of_oracle(figures: Sequence[Figure]) -> Table:
     """Tell how the oracle compares with gradcheck."""
-    table = Table("the oracle", "entries a second", "× gradcheck", title="the oracle, beside gradcheck", box=box.SIMPLE, title_justify="left")
+    table = Table(
+        "the oracle",
+        "entries a second",
+        "× gradcheck",
+        title="the oracle, beside gradcheck",
+        box=box.SIMPLE,
+        title_justify="left",
+    )
     for f in figures:
         if f.times_gradcheck is not None:
             table.add_row(f.name, f"{f.entries_per_second:,}", str(f.times_gradcheck))
@@ -182,9 +228,15 @@ def main() -> None:
             console.print(table)
     for f in figures:
         if f.by_hand:
-            console.print(f"the benchmark's own overhead: {f.seconds / f.by_hand - 1:+.1%} of {duration(f.by_hand)}, the figure of a loop by hand")
+            console.print(
+                f"the benchmark's own overhead: {f.seconds / f.by_hand - 1:+.1%} of {duration(f.by_hand)}, "
+                "the figure of a loop by hand"
+            )
     for backward, forward in growing_faster(found):
-        console.print(f"finding: the backward of {backward.of} grows as {backward.variable}^{backward.exponent:.2f}, its forward as {backward.variable}^{forward.exponent:.2f}")
+        console.print(
+            f"finding: the backward of {backward.of} grows as {backward.variable}^{backward.exponent:.2f}, "
+            f"its forward as {backward.variable}^{forward.exponent:.2f}"
+        )
 
 
 if __name__ == "__main__":

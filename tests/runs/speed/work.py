@@ -110,21 +110,31 @@ def spread(op: Op, name: str, form: Format, count: int) -> Floats:
     """Return values of an input, evenly spread over the part of its domain near 0, in no order."""
     number, (lower, upper) = op.inputs.index(name), op.interval(name).clipped(REACH)
     margin = (upper - lower) / (16 + number)  # no two inputs tie
-    values = np.random.default_rng(number).permutation(np.linspace(lower + margin, upper - margin, max(count, 2)))[:count]
+    values = np.random.default_rng(number).permutation(np.linspace(lower + margin, upper - margin, max(count, 2)))[
+        :count
+    ]
     poles = op.interval(name).is_pole(values)
     return form.values(form.ordinals(np.where(poles, (lower + 3 * upper) / 4, values)))
 
 
 def of_op(op: Op, size: int, form: Format) -> Work:
-    """Return an op on so many elements; one that is not elementwise has as many of its shape as fit, where it takes several."""
+    """Return an op on so many elements.
+
+    One that is not elementwise has as many of its shape as fit, where it takes several.
+    """
     if op.elementwise:
         tree, shapes = single(op), ((size,),) * len(op.inputs)
     else:
         tree = single(op, op.shapes[0])
         most = max(int(np.prod(leaf.shape, dtype=np.int64)) for leaf in tree.leaves)
         batch = (max(size // most, 1),) if op.batched else ()
-        shapes = tuple((*(batch if number < op.batched else ()), *leaf.shape) for number, leaf in enumerate(tree.leaves))
-    primals = tuple(spread(op, name, form, int(np.prod(shape, dtype=np.int64))).reshape(shape) for name, shape in zip(op.inputs, shapes, strict=True))
+        shapes = tuple(
+            (*(batch if number < op.batched else ()), *leaf.shape) for number, leaf in enumerate(tree.leaves)
+        )
+    primals = tuple(
+        spread(op, name, form, int(np.prod(shape, dtype=np.int64))).reshape(shape)
+        for name, shape in zip(op.inputs, shapes, strict=True)
+    )
     return Work(op.name, FAMILY.get(op.name, "your own"), primals, form, tree)
 
 
@@ -153,7 +163,10 @@ def fan_out(width: int, size: int, form: Format) -> Work:
 
 
 def neuron(size: int, form: Format) -> Work:
-    """Return the notebook's neuron on inputs x, weights w and biases b: the binary cross-entropy of sigmoid(w x + b) for y = 0."""
+    """Return the notebook's neuron on inputs x, weights w and biases b.
+
+    It is the binary cross-entropy of sigmoid(w x + b) for y = 0.
+    """
     x, w, b = Leaf("x"), Leaf("w"), Leaf("b")
     logit = Apply(OPS["add"], (Apply(OPS["mul"], (w, x)), b))
     loss = Apply(OPS["neg"], (Apply(OPS["log1p"], (Apply(OPS["neg"], (Apply(OPS["sigmoid"], (logit,)),)),)),))

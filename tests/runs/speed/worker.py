@@ -75,11 +75,25 @@ class Side:
 
     def command(self, measure: str, names: Sequence[str]) -> list[str]:
         """Return what starts it, to measure these works."""
-        return [self.python, "-m", "tests.runs.speed.worker", measure, *names, "--device", self.device, "--plant", str(self.plant), *(f"-p{plugin}" for plugin in self.plugins)]
+        return [
+            self.python,
+            "-m",
+            "tests.runs.speed.worker",
+            measure,
+            *names,
+            "--device",
+            self.device,
+            "--plant",
+            str(self.plant),
+            *(f"-p{plugin}" for plugin in self.plugins),
+        ]
 
 
 def answer(works: Sequence[Work], device: str, plant: float) -> None:
-    """Answer questions [number, whether its floor is meant, seconds] from the standard input, each with the shortest time."""
+    """Answer questions from the standard input, each with the shortest time.
+
+    A question is [number, whether its floor is meant, seconds].
+    """
     runs: list[tuple[Callable[[], Any], Callable[[], Any] | None]] = []
     for work in works:
         graph = Graph(work, device)
@@ -127,7 +141,9 @@ def main() -> None:
     parser.add_argument("measure", choices=["time", "count"])
     parser.add_argument("names", nargs="+", metavar="NAME", help="the works")
     parser.add_argument("--device", default="cpu", metavar="D", help="where they are timed")
-    parser.add_argument("--plant", type=float, default=0.0, metavar="SHARE", help="by how much to slow each backward down")
+    parser.add_argument(
+        "--plant", type=float, default=0.0, metavar="SHARE", help="by how much to slow each backward down"
+    )
     options = parsed(parser)
     torch.set_num_threads(1)
     gc.disable()
