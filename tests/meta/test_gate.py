@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
@@ -11,9 +12,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.runs import atlas
+from tests.runs import atlas, summary
 from tests.runs.gate import changes, read
 from tests.runs.outcome import Outcome
+from tests.runs.table import GRAVITY
 from tests.verdict.record import Record
 
 if TYPE_CHECKING:
@@ -89,28 +91,187 @@ def test_gate_knows_what_is_gone_and_what_is_mended() -> None:
     assert "| mended" in Outcome("accuracy", ("op", "dtype", "device"), [KEY], mended).shown(markdown=True)
 
 
+EXPECTED = {
+    #                       agrees  on file   not on file  error  unsupported
+    "agrees":              "  <     . . . .     F F F F      F         U",
+    "inaccurate, on file": "  M     < < < <     V F F F      F         U",
+    "lost, on file":       "  M     < < < <     V V F F      F         U",
+    "convention, on file": "  M     < < < <     V V V F      F         U",
+    "malformed, on file":  "  M     < < < <     V V V V      F         U",
+    "inaccurate":          "  M     < < < <     < F F F      F         U",
+    "lost":                "  M     < < < <     < < F F      F         U",
+    "convention":          "  M     < < < <     < < < F      F         U",
+    "malformed":           "  M     < < < <     < < < <      F         U",
+    "error":               "  M     . . . .     F F F F      F         U",
+    "unsupported":         "  S     . . . .     F F F F      F         .",
+}  # fmt: skip
+"""What the gate says of a row, by what it was; the columns are what it is now, in the same order.
+
+Of < something is said only where the worst error has grown between the same kernels. V is F where torch is the same,
+and as < where it is another.
+"""
+
+SAID = {
+    "F": [("fails", True)],
+    "U": [("unsupported", True)],
+    "<": [("less accurate", True)],
+    "M": [("mended", False)],
+    "S": [("supported", False)],
+    ".": [],
+}
+"""The kind of change of each letter, and whether the gate closes."""
+
+STATES = list(itertools.product(GRAVITY, ("yes", "no", "")))
+"""Each verdict with each entry of the column `known`, which means something of a miss only."""
+
+
+def standing(verdict: str, known: str) -> str:
+    """Return the name that the table has for a verdict."""
+    is_miss = verdict not in {"agrees", "error", "unsupported"}
+    return f"{verdict}, on file" if is_miss and known == "yes" else verdict
+
+
+@pytest.mark.parametrize("other_torch", [False, True], ids=["same torch", "other torch"])
+@pytest.mark.parametrize("other_kernels", [False, True], ids=["same kernels", "other kernels"])
+@pytest.mark.parametrize("grown", [False, True], ids=["same error", "larger error"])
+@pytest.mark.parametrize("after", STATES, ids="-".join)
+@pytest.mark.parametrize("before", STATES, ids="-".join)
+def test_every_pair_of_verdicts(
+    before: tuple[str, str], after: tuple[str, str], *, grown: bool, other_kernels: bool, other_torch: bool
+) -> None:
+    """The gate says of every pair of rows what the table says."""
+    letter = EXPECTED[standing(*before)].split()[list(EXPECTED).index(standing(*after))]
+    if letter == "V":
+        letter = "<" if other_torch else "F"
+    if letter == "<" and (other_kernels or not grown):
+        letter = "."
+    was = SOUND | {"verdict": before[0], "known": before[1]}
+    now = SOUND | {
+        "verdict": after[0],
+        "known": after[1],
+        "torch": "2.14.1" if other_torch else SOUND["torch"],
+        "kernels": "AVX512" if other_kernels else SOUND["kernels"],
+        "worst_ulp": "1.3" if grown else SOUND["worst_ulp"],
+    }
+    assert [(change.kind, change.is_worse) for change in changes({KEY: was}, {KEY: now})] == SAID[letter]
+
+
+REFUSED = SOUND | {"verdict": "unsupported", "worst_ulp": "", "at": ""}
+
+
+def told(before: Row, after: Row) -> list[tuple[str, bool]]:
+    """Return the kinds of change from one row to another, and whether the gate closes."""
+    return [(change.kind, change.is_worse) for change in changes({KEY: before}, {KEY: SOUND | after})]
+
+
+@pytest.mark.parametrize("verdict", ["inaccurate", "lost", "convention", "malformed", "error"])
+@pytest.mark.parametrize("before", [SOUND, REFUSED, SOUND | {"verdict": "error", "known": "no"}])
+@pytest.mark.parametrize("torch", ["2.13.0", "2.15.0"])
+def test_failure_that_is_not_on_file_closes_it(before: Row, verdict: str, torch: str) -> None:
+    """What agreed, what was not supported and what had broken excuse no failure, of whatever torch."""
+    assert told(before, {"verdict": verdict, "known": "no", "torch": torch, "worst_ulp": ""}) == [("fails", True)]
+
+
+def test_support_that_is_new() -> None:
+    """What torch newly supports is better where it agrees, and no one's business where its misses are on file."""
+    assert told(REFUSED, {"torch": "2.15.0"}) == [("supported", False)]
+    assert told(REFUSED, {"verdict": "inaccurate", "known": "yes", "worst_ulp": "900", "torch": "2.15.0"}) == []
+
+
+def test_deviation_is_of_one_torch() -> None:
+    """A miss on file is one where there was none before; the same miss off file is new, but for another torch."""
+    known = SOUND | {"verdict": "lost", "known": "yes"}
+    assert told(SOUND, known | {"torch": "2.15.0"}) == []
+    assert told(known, {"verdict": "lost", "known": "no"}) == [("fails", True)]
+    assert told(known, {"verdict": "lost", "known": "no", "torch": "2.15.0"}) == []
+    assert told(known, {"verdict": "convention", "known": "no", "torch": "2.15.0"}) == [("fails", True)]
+
+
+@pytest.mark.parametrize("known", ["yes", "no", ""])
+@pytest.mark.parametrize("before", GRAVITY)
+def test_error_always_closes_it(before: str, known: str) -> None:
+    """A test that broke closes it, also where it had found a miss that is on file, and where it had broken before."""
+    assert told(SOUND | {"verdict": before, "known": "yes"}, {"verdict": "error", "known": known}) == [("fails", True)]
+    assert [change.kind for change in changes({}, {KEY: SOUND | {"verdict": "error", "known": known}})] == ["fails"]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "closes"),
+    [("5", "5", False), ("5", "5.2", True), ("5", "", True), ("", "", False), ("", "5", False), ("5", "4", False)],
+)
+@pytest.mark.parametrize("verdict", ["inaccurate", "lost"])
+def test_error_of_a_miss_may_not_grow(verdict: str, before: str, after: str, *, closes: bool) -> None:
+    """A miss that is not on file closes it where it is further off than it was; no number is an infinite error."""
+    was, now = {"verdict": "lost", "known": "no", "worst_ulp": before}, {"verdict": verdict, "known": "no"}
+    assert told(SOUND | was, now | {"worst_ulp": after}) == [("less accurate", True)] * closes
+
+
+def test_growth_is_a_choice() -> None:
+    """A worst error counts where it is more than so many times as large."""
+    grown = {KEY: SOUND | {"worst_ulp": "2.3"}}
+    assert [change.kind for change in changes({KEY: SOUND}, grown, growth=1.9)] == ["less accurate"]
+    assert changes({KEY: SOUND}, grown, growth=2) == []
+
+
+def recorded(
+    verdict: str = "agrees",
+    *,
+    known: str | None = None,
+    ulp: float | None = 1.2,
+    mode: str = "backward",
+    device: str = "cpu",
+) -> Record:
+    """Return a record."""
+    return Record(
+        op="sin",
+        mode=mode,
+        order=1,
+        device=device,
+        dtype="float32",
+        compared=1,
+        worst_ulp=ulp,
+        worst_share=0.3,
+        verdict=verdict,
+        at={"x": "0x1.0p+0"},
+        got=None,
+        expected=None,
+        known=known,
+        torch="2.13.0",
+        seed=0,
+    )
+
+
+@pytest.mark.parametrize(
+    ("records", "shown"),
+    [
+        ([recorded("error", known="why"), recorded("lost", known="why", ulp=None)], ("error", "no")),
+        ([recorded("inaccurate", ulp=900), recorded("error", ulp=0)], ("error", "no")),
+        ([recorded("inaccurate", ulp=900), recorded("lost")], ("lost", "no")),
+        ([recorded("inaccurate"), recorded("lost", known="why", ulp=None)], ("inaccurate", "no")),
+        ([recorded(), recorded("lost", known="why", ulp=0)], ("lost", "yes")),
+        ([recorded("unsupported", ulp=0), recorded(ulp=0)], ("agrees", "")),
+        ([recorded("unsupported", ulp=0), recorded("lost", known="why")], ("lost", "yes")),
+        ([recorded("unsupported", ulp=0)], ("unsupported", "")),
+    ],
+)
+def test_row_shows_what_the_gate_must_see(records: list[Record], shown: tuple[str, str]) -> None:
+    """Of records of an op its row shows the gravest that is not on file, then what is, and last what was not judged."""
+    for order in itertools.permutations(records):
+        (row,) = read(atlas.written(order)).values()
+        assert (row["verdict"], row["known"]) == shown
+
+
+def test_what_is_unsupported_hides_no_difference_of_devices() -> None:
+    """A mode that torch cannot be asked in is not the gravest of what was found on a device."""
+    records = [recorded(), recorded("lost", device="vulkan"), recorded("unsupported", mode="forward", device="vulkan")]
+    table = summary.differences(records)
+    assert table is not None
+    assert [next(iter(column.cells)) for column in table.columns] == ["sin", "float32", "agrees 1.2", "lost 1.2"]
+
+
 def made(path: Path, verdict: str = "agrees") -> Path:
     """Write a file with one record."""
-    path.write_text(
-        Record(
-            op="sin",
-            mode="backward",
-            order=1,
-            device="cpu",
-            dtype="float32",
-            compared=1,
-            worst_ulp=1.2,
-            worst_share=0.3,
-            verdict=verdict,
-            at={"x": "0x1.0p+0"},
-            got=None,
-            expected=None,
-            known=None,
-            torch="2.13.0",
-            seed=0,
-        ).line()
-        + "\n"
-    )
+    path.write_text(recorded(verdict).line() + "\n")
     return path
 
 
@@ -142,6 +303,18 @@ def test_command_says_it_by_its_status(tmp_path: Path) -> None:
     assert "closed: of 1 rows 1 are worse" in closed.stdout
     assert ET.parse(tmp_path / "gate.xml").find(".//failure") is not None  # noqa: S314 - written a line above
     assert "| fails | sin | float32 | cpu" in (tmp_path / "gate.md").read_text()
+
+
+def test_command_sees_wrong_support(tmp_path: Path) -> None:
+    """An op that was unsupported closes the gate of the command where it is supported and wrong."""
+    baseline = tmp_path / "baseline.tsv"
+    baseline.write_text(atlas.written([recorded("unsupported")]))
+    closed = gate(made(tmp_path / "wrong.jsonl", "inaccurate"), baseline)
+    assert closed.returncode == 1
+    assert "closed: of 1 rows 1 are worse and 0 better" in closed.stdout
+    opened = gate(made(tmp_path / "sound.jsonl"), baseline)
+    assert opened.returncode == 0
+    assert "open: of 1 rows 0 are worse and 1 better" in opened.stdout
 
 
 def test_nothing_to_compare_is_a_usage_error(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from reference.format import FORMATS
-from tests.runs.table import short
+from tests.runs.table import GRAVITY, short
 from tests.verdict import record
 from tests.verdict.comparison import UNSUPPORTED, VERDICTS
 
@@ -34,6 +34,20 @@ COLUMNS = (
 )
 
 
+def _disagrees(verdict: str) -> bool:
+    """Say whether a verdict is that of a miss, or of a test that broke."""
+    return verdict not in {VERDICTS[0], UNSUPPORTED}
+
+
+def failure(verdict: str, *, on_file: bool) -> int:
+    """Return how grave a failure is that no known deviation excuses, and 0 where there is none.
+
+    A test that broke is never on file, whatever it had found before.
+    """
+    fresh = verdict == "error" or (_disagrees(verdict) and not on_file)
+    return GRAVITY.index(verdict) if fresh else 0
+
+
 def rows(records: Iterable[Record]) -> list[tuple[str, ...]]:
     """Return a row for each op, format and device: inputs judged, and the worst that was found among them."""
     groups: dict[tuple[str, str, str, str], list[Record]] = {}
@@ -50,23 +64,29 @@ def _kernels(device: str) -> str:
 def _worst(records: Sequence[Record]) -> tuple[str, ...]:
     """Return the columns of what agrees least.
 
-    A new miss comes before a known one, that before any agreement, and then the most ulps.
+    A new miss comes before a known one, that before any agreement, and that before what torch cannot be asked. Of new
+    misses the gravest comes first, and then the most ulps.
     """
     worst = max(
         records,
-        key=lambda r: (_is_miss(r) and r.known is None, _is_miss(r), math.inf if r.worst_ulp is None else r.worst_ulp),
+        key=lambda r: (
+            _failure(r),
+            _disagrees(r.verdict),
+            r.verdict != UNSUPPORTED,
+            math.inf if r.worst_ulp is None else r.worst_ulp,
+        ),
     )
     inputs = str(sum(r.compared for r in records))
     if worst.verdict == UNSUPPORTED:
         return (inputs, worst.verdict, *[""] * 6)
-    known = ("no" if worst.known is None else "yes") if _is_miss(worst) else ""
+    known = ("no" if _failure(worst) else "yes") if _disagrees(worst.verdict) else ""
     numbers = tuple("" if n is None else f"{n:.3g}" for n in (worst.worst_ulp, worst.worst_share))
     at = ", ".join(f"{name}={value}" for name, value in worst.at.items())
     return (inputs, worst.verdict, known, *numbers, at, short(worst.got), short(worst.expected))
 
 
-def _is_miss(each: Record) -> bool:
-    return each.verdict not in {VERDICTS[0], UNSUPPORTED}
+def _failure(each: Record) -> int:
+    return failure(each.verdict, on_file=each.known is not None)
 
 
 def written(records: Iterable[Record]) -> str:

@@ -1,9 +1,28 @@
 """The accuracy gate: ``python -m tests.runs.gate RECORDS.jsonl BASELINE.tsv``.
 
-Compares what a run found with a committed atlas and with the known deviations: what fails that did not, and is not on
-file; what is less accurate; what torch no longer can; and what is better, which needs no one's attention. The exit
-status is 1 where anything is worse. Errors are compared between the same kernels only: other instructions round
-otherwise.
+Compares each row of a committed atlas, an op in a format on a device, with what a run found. The exit status is 1
+where any row is worse.
+
+A miss is a gradient that was judged and is wrong: inaccurate, lost, of another convention or malformed, the least grave
+first. It is on file where a known deviation covers it. An error is a test that broke, which is graver than any miss and
+never on file. Where a test broke, and where torch says that it has no kernel, nothing was judged.
+
+What is worse:
+
+- A row *fails*: it has a miss or an error that is not on file, and that is graver than what the baseline excuses. The
+  baseline excuses a miss that it has too, and what is less grave; but not where that miss was on file for the same
+  torch, since it is not on file now. Known deviations are of one version of torch, so what was on file for another is
+  excused. An agreement excuses nothing, and nor does a row where nothing was judged or a row that is not there. So an
+  error fails whatever was there before.
+- A row is *unsupported* that was not.
+- A row is *less accurate*: before and now it agrees, or before and now it has a miss, and its worst error is more than
+  `growth` times what it was. Errors are compared between the same kernels only: other instructions round otherwise.
+- A row of the baseline is *gone*.
+
+What is better: a row agrees that did not. It is *mended*, or *supported* where it was unsupported.
+
+What is nobody's business: all else. So it is with what is the same, with an error that is smaller, with a miss that is
+on file where there was none, and with one that is no graver than the miss that is excused.
 """
 
 from __future__ import annotations
@@ -17,15 +36,16 @@ from typing import TYPE_CHECKING
 
 from tests.runs import atlas, outcome
 from tests.runs.outcome import Change, Outcome
-from tests.runs.table import GRAVITY
 from tests.verdict import record
-from tests.verdict.comparison import UNSUPPORTED
+from tests.verdict.comparison import UNSUPPORTED, VERDICTS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 Row = dict[str, str]
 Key = tuple[str, str, str]
+
+AGREES, *MISSES = VERDICTS
 
 GROWTH = 1.01
 """How much larger a worst error is before it counts.
@@ -47,38 +67,43 @@ def changes(baseline: Mapping[Key, Row], found: Mapping[Key, Row], growth: float
     fresh = [
         Change("fails", key, "not in the baseline", row["verdict"], row["at"])
         for key, row in found.items()
-        if key not in baseline and _is_new(row)
+        if key not in baseline and _failure(row)
     ]
-    order = ("fails", "gone", "unsupported", "less accurate", "mended")
+    order = ("fails", "gone", "unsupported", "less accurate", "mended", "supported")
     return sorted([*differing, *fresh], key=lambda change: (order.index(change.kind), change.key))
 
 
 def _compared(key: Key, before: Row, after: Row | None, growth: float) -> Change | None:
     if after is None:
         return Change("gone", key, before["verdict"], "no such row")
-    if before["verdict"] != after["verdict"] and after["verdict"] == UNSUPPORTED:
-        return Change("unsupported", key, before["verdict"], after["verdict"])
-    on_file = _is_new(before) or before["torch"] != after["torch"]  # deviations are of one version
-    if _is_new(after) and not (on_file and _gravity(before) >= _gravity(after)):
-        return Change("fails", key, before["verdict"], after["verdict"], after["at"])
-    if before["verdict"] != after["verdict"]:
-        return None if after["known"] else Change("mended", key, before["verdict"], after["verdict"])
-    if before["kernels"] == after["kernels"] and _ulps(after) > growth * _ulps(before):
-        return Change("less accurate", key, f"{before['worst_ulp']} ulp", f"{after['worst_ulp']} ulp", after["at"])
+    was, now = before["verdict"], after["verdict"]
+    if _failure(after) > _excused(before, after):
+        return Change("fails", key, was, now, after["at"])
+    if now == UNSUPPORTED:
+        return None if was == now else Change("unsupported", key, was, now)
+    if now == AGREES != was:
+        return Change("supported" if was == UNSUPPORTED else "mended", key, was, now)
+    alike = before["kernels"] == after["kernels"] and (was in MISSES) == (now in MISSES)
+    if alike and _ulps(after) > growth * _ulps(before):
+        return Change("less accurate", key, f"{_ulps(before):g} ulp", f"{_ulps(after):g} ulp", after["at"])
     return None
 
 
-def _is_new(row: Row) -> bool:
-    """Say whether a row fails, and no known deviation says so."""
-    return row["known"] == "no"
+def _failure(row: Row) -> int:
+    """Return how grave a failure is that is not on file, and 0 where there is none."""
+    return atlas.failure(row["verdict"], on_file=row["known"] == "yes")
 
 
-def _gravity(row: Row) -> int:
-    return GRAVITY.index(row["verdict"])
+def _excused(before: Row, after: Row) -> int:
+    """Return the gravest failure that a row of the baseline excuses, and 0 where it excuses none."""
+    if before["verdict"] not in MISSES:
+        return 0
+    return atlas.failure(before["verdict"], on_file=before["known"] == "yes" and before["torch"] == after["torch"])
 
 
 def _ulps(row: Row) -> float:
-    return float(row["worst_ulp"] or 0)
+    """Return the worst error in ulps, which is left out where what came was not finite."""
+    return float(row["worst_ulp"] or "inf")
 
 
 def main() -> None:

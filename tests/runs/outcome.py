@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
-PASSES = frozenset({"mended", "faster", "fewer instructions"})
+PASSES = frozenset({"mended", "supported", "faster", "fewer instructions"})
 """The kinds of change that no one has to attend to."""
 
 

@@ -19,7 +19,7 @@ from rich.table import Table
 from reference.format import FORMATS
 from tests.runs.table import GRAVITY, WIDTH
 from tests.verdict import record
-from tests.verdict.comparison import UNSUPPORTED
+from tests.verdict.comparison import UNSUPPORTED, VERDICTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -44,7 +44,7 @@ def modes(records: Sequence[Record]) -> Table:
     for r in records:
         rows[r.device, r.mode, r.order].append(r)
     for (device, mode, order), some in rows.items():
-        fresh = [r for r in some if r.known is None and r.verdict not in {GRAVITY[0], UNSUPPORTED}]
+        fresh = [r for r in some if r.known is None and r.verdict not in {VERDICTS[0], UNSUPPORTED}]
         ops = [len({r.op for r in some if r.dtype == form and r.verdict != UNSUPPORTED}) for form in FORMATS]
         counts = sum(r.known is not None for r in some), len(fresh), sum(r.verdict == UNSUPPORTED for r in some)
         table.add_row(device, mode, str(order), *map(str, ops), f"{sum(r.compared for r in some):,}", *map(str, counts))

@@ -20,8 +20,11 @@ if TYPE_CHECKING:
 WIDTH = 120
 """Columns of a table that is not printed to a terminal."""
 
-GRAVITY = (*VERDICTS, "error", UNSUPPORTED)
-"""Verdicts, the least grave first."""
+GRAVITY = (UNSUPPORTED, *VERDICTS, "error")
+"""Verdicts, the least grave first: where torch says that it has no kernel, nothing was judged."""
+
+COUNTED = (*VERDICTS, "error", UNSUPPORTED)
+"""Verdicts in the order of the table's columns."""
 
 
 def rendered(records: Sequence[Record], *, color: bool) -> str:
@@ -46,12 +49,12 @@ def _by_format(records: Iterable[Record]) -> Table:
     )
     table.add_column("dtype")
     table.add_column("device")
-    for name in ("tests", "entries", VERDICTS[0], "known", *GRAVITY[1:]):
+    for name in ("tests", "entries", COUNTED[0], "known", *COUNTED[1:]):
         table.add_column(name, justify="right")
     for (dtype, device), some in rows.items():
         fresh = [r.verdict for r in some if r.known is None]
         known = sum(r.known is not None for r in some)
-        counts = [str(fresh.count(verdict)) for verdict in GRAVITY]
+        counts = [str(fresh.count(verdict)) for verdict in COUNTED]
         table.add_row(
             dtype, device, str(len(some)), f"{sum(r.compared for r in some):,}", counts[0], str(known), *counts[1:]
         )
