@@ -15,8 +15,18 @@ if TYPE_CHECKING:
     from reference.op import Shape
     from reference.tree import Tree
 
+PROMISES = ("wide", "saved", "format")
+"""What an op of a 16-bit format computes in, the sharpest first.
+
+`wide`: every step in float32, and each result rounded once; `saved`: so, but what the forward pass keeps for the
+backward is rounded too; `format`: every step is rounded to the format.
+"""
+
 ROOTS = ("cotangent", "sum", "mean")
 """How a derivative of a non-scalar is asked for: with a cotangent, or of its sum or mean."""
+
+NARROW = 16
+"""Bits of the formats in which an op may compute in more."""
 
 LAYOUTS: dict[str, Callable[[Shape], bool]] = {
     "contiguous": lambda _: True,
@@ -51,13 +61,31 @@ class Case:
     """One of LAYOUTS for each input; contiguous where there is none."""
 
     along: int | None = None
-    """For a second derivative: the number of the input whose gradient is differentiated again, by every input."""
+    """For a derivative of higher order: the number of the input by which the function is differentiated first."""
 
     direction: Floats | None = None
-    """The cotangent of that gradient, in the shape of the input."""
+    """The cotangent of that gradient, or the tangent of that input, in the shape of the input."""
 
-    forwards: bool = False
-    """Whether the derivative of a tree is accumulated from its inputs, as forward-mode does, which rounds otherwise."""
+    word: str = "r"
+    """The derivative, the last letter first: r where a cotangent is pulled back, f where a tangent is pushed."""
+
+    units: bool = False
+    """Whether the derivative is asked for with every unit cotangent in turn: a whole Jacobian, or part of a Hessian."""
+
+    only_tangent: tuple[int, int] | None = None
+    """Of which input which element has a tangent of 1, and no other: for one column of a Jacobian."""
+
+    each: bool = False
+    """Whether each point of the batch has a derivative of its own, by all inputs."""
+
+    seed: int = 0
+    """What the tensors that are not differentiated are drawn with."""
+
+    independent: bool = False
+    """Whether the bits of the inputs are drawn: the rounding errors of a long sum are then as good as independent."""
+
+    promise: str | None = None
+    """One of PROMISES: what is rounded to a 16-bit format; that of the op unless it is said."""
 
     def __repr__(self) -> str:
         """Say what is asked, without the values of large inputs."""
@@ -72,19 +100,20 @@ class Case:
     @cached_property
     def question(self) -> tuple[object, ...]:
         """All that the answer depends on."""
-        arrays = (
-            (*self.primals, self.cotangent)
-            if self.direction is None
-            else (*self.primals, self.cotangent, self.direction)
-        )
-        return (
+        arrays = [*self.primals, self.cotangent, *([] if self.direction is None else [self.direction])]
+        said = (
             self.tree,
             self.form,
             self.root,
             self.along,
-            self.forwards,
-            *((array.shape, array.tobytes()) for array in arrays),
+            self.word,
+            self.units,
+            self.each,
+            self.seed,
+            self.independent,
+            self.only_tangent,
         )
+        return (*said, self.inside, *((array.shape, array.tobytes()) for array in arrays))
 
     def __eq__(self, other: object) -> bool:
         """Say whether both ask the same."""
@@ -126,7 +155,34 @@ class Case:
     @property
     def order(self) -> int:
         """How often the function is differentiated."""
-        return 1 if self.along is None else 2
+        return len(self.word)
+
+    @property
+    def inside(self) -> str:
+        """Which promise is asked to hold: the op's own, in plain reverse mode; others round every step."""
+        if self.form.bits > NARROW:
+            return PROMISES[-1]
+        is_plain = self.tree.is_single and self.word == "r" and not (self.each or self.units)
+        own = self.tree.root.op.inside if is_plain else PROMISES[-1]
+        return self.promise or own
+
+    @property
+    def tangents(self) -> tuple[Floats, ...]:
+        """The tangent of each input: one unit, or the values of the cotangent in turn."""
+        if self.only_tangent is None:
+            values = self.cotangent if self.cotangent.size else np.ones(1)
+            return tuple(np.resize(values, primal.shape) for primal in self.primals)
+        number, place = self.only_tangent
+        tangents = tuple(np.zeros(primal.shape) for primal in self.primals)
+        tangents[number].ravel()[place] = 1
+        return tangents
+
+    @property
+    def last_direction(self) -> Floats:
+        """The cotangent of a second gradient, of which the third derivative is: the other way round, point by point."""
+        assert self.direction is not None
+        places = np.abs(self.direction[..., None] - DIRECTIONS).argmin(-1)
+        return DIRECTIONS[::-1][places]
 
     def repeated(self, count: int) -> Case:
         """Return the case with every input and cotangent that often, along a new first dimension."""
@@ -181,7 +237,12 @@ DIRECTIONS = np.array([1.0, -2.0, 0.5])
 """The cotangents of a gradient that is differentiated again, in turn."""
 
 
+def repeated_order(case: Case, word: str) -> Iterator[Case]:
+    """Yield the derivatives of a case that a word of more than one letter asks for: by each input in turn."""
+    for along, primal in enumerate(case.primals):
+        yield replace(case, along=along, direction=np.resize(DIRECTIONS, primal.shape), word=word)
+
+
 def twice(case: Case) -> Iterator[Case]:
     """Yield the second derivatives of a case: of the gradient by each input in turn."""
-    for along, primal in enumerate(case.primals):
-        yield replace(case, along=along, direction=np.resize(DIRECTIONS, primal.shape))
+    return repeated_order(case, "rr")

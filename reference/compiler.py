@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import sympy
 from flint import arb, ctx, fmpq
 
+from reference.balls import Balls, Widened
 from reference.functions import nearest, poly_gamma, scaled_bessel_i, scaled_erfc
 
 if TYPE_CHECKING:
@@ -83,6 +84,11 @@ FUNCTIONS: dict[str, str] = {
 }
 """How flint spells sympy's functions."""
 
+ON_ARRAYS = {name for name, code in FUNCTIONS.items() if code.startswith("{0}.") and hasattr(Balls, code[4:-2])} | {
+    "Abs"
+}
+"""Those that float64 balls on whole arrays have too."""
+
 INEQUALITIES = sympy.StrictGreaterThan | sympy.StrictLessThan | sympy.GreaterThan | sympy.LessThan
 
 INDENT = " " * 4
@@ -109,10 +115,15 @@ def choose(conditions: Sequence[bool | None], branches: Sequence[Callable[[], ar
         if condition is False:
             continue
         value = branch()
-        result = value if result is None else result.union(value)
+        result = value if result is None else united(result, value)
         if condition is True:
             return result
     return arb.nan()
+
+
+def united(one: arb, other: arb) -> arb:
+    """Enclose both: flint's balls, or arrays of balls beside a constant."""
+    return other.union(one) if isinstance(other, Balls) else one.union(other)
 
 
 def log_gamma(ball: arb) -> arb:
@@ -162,8 +173,12 @@ def by_precision(evaluate: Callable[[], tuple[arb, ...]]) -> Callable[[], tuple[
 class Emitter:
     """Writes the lines of one function, sharing equal sub-expressions."""
 
-    def __init__(self, form: Format | None = None) -> None:
-        """Start an empty function; with a format, its steps are widened to the format's."""
+    def __init__(self, form: Format | None = None, *, arrays: bool = False) -> None:
+        """Start an empty function; with a format, its steps are widened to the format's.
+
+        Code for arrays runs on those of `reference.balls`.
+        """
+        self.arrays = arrays
         self.lines: list[str] = []
         self.namespace: dict[str, Any] = {
             "arb": arb,
@@ -186,7 +201,11 @@ class Emitter:
         self._fixed: list[str] = []
         self._fixed_lines: list[str] = []
         self._constants: dict[Expr, str] = {}
-        if form is not None:
+        if arrays:
+            self.namespace["balls"] = Widened if form else Balls
+            self.namespace["W"] = 0.0 if form is None else STEPS * form.unit
+            self.namespace["S"] = 0.0 if form is None else form.smallest_subnormal
+        elif form is not None:
             self.namespace["S"] = arb(0, form.smallest_subnormal)
             self.namespace["W"] = arb(1, STEPS * form.unit)
 
@@ -211,6 +230,9 @@ class Emitter:
 
     def rounded(self, code: str, *, underflows: bool = True) -> str:
         """Write a step that rounds once."""
+        if self.arrays:
+            step = f"balls.of({code})"
+            return self.assign(f"{step}.rounded(W, {'S' if underflows else 0})" if self.form else step)
         if self.form is None:
             return self.assign(code)
         return self.assign(f"({code}) * W + S" if underflows else f"({code}) * W")
@@ -231,6 +253,9 @@ class Emitter:
         """
         if len(terms) == 1:
             return terms[0]
+        if self.arrays and len(terms) > 2:
+            roundings = 0.0 if self.form is None else (len(terms) - 1) * self.form.unit
+            return self.assign(f"balls.total([{', '.join(f'balls.of({term})' for term in terms)}], W, {roundings!r})")
         code = " + ".join(terms).replace("+ -", "- ")
         if self.form is None or len(terms) == 2:
             return self.rounded(code, underflows=False)
@@ -359,10 +384,13 @@ class Scope:
     def _function(self, e: Expr) -> str:
         name = type(e).__name__
         args = [self.emit(arg) for arg in e.args]
-        if name == "polygamma" and e.args[0].is_Integer:
+        if name == "polygamma" and e.args[0].is_Integer and not self._emitter.arrays:
             return self._emitter.rounded(f"poly_gamma({int(e.args[0])}, {args[1]})")
         if name not in FUNCTIONS:
             message = f"{name}: the evaluator has no such function; it has {', '.join(FUNCTIONS)}"
+            raise UnsupportedExpressionError(message)
+        if self._emitter.arrays and name not in ON_ARRAYS:
+            message = f"{name}: float64 balls have no such function; they have {', '.join(sorted(ON_ARRAYS))}"
             raise UnsupportedExpressionError(message)
         code = FUNCTIONS[name].format(*args)
         return self._emitter.assign(code) if name in EXACT else self._emitter.rounded(code)
@@ -416,9 +444,11 @@ def _divides(factor: Expr) -> bool:
     return bool(factor.is_Pow and factor.args[1].is_negative)
 
 
-def compiled(expressions: Sequence[Expr], variables: Sequence[Symbol], form: Format | None = None) -> Program:
-    """Compile expressions: a function from a ball for each variable to a tuple of balls."""
-    emitter = Emitter(form)
+def compiled(
+    expressions: Sequence[Expr], variables: Sequence[Symbol], form: Format | None = None, *, arrays: bool = False
+) -> Program:
+    """Compile expressions: a function from a ball for each variable to a tuple of balls; or from arrays of them."""
+    emitter = Emitter(form, arrays=arrays)
     names = [f"v{i}" for i in range(len(variables))]
     scope = emitter.scope(dict(zip(variables, names, strict=True)))
     return emitter.program(names, [scope.emit(expression) for expression in expressions])

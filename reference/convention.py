@@ -17,12 +17,12 @@ from math import copysign
 from typing import TYPE_CHECKING, Any
 
 import sympy
-from flint import arb, ctx
+from flint import arb
 from sympy import Abs, Expr, Piecewise, Rational, Symbol, sign
 from sympy.core.relational import Relational
 
 from reference.compiler import STEPS, compiled
-from reference.format import fraction
+from reference.format import fraction, precision
 from reference.functions import Flat, ScaledBesselI, Sign, tractable
 from reference.op import x, y, z
 
@@ -91,11 +91,9 @@ def critical(op: Op, rows: Sequence[Sequence[arb]], order: int = 1) -> list[bool
         places = _places(op)
         return [is_infinite or float(row[0]) in places for row, is_infinite in zip(rows, infinite, strict=True)]
     program = critical_program(op, order)
-    ctx.prec = 2200  # exact: the exponents of two float64 differ by no more
-    return [
-        is_infinite or any(map(arb.is_zero, balls))
-        for balls, is_infinite in zip(program.at(points), infinite, strict=True)
-    ]
+    with precision(2200):  # exact: the exponents of two float64 differ by no more
+        values = program.at(points)
+    return [is_infinite or any(map(arb.is_zero, balls)) for balls, is_infinite in zip(values, infinite, strict=True)]
 
 
 def places(op: Op) -> list[Point]:
@@ -132,11 +130,11 @@ def critical_program(op: Op, order: int = 1) -> Program:
 def conventional(op: Op, arguments: Sequence[arb], form: Format) -> tuple[tuple[arb, ...], tuple[arb, ...]]:
     """Return the gradient by the rule at a critical point, times the cotangent, and its allowance."""
     point = tuple(fraction(ball) if ball.is_finite() else float(ball) for ball in arguments[:-1])
-    ctx.prec = 128
-    cotangent = arguments[-1]
-    widening = arb(1, STEPS * form.unit)
-    truth = tuple(_times(component, cotangent) for component in _enclosed(op, point))
-    return truth, tuple(ball * widening if ball.is_finite() else ball for ball in truth)
+    with precision(128):
+        cotangent = arguments[-1]
+        widening = arb(1, STEPS * form.unit)
+        truth = tuple(_times(component, cotangent) for component in _enclosed(op, point))
+        return truth, tuple(ball * widening if ball.is_finite() else ball for ball in truth)
 
 
 def _times(component: arb, cotangent: arb) -> arb:
@@ -147,8 +145,8 @@ def _times(component: arb, cotangent: arb) -> arb:
 
 @lru_cache(maxsize=4096)
 def _enclosed(op: Op, point: Point) -> tuple[arb, ...]:
-    ctx.prec = 128
-    return tuple(_ball(component) for component in rule(op, point))
+    with precision(128):
+        return tuple(_ball(component) for component in rule(op, point))
 
 
 def _ball(number: Expr) -> arb:

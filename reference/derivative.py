@@ -1,57 +1,129 @@
-"""Derivatives by sympy: the only place where anything is differentiated."""
+"""The derivative that a case asks for, as a graph: of the function, by the letters of its word."""
 
 from __future__ import annotations
 
-from functools import cache
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 import sympy
-from sympy import Expr, Symbol
 
-from reference.functions import Sign
+from reference.graph import Constant, Input, constant, mapped, summed
+from reference.transform import pullback, pushforward
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from reference.op import Array, Shape
+    from reference.case import Case
+    from reference.format import Floats
+    from reference.graph import Shape, Step
+    from reference.tree import Tree
+
+X = sympy.Symbol("x", real=True)
 
 
-@cache
-def _names(prefix: str, count: int) -> tuple[Symbol, ...]:
-    return tuple(Symbol(f"{prefix}{i}", real=True) for i in range(count))
+@dataclass(frozen=True, eq=False)
+class Function:
+    """A tree at given shapes of its inputs, as steps."""
+
+    inputs: tuple[Input, ...]
+    output: Step
 
 
-def symbols(prefix: str, shape: Shape) -> Array:
-    """Return an array of this shape of real symbols, the same at each call."""
-    array = np.empty(shape, dtype=object)
-    array.ravel()[:] = _names(f"{prefix}_", array.size)
-    return array
+@dataclass(frozen=True, eq=False)
+class Derivative:
+    """A derivative of a function: a step for each of its inputs, and those that it was made of."""
+
+    function: Function
+    results: tuple[Step, ...]
+    before: tuple[Step, ...]
+    """The derivatives of lower order, which were differentiated."""
 
 
-def vjp(outputs: Array, cotangents: Array, inputs: Sequence[Array]) -> tuple[Array, ...]:
-    """Return the vector-Jacobian product: the gradient of the contraction with a cotangent.
+@lru_cache(maxsize=256)
+def function(tree: Tree, shapes: tuple[Shape, ...], root: str, seed: int) -> Function:
+    """Return a tree as steps, with the sum or mean at its root.
 
-    The result has an array of expressions for each input, of the input's shape.
+    Raises TraceError where it does not take such inputs.
     """
-    contraction = sympy.Add(*(c * o for c, o in zip(cotangents.flat, outputs.flat, strict=True)))
-    return tuple(_gradient(contraction, array) for array in inputs)
+    inputs = tuple(Input((), shape, f"x{number}") for number, shape in enumerate(shapes))
+    output = tree.traced(inputs, seed)[tree.root]
+    if root != "cotangent":
+        count = output.size
+        output = summed(output, range(len(output.shape)))
+        if root == "mean" and count:
+            output = mapped(X / count, [X], [output])
+    return Function(inputs, output)
 
 
-def _gradient(expression: Expr, variables: Array) -> Array:
-    gradient = np.empty(variables.shape, dtype=object)
-    gradient.ravel()[:] = [slope(expression, v) for v in variables.flat]
-    return gradient
+def of_case(case: Case, *, saved: bool) -> Derivative:
+    """Return the derivative that a case asks for: the textbook's, or as torch composes it with what it saved."""
+    shapes = tuple(primal.shape for primal in case.primals)
+    return _derivative(case.tree, shapes, case.root, case.seed, case.word, case.along, saved=saved)
 
 
-def slope(expression: Expr, variable: Symbol) -> Expr:
-    """Return the derivative between jumps: that of sympy's own sign has an impulse at 0."""
-    return sympy.diff(expression.replace(sympy.sign, Sign), variable)
+def value_of(case: Case) -> Function:
+    """Return the function of a case, before the sum or mean at its root."""
+    return function(case.tree, tuple(primal.shape for primal in case.primals), "cotangent", case.seed)
 
 
-def derivative(expression: Expr, variable: Symbol, order: int = 1) -> Expr:
-    """Return the n-th derivative of an expression in one variable."""
-    if order < 1:
-        message = f"order={order}: a derivative has order 1 or more"
-        raise ValueError(message)
-    return sympy.diff(expression, variable, order)
+@lru_cache(maxsize=256)
+def _derivative(
+    tree: Tree, shapes: tuple[Shape, ...], root: str, seed: int, word: str, along: int | None, *, saved: bool
+) -> Derivative:
+    whole = function(tree, shapes, root, seed)
+    inputs, current, before = whole.inputs, whole.output, []
+    cotangent: Step = Input((), current.shape, "cotangent")
+    number = along or 0
+    is_gradient = False
+    for step, letter in enumerate(reversed(word[1:])):
+        seed_of_step = Input((), inputs[number].shape, f"direction{step}")
+        if letter == "f":
+            (found,) = pushforward([current], {inputs[number]: seed_of_step}, saved=saved)
+        else:
+            found = pullback([current], [seed_of_step if is_gradient else cotangent], inputs, saved=saved)[number]
+        shape = inputs[number].shape if letter == "r" or is_gradient else current.shape
+        is_gradient |= letter == "r"
+        current = zeros(shape) if found is None else found
+        before.append(current)
+    results = _last(word, current, whole, number, cotangent, is_gradient=is_gradient, saved=saved)
+    due = [x.shape if word[0] == "r" or is_gradient else current.shape for x in inputs]
+    return Derivative(
+        whole, tuple(zeros(s) if r is None else r for r, s in zip(results, due, strict=True)), tuple(before)
+    )
+
+
+def _last(
+    word: str, current: Step, whole: Function, number: int, cotangent: Step, *, is_gradient: bool, saved: bool
+) -> Sequence[Step | None]:
+    """Differentiate once more, by every input."""
+    inputs = whole.inputs
+    direction = Input((), inputs[number].shape, f"direction{len(word) - 1}")
+    if word[0] == "r":
+        return pullback([current], [direction if is_gradient else cotangent], inputs, saved=saved)
+    if word == "fr":
+        gradients = pullback([whole.output], [cotangent], inputs, saved=saved)
+        return pushforward(
+            [zeros(x.shape) if g is None else g for g, x in zip(gradients, inputs, strict=True)],
+            {inputs[number]: direction},
+            saved=saved,
+        )
+    return [
+        pushforward([current], {x: Input((), x.shape, f"tangent{i}")}, saved=saved)[0] for i, x in enumerate(inputs)
+    ]
+
+
+def zeros(shape: Shape) -> Constant:
+    """Return a step that is 0."""
+    return constant(np.zeros(shape))
+
+
+def given(case: Case) -> dict[str, Floats]:
+    """Return the value of every input that a derivative of a case may have, by name."""
+    values = {f"x{number}": primal for number, primal in enumerate(case.primals)}
+    values["cotangent"] = case.cotangent if case.root == "cotangent" else np.ones(())
+    values |= {f"tangent{number}": tangent for number, tangent in enumerate(case.tangents)}
+    if case.along is not None and case.direction is not None:
+        values |= {f"direction{n}": case.last_direction if n > 1 else case.direction for n in range(case.order)}
+    return values

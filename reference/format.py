@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
 import numpy as np
-from flint import arb
+from flint import arb, ctx
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
     Floats = NDArray[np.float64]
@@ -136,6 +139,16 @@ class Format:
             return float("inf") if ball > 0 else float("-inf")
         low, high = (self.round(fraction(end)) for end in (ball.lower(), ball.upper()))
         return low if low == high else None
+
+
+@contextmanager
+def precision(bits: int) -> Iterator[None]:
+    """Have flint work with so many bits inside."""
+    before, ctx.prec = ctx.prec, bits
+    try:
+        yield
+    finally:
+        ctx.prec = before
 
 
 def fraction(exact: arb) -> Fraction:

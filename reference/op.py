@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import cycle
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -14,9 +15,15 @@ import sympy
 from sympy import Expr, Symbol
 
 from reference.domain import REAL, Interval
+from reference.graph import Saved
+
+SMALL = ((3, 2, 4), (5, 1, 2))
+"""Lengths of the axes of a tensor op where it is small, in turn."""
+
+Context: TypeAlias = "Callable[[Sequence[Shape], np.random.Generator], Any]"
 
 Array = np.ndarray[Any, np.dtype[Any]]
-"""A numpy array of sympy expressions."""
+"""A numpy array of sympy expressions, or of balls."""
 
 Formula: TypeAlias = "Expr | Callable[..., Any]"
 Shape = tuple[int, ...]
@@ -37,8 +44,7 @@ class Op:
     """One op: everything that is known of it, and nothing that follows from the rest.
 
     An elementwise op has a sympy expression in `x`, `y`, `z` as its formula. A tensor op has
-    a function from numpy arrays of symbols to an array of expressions, and the `shapes` it
-    is tried at.
+    a function in plain numpy, and the `axes` of its inputs.
     """
 
     name: str
@@ -65,8 +71,12 @@ class Op:
     packed: bool = False
     """Whether the callable takes its inputs as one tuple, as ``torch.cat`` does."""
 
-    constants: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    """Keyword arguments that are tensors of integers or truths: class targets, indices, conditions."""
+    contexts: Mapping[str, Context] = field(default_factory=dict)
+    """Tensors that are not differentiated: class targets, indices, masks.
+
+    Each is drawn with the inputs: by a function of their shapes and a generator of random numbers. The
+    formula takes it by name, as an array of numpy, and so does the callable.
+    """
 
     domain: Mapping[str, Interval] = field(default_factory=dict)
     """The interval of each input that is not the whole real line."""
@@ -81,7 +91,7 @@ class Op:
     """Set where torch differentiates through a value it rounded before: its output, say.
 
     An elementwise op says what to replace by expressions in `OUTPUT`, that value: exp has
-    ``{x: log(OUTPUT)}``. A tensor op gives a function of its inputs and the value: other inputs
+    ``{x: log(OUTPUT)}``. A tensor op gives a function of its input and the value: another input
     with the same derivative, such as ``lambda x, output: output`` for log_softmax, which is
     shift invariant. Either is an identity, which the suite's own tests check.
     """
@@ -89,8 +99,17 @@ class Op:
     saves: Formula | None = None
     """That value, where it is not the output."""
 
+    axes: str = ""
+    """The axes of each input of a tensor op, without batch dimensions: ``"mk,nk,n"`` for linear."""
+
+    sizes: Mapping[str, int] = field(default_factory=lambda: {"n": 4096})
+    """The length that each axis has in real use."""
+
     shapes: tuple[tuple[Shape, ...], ...] = ()
-    """Shapes of the inputs that a tensor op is tried at, without batch dimensions."""
+    """Small shapes of the inputs, without batch dimensions, where not any lengths of the axes will do."""
+
+    inside: str = "format"
+    """What its reverse mode promises of its inside in 16-bit formats: one of `reference.case.PROMISES`."""
 
     batched: int = 1
     """How many of a tensor op's inputs, from the first, may have further dimensions in front."""
@@ -123,7 +142,7 @@ class Op:
         if self.elementwise:
             self._validate_elementwise()
         elif not callable(self.formula):
-            self._refuse("formula", "a sympy expression, or a function over arrays of symbols")
+            self._refuse("formula", "a sympy expression, or a function in plain numpy")
         else:
             self._validate_tensor()
         for name in ("domain", "second_domain"):
@@ -133,7 +152,7 @@ class Op:
 
     def _validate_elementwise(self) -> None:
         assert isinstance(self.formula, Expr)
-        if self.shapes:
+        if self.shapes or self.axes:
             self._refuse("shapes", "nothing: an elementwise op has any shape")
         used = self.formula.free_symbols
         if not used or used != set((x, y, z)[: len(used)]):
@@ -147,7 +166,16 @@ class Op:
             self._refuse("saved", "a mapping from expressions to expressions in OUTPUT")
 
     def _validate_tensor(self) -> None:
-        if not self.shapes or any(len(s) != len(self.inputs) for s in self.shapes):
+        parts = self.axes.split(",")
+        if not self.shapes and (
+            not self.axes or len(parts) != len(self.inputs) or not re.fullmatch(r"[a-z,]*", self.axes)
+        ):
+            self._refuse(
+                "axes", f"a letter for each axis of each of {', '.join(self.inputs)}, with commas between them"
+            )
+        if self.axes and not set(self.axes) - {","} <= set(self.sizes):
+            self._refuse("sizes", f"a length for each of the axes {', '.join(sorted(set(self.axes) - {','}))}")
+        if any(len(s) != len(self.inputs) for s in self.shapes):
             self._refuse("shapes", f"tuples of one shape for each of {', '.join(self.inputs)}")
         if self.kinks:
             self._refuse("kinks", "nothing: kinks are stated for elementwise ops")
@@ -166,51 +194,50 @@ class Op:
         """The names of the differentiable inputs, in order."""
         if isinstance(self.formula, Expr):
             return ("x", "y", "z")[: len(self.formula.free_symbols)]
-        return tuple(inspect.signature(self.formula).parameters)
+        return tuple(name for name in inspect.signature(self.formula).parameters if name not in self.contexts)
 
     def interval(self, name: str, order: int = 1) -> Interval:
         """Return the interval that an input lies in, for a derivative of an order."""
         domain = self.domain.get(name, REAL)
         return domain if order == 1 else self.second_domain.get(name, domain)
 
-    def __call__(self, *arrays: Array) -> Array:
-        """Apply the formula to arrays of sympy expressions, with numpy's broadcasting."""
-        if not isinstance(self.formula, Expr):
-            return as_array(self.formula(*arrays))
-        return as_array(np.frompyfunc(self._substitute, len(self.inputs), 1)(*arrays))
+    @cached_property
+    def cores(self) -> tuple[tuple[Shape, ...], ...]:
+        """The small shapes of the inputs, without batch dimensions, that a tensor op is tried at."""
+        return self.shapes or tuple(self.shaped(dict(zip(self.letters, cycle(n), strict=False))) for n in SMALL)
 
-    def _substitute(self, *elements: Expr) -> Expr:
-        assert isinstance(self.formula, Expr)
-        return self.formula.xreplace(dict(zip((x, y, z), elements, strict=False)))
+    @cached_property
+    def letters(self) -> str:
+        """The axes of a tensor op, each once, in the order of the inputs."""
+        return "".join(dict.fromkeys(self.axes.replace(",", "")))
 
-    def saved_value(self, arrays: tuple[Array, ...], output: Array) -> Array:
-        """Return the value that torch rounds before the backward pass, as expressions."""
-        if self.saves is None:
-            return output
-        if isinstance(self.saves, Expr):
-            names = dict(zip((x, y, z), (array[()] for array in arrays), strict=False))
-            return as_array(self.saves.xreplace(names))
-        return as_array(self.saves(*arrays))
+    @property
+    def rows(self) -> Shape:
+        """The batch in real use: the axis m where no input has it, two rows of vectors, or none."""
+        if "m" in self.sizes and "m" not in self.axes:
+            return (self.sizes["m"],)
+        return (2,) if self.batched and all(len(part) < 2 for part in self.axes.split(",")) else ()
 
-    def through_saved(self, arrays: tuple[Array, ...], saved: Array) -> dict[Expr, Expr]:
-        """Return the replacements that write the derivative with the saved value."""
-        if isinstance(self.saved, Mapping):
-            names = dict(zip((x, y, z), (array[()] for array in arrays), strict=False))
-            names[OUTPUT] = saved[()]
-            return {
-                before.xreplace(names): sympy.sympify(after).xreplace(names) for before, after in self.saved.items()
-            }
-        assert self.saved is not None
-        rewritten = as_array(self.saved(*arrays, saved))
-        return dict(zip(arrays[0].flat, rewritten.flat, strict=True))
+    def shaped(self, lengths: Mapping[str, int]) -> tuple[Shape, ...]:
+        """Return the shapes of the inputs for given lengths of the axes."""
+        return tuple(tuple(lengths[letter] for letter in part) for part in self.axes.split(","))
 
+    def context(self, shapes: Sequence[Shape], seed: int) -> dict[str, Any]:
+        """Return the tensors that are not differentiated, the same for the same shapes and seed."""
+        return {name: draw(shapes, np.random.default_rng(seed)) for name, draw in self.contexts.items()}
 
-def as_array(value: object) -> Array:
-    """Return expressions as an object array, a single one as an array without dimensions."""
-    if isinstance(value, np.ndarray) and value.dtype == object:
-        return value
-    array = np.empty((), dtype=object)
-    if isinstance(value, list | tuple | np.ndarray):
-        return np.array(value, dtype=object)
-    array[()] = sympy.sympify(value)
-    return array
+    def settings(self, shapes: Sequence[Shape]) -> dict[str, Any]:
+        """Return the fixed keyword arguments; one that is a function is of the inputs' shapes."""
+        return {name: value(*shapes) if callable(value) else value for name, value in self.kwargs.items()}
+
+    @cached_property
+    def saving(self) -> Saved | None:
+        """What torch rounds before the backward pass of an elementwise op, and differentiates through."""
+        if not isinstance(self.saved, Mapping):
+            return None
+        value = self.saves if isinstance(self.saves, Expr) else None
+        return Saved(value, tuple((before, sympy.sympify(after)) for before, after in self.saved.items()), OUTPUT)
+
+    def __call__(self, *arrays: Any) -> Any:
+        """Apply the op in the formula of another: one step, with its own derivative."""
+        return next(array for array in arrays if hasattr(array, "apply")).apply(self, *arrays)

@@ -1,135 +1,348 @@
-"""The certified gradient of a case, and the values that rounding may turn it into."""
+"""How a case becomes an answer: the certified derivative, and how far rounding may take one from it.
+
+1. The case's word and shapes make a graph (`reference.derivative`).
+2. It is evaluated in float64 balls on whole arrays, which carry the value, how far float64 may be off, and the
+   reach of rounding (`reference.balls`). Where the value is tight beside that reach, this decides.
+3. What it does not decide, and all of float64, is evaluated by flint, with the precision doubled until the
+   enclosure is tight; otherwise UncertifiedError is raised, never a pass. At kinks and edges torch's rule
+   says what the derivative is (`reference.convention`).
+4. The answer is arrays of floats: the truth as two of them, and the centre and radius of the allowance.
+"""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
-from itertools import repeat
-from typing import TYPE_CHECKING
+from collections import OrderedDict
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from flint import arb, ctx, fmpq
+from flint import arb
 
-from reference.balls import evaluated
-from reference.chain import allowance_program, elements, gradient_program, value_program
-from reference.compiler import STEPS, Emitter
-from reference.convention import conventional, critical, critical_program
-from reference.forward import forward_allowance_program
-from reference.second import products_program, second_allowance_program, second_program
+from reference import derivative
+from reference.balls import OWN, SLACK, Balls
+from reference.compiler import UnsupportedExpressionError
+from reference.evaluation import Arrays, Exact, Rounding, evaluate, flagged, objects
+from reference.format import FORMATS, precision
+from reference.graph import ordered
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
-    from reference.balls import Balls
     from reference.case import Case
-    from reference.compiler import Program
     from reference.format import Floats, Format
-    from reference.op import Array, Shape
-    from reference.tree import Node
+    from reference.graph import Shape, Step
+    from reference.op import Array
+
+    Mask = np.ndarray[Shape, np.dtype[np.bool_]]
 
 GUARD_BITS = 12
 """Bits that a certified value must have beyond its format's."""
 
-ONE, ONE_BALL = fmpq(1), arb(1)
-
 MOST_BITS = 16384
 """The precision at which certification gives up; sin at float64's largest value needs 1,200."""
+
+FILTERED_BITS = 24
+"""The precision of the widest format that float64 certifies values for."""
+
+FEWEST = 1000
+"""Points of one elementwise op from which float64 is worth its cost; fewer go to flint."""
+
+NEAR = 2.0**-3
+"""The part of the reach that float64 may be off by, where flint has the truth and float64 gives the reach alone."""
+
+MOST_KEPT = 2**24
+"""Floats of answers that are kept for the next one who asks the same: in every mode the same is asked."""
+
+UNCERTIFIED = f"no enclosure within {MOST_BITS} bits is tight enough for {{}}"
+
+NIL = 2.0**-1000
+"""What float64 does not tell from 0: far below any value of such a format."""
 
 
 class UncertifiedError(ArithmeticError):
     """No enclosure was tight enough: an error of the oracle, never a pass."""
 
 
-MOST_KEPT = 1000
-"""Entries up to which an answer is kept: the same is asked in every mode."""
-
-FEWEST = 1000
-"""Points from which the filter is worth its cost."""
-
-NIL = 2.0**-1000
-"""What float64 does not tell from 0: far below any value of such a format."""
-
-FILTERED_BITS = 24
-"""The precision of the widest format that float64 is a filter for."""
-
-
 @dataclass(frozen=True)
-class Filtered:
-    """What float64 can say about the gradient of a case, an input at a time."""
+class Found:
+    """What one derivative is, and may be."""
 
-    truth: list[Balls]
-    allowance: list[Balls]
-    trusted: np.ndarray[Shape, np.dtype[np.bool_]]
-    """At which points the filter's bounds may stand for flint's.
+    centre: Floats
+    """The truth, rounded to float64; plus or minus infinity at an edge."""
 
-    There the truth is tight enough, the allowance so narrow that flint's is no other, and no rule for kinks and edges
-    applies.
-    """
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What the gradient of a case is, and may be."""
-
-    truth: tuple[Array, ...]
-    """The certified gradient of each input, as tight balls; plus or minus infinity at an edge."""
-
-    allowance: tuple[Array, ...]
-    """The ball of every value that could result if each step were rounded to the format."""
-
-    by_convention: tuple[np.ndarray[Shape, np.dtype[np.bool_]], ...]
-    """Where the truth is what the rule for non-differentiable points gives."""
-
-    @cached_property
-    def reach(self) -> tuple[Reach, ...]:
-        """Truth and allowance of each input as floats."""
-        return tuple(
-            _reached(truth.ravel().tolist(), allowance.ravel().tolist())
-            for truth, allowance in zip(self.truth, self.allowance, strict=True)
-        )
-
-
-@dataclass(frozen=True)
-class Reach:
-    """Certified values and their allowance as floats, flat."""
+    rest: Floats
+    """The truth less that."""
 
     offset: Floats
     """The centre of the allowance less the truth."""
 
     radius: Floats
-    """That of the allowance, and the little of the truth."""
+    """That of the allowance, and the little of the truth; infinite where rounding may make anything of it."""
 
-    centre: Floats
-    """The truth, rounded."""
+    by_convention: Mask
+    """Where the truth is what the rule for non-differentiable points gives."""
 
-    rest: Floats
-    """The truth less that."""
-
-
-def _reached(truth: list[arb], allowance: list[arb]) -> Reach:
-    ctx.prec = 160
-    rows = []
-    for true, wide in zip(truth, allowance, strict=True):
-        centre = float(true)
-        if not true.is_finite():
-            rows.append((0.0, 0.0, centre, 0.0))
-        elif not wide.is_finite():
-            rows.append((0.0, math.inf, centre, _rest(true, centre)))
-        else:
-            rows.append(
-                (
-                    float((wide.mid() - true).mid()),
-                    float(wide.rad().upper() + true.rad().upper()),
-                    centre,
-                    _rest(true, centre),
-                )
-            )
-    return Reach(*np.array(rows, dtype=np.float64).reshape(-1, 4).T)
+    @property
+    def parts(self) -> tuple[np.ndarray[Any, Any], ...]:
+        """The arrays, in order."""
+        return (self.centre, self.rest, self.offset, self.radius, self.by_convention)
 
 
-def _rest(true: arb, centre: float) -> float:
-    return float((true - arb(centre)).mid()) if math.isfinite(centre) else 0.0
+EMPTY = Found(np.zeros(0), np.zeros(0), np.zeros(0), np.zeros(0), np.zeros(0, dtype=bool))
+
+Answer = tuple[Found, ...]
+"""What is found for each input of a case."""
+
+
+def rounding(form: Format, promise: str, *, independent: bool = False) -> Rounding:
+    """Return what is rounded to which format, where a promise is kept."""
+    if promise == "format":
+        return Rounding(form, independent=independent)
+    return Rounding(FORMATS["float32"], form if promise == "saved" else None, form, independent)
+
+
+class Kept:
+    """The latest answers, as many as a number of floats allows."""
+
+    def __init__(self) -> None:
+        """Start with none."""
+        self._answers: OrderedDict[Case, Answer] = OrderedDict()
+        self._floats = 0
+
+    def get(self, case: Case) -> Answer:
+        """Return the answer to a case, which is kept for the next one who asks the same."""
+        found = self._answers.get(case)
+        if found is None:
+            found = self._answers[case] = _answered(case)
+            self._floats += _size(found)
+        self._answers.move_to_end(case)
+        while self._floats > MOST_KEPT and len(self._answers) > 1:
+            self._floats -= _size(self._answers.popitem(last=False)[1])
+        return found
+
+    def clear(self) -> None:
+        """Forget all."""
+        self.__init__()  # type: ignore[misc]  # it starts anew
+
+
+def _size(found: Answer) -> int:
+    return 100 + 4 * sum(each.centre.size for each in found)
+
+
+kept = Kept()
+
+
+def answer(case: Case) -> Answer:
+    """Return the certified derivative of a case, by each input, and what rounding may make of it.
+
+    Raises UncertifiedError where no enclosure is tight enough.
+    """
+    return kept.get(case)
+
+
+def _answered(case: Case) -> Answer:
+    parts = list(pieces(case))
+    if len(parts) == 1 and parts[0] is case:
+        return _evaluated(case)
+    answers = [_evaluated(part) for part in parts]
+    if case.units and case.word in {"f", "ff"}:
+        ends = np.cumsum([0, *(primal.size for primal in case.primals)]).tolist()
+        return tuple(
+            _shaped(_stacked([each[number] for each in answers[start:end]], -1), (case.cotangent.size, *primal.shape))
+            for number, (primal, start, end) in enumerate(zip(case.primals, ends, ends[1:], strict=False))
+        )
+    lead = (len(parts),) if case.units else ()
+    return tuple(
+        _shaped(_stacked([each[number] for each in answers], 0) if parts else EMPTY, (*lead, *primal.shape))
+        for number, primal in enumerate(case.primals)
+    )
+
+
+def _shaped(found: Found, shape: Shape) -> Found:
+    return Found(*(part.reshape(shape) for part in found.parts))
+
+
+def _stacked(found: Sequence[Found], axis: int) -> Found:
+    return Found(*(np.stack(parts, axis) for parts in zip(*(each.parts for each in found), strict=True)))
+
+
+def pieces(case: Case) -> Iterator[Case]:
+    """Yield the cases that a case is made of.
+
+    There is one for each unit cotangent or tangent, or for each point of the batch.
+    """
+    if case.units and not case.is_pointwise:
+        yield from _unit_cases(case)
+    elif case.each and not case.is_pointwise:
+        whole = replace(case, each=False, promise=case.inside)
+        yield from (whole.at(index) for index in np.ndindex(case.batch))
+    else:
+        yield case
+
+
+def _unit_cases(case: Case) -> Iterator[Case]:
+    one = replace(case, units=False, promise=case.inside)
+    if case.word in {"f", "ff"}:
+        for number, primal in enumerate(case.primals):
+            for place in range(primal.size):
+                yield replace(one, only_tangent=(number, place))
+        return
+    for place in range(case.cotangent.size):
+        unit = np.zeros(case.cotangent.size)
+        unit[place] = 1
+        yield replace(one, cotangent=unit.reshape(case.cotangent.shape))
+
+
+def _evaluated(case: Case) -> Answer:
+    if case.form.precision <= FILTERED_BITS and not _is_simple(case):
+        rough = in_arrays(case)
+        if rough is not None:
+            found = tuple(_from_balls(balls) for balls in rough)
+            undecided = [~_is_decided(balls) for balls in rough]
+            if not any(mask.any() for mask in undecided):
+                return found
+            if case.is_pointwise:
+                places = np.any([mask.ravel() for mask in undecided], axis=0)
+                return _replaced(found, exactly(case.only(places)), places)
+    return exactly(case)
+
+
+def _replaced(found: Answer, better: Answer, places: Mask) -> Answer:
+    """Put better answers in the place of some points of a pointwise case."""
+    for rough, good in zip(found, better, strict=True):
+        for part, mended in zip(rough.parts, good.parts, strict=True):
+            part.ravel()[places] = mended
+    return found
+
+
+def in_arrays(case: Case) -> tuple[Balls, ...] | None:
+    """Evaluate a case in float64 balls; None where numpy lacks a function that it needs."""
+    asked = derivative.of_case(case, saved=True)
+    arithmetic = Arrays(rounding(case.form, case.inside, independent=case.independent))
+    try:
+        with precision(64), np.errstate(all="ignore"):
+            found = evaluate(asked.results, derivative.given(case), arithmetic, [asked.function.output])
+    except UnsupportedExpressionError:
+        return None
+    return tuple(balls.repeated(step.shape) for balls, step in zip(found, asked.results, strict=True))
+
+
+def _is_decided(balls: Balls) -> Mask:
+    """Say where float64 knows the value, and what rounding may make of it: float64's own errors are a part of that."""
+    decided: Mask = np.isfinite(balls.mid) & (np.isfinite(balls.rad) if balls.rad is not None else True)
+    return decided
+
+
+def _from_balls(balls: Balls) -> Found:
+    zeros = np.zeros(balls.mid.shape)
+    outer = balls.outer()
+    radius = zeros.copy() if outer is None else outer * (1 + OWN) + zeros
+    return Found(balls.mid.copy(), zeros, zeros.copy(), radius, np.zeros(balls.mid.shape, dtype=bool))
+
+
+def exactly(case: Case) -> Answer:
+    """Evaluate a case by flint: the truth at the precision that certifies it, and what rounding makes of it."""
+    truths, flags = certified(case)
+    if case.form.precision > FILTERED_BITS and (rough := in_arrays(case)) is not None:
+        found = tuple(_beside(case.form, *each) for each in zip(truths, rough, flags, strict=True))
+        unknown = [~np.isfinite(each.radius) | each.by_convention for each in found]
+        if not any(mask.any() for mask in unknown):
+            return found
+        if case.is_pointwise:
+            places = np.any([mask.ravel() for mask in unknown], axis=0)
+            return _replaced(found, by_flint(case.only(places)), places)
+    return by_flint(case, (truths, flags))
+
+
+def by_flint(case: Case, known: tuple[list[Array], list[Mask]] | None = None) -> Answer:
+    """Evaluate a case by flint alone: the truth, unless it is known, and what rounding makes of it."""
+    truths, flags = known or certified(case)
+    return tuple(_reached(*each) for each in zip(truths, allowed(case), flags, strict=True))
+
+
+def _is_simple(case: Case) -> bool:
+    """Say whether a case is one elementwise op: it is cheap, and its worst points are hard."""
+    return case.tree.is_single and case.tree.root.op.elementwise and case.promise is None
+
+
+def _beside(form: Format, truth: Array, rough: Balls, flags: Mask) -> Found:
+    """Put the reach of rounding, of which float64 knows enough digits, around flint's truth.
+
+    Where float64's value is not near to it, beside that reach, the radius is infinite: float64 does not know.
+    """
+    balls = truth.ravel().tolist()
+    centre = np.array([float(ball) for ball in balls])
+    with precision(160):
+        rest = np.array([_rest(ball, middle) for ball, middle in zip(balls, centre.tolist(), strict=True)])
+    mid = rough.mid.ravel()
+    reach = np.zeros(truth.size) if rough.rad is None else np.broadcast_to(rough.rad, truth.shape).ravel()
+    with np.errstate(invalid="ignore"):
+        knows = np.isfinite(centre) & (np.abs(mid - centre) <= NEAR * reach) & (reach > NIL) | (mid == centre) & (
+            reach == 0
+        )
+    own = (np.abs(centre) * form.unit + form.smallest_subnormal) * 2.0**-GUARD_BITS  # as it is certified
+    radius = np.where(knows, np.where(reach > 0, reach * (1 + SLACK) + own, 0.0), np.inf)
+    parts = (centre, rest, np.zeros(truth.size), radius)
+    whole = [part.astype(np.float64).reshape(truth.shape) for part in parts]
+    return Found(whole[0], whole[1], whole[2], whole[3], flags)
+
+
+def certified(case: Case, bits: int = 0) -> tuple[list[Array], list[Mask]]:
+    """Return the certified derivative, by each input, and where the rule for kinks and edges gave it.
+
+    Raises UncertifiedError.
+    """
+    asked = derivative.of_case(case, saved=False)
+    given, form = derivative.given(case), case.form
+    if not case.is_pointwise:
+        return certified_steps(asked.results, given, form, bits)
+    bits = bits or form.precision + 2 * GUARD_BITS
+    values, flags = _enclosed(asked.results, given, form, bits)
+    pending = np.zeros(case.points, dtype=bool)
+    for value, flag in zip(values, flags, strict=True):
+        sure = (is_sure or is_certified(ball, form) for ball, is_sure in zip(value.flat, flag.flat, strict=True))
+        if not _are_certified(value, flag, form):
+            pending |= ~np.fromiter(sure, dtype=bool, count=value.size)
+    if pending.any():
+        if bits >= MOST_BITS:
+            raise UncertifiedError(UNCERTIFIED.format(form.name))
+        for value, better in zip(values, certified(case.only(pending), 2 * bits)[0], strict=True):
+            value.ravel()[pending] = better
+    return values, flags
+
+
+def certified_steps(
+    roots: Sequence[Step], given: Mapping[str, Any], form: Format, bits: int = 0
+) -> tuple[list[Array], list[Mask]]:
+    """Evaluate steps by flint, with so many bits or as many as certify each entry; raises UncertifiedError."""
+    bits = bits or form.precision + 2 * GUARD_BITS
+    while bits <= MOST_BITS:
+        values, flags = _enclosed(roots, given, form, bits)
+        if all(_are_certified(value, flag, form) for value, flag in zip(values, flags, strict=True)):
+            return values, flags
+        bits *= 2
+    raise UncertifiedError(UNCERTIFIED.format(form.name))
+
+
+def _enclosed(
+    roots: Sequence[Step], given: Mapping[str, Any], form: Format, bits: int
+) -> tuple[list[Array], list[Mask]]:
+    """Evaluate steps by flint with so many bits; say too where the rule for kinks and edges gave a value."""
+    arithmetic = Exact(form=form)
+    with precision(bits):
+        values = evaluate(roots, given, arithmetic)
+    if arithmetic.ruled:
+        return values, flagged(roots, arithmetic.ruled)
+    return values, [np.zeros(step.shape, dtype=bool) for step in roots]
+
+
+def _are_certified(value: Array, flags: Mask, form: Format) -> bool:
+    balls = value.ravel().tolist()
+    bits = form.precision + GUARD_BITS
+    if not balls or (min(map(arb.rel_accuracy_bits, balls)) >= bits and all(map(arb.is_finite, balls))):
+        return True
+    return all(flag or is_certified(ball, form) for ball, flag in zip(balls, flags.ravel().tolist(), strict=True))
 
 
 def is_certified(ball: arb, form: Format) -> bool:
@@ -144,221 +357,124 @@ def is_certified(ball: arb, form: Format) -> bool:
     return bool(ball.rad() * 2**GUARD_BITS <= form.smallest_subnormal)
 
 
-def certified(program: Program, rows: Sequence[Sequence[arb]], form: Format) -> list[tuple[arb, ...]]:
-    """Evaluate a plain program at each row of arguments, each at the precision that certifies it.
+def allowed(case: Case) -> list[Array]:
+    """Return what rounding may make of the derivative, by each input: flint's balls."""
+    asked = derivative.of_case(case, saved=True)
+    arithmetic = Exact(rounding(case.form, case.inside, independent=case.independent), case.form)
+    with precision(64):
+        return evaluate(asked.results, derivative.given(case), arithmetic, [asked.function.output])
 
-    Arguments are exact: floats, or balls of radius 0. Raises UncertifiedError.
+
+def _reached(truth: Array, wide: Array, flags: Mask) -> Found:
+    rows = []
+    with precision(160):
+        for true, ball in zip(truth.ravel().tolist(), wide.ravel().tolist(), strict=True):
+            centre = float(true)
+            if not true.is_finite():
+                rows.append((centre, 0.0, 0.0, 0.0))
+            elif not ball.is_finite():
+                rows.append((centre, _rest(true, centre), 0.0, math.inf))
+            else:
+                offset = float((ball.mid() - true).mid())
+                rows.append((centre, _rest(true, centre), offset, float(ball.rad().upper() + true.rad().upper())))
+    columns = np.array(rows, dtype=np.float64).reshape(-1, 4).T
+    centres, rests, offsets, radii = (column.reshape(truth.shape).copy() for column in columns)
+    return Found(centres, rests, offsets, radii, flags)
+
+
+def _rest(true: arb, centre: float) -> float:
+    return float((true - arb(centre)).mid()) if math.isfinite(centre) else 0.0
+
+
+def value(case: Case) -> Array:
+    """Return the certified value of the function of a case, before the sum or mean at its root."""
+    ((found,), _) = certified_steps([derivative.value_of(case).output], derivative.given(case), case.form)
+    return found
+
+
+def value_allowance(case: Case) -> Array:
+    """Return what rounding makes of the value of the function of a case."""
+    with precision(64):
+        (found,) = evaluate([derivative.value_of(case).output], derivative.given(case), Exact(Rounding(case.form)))
+    return found
+
+
+def filtered(case: Case) -> tuple[Balls, ...] | None:
+    """Return what float64 can say of an op at many points; None where there are few, or where it is no filter.
+
+    What it says of a point at which it is not certain enough, or where the rule for kinks and edges may decide, is NaN.
     """
-    bits = form.precision + 2 * GUARD_BITS
-    ctx.prec = bits
-    results = program.at(rows)
-    pending = _uncertified(results, form)
-    while pending and bits < MOST_BITS:
-        bits *= 2
-        ctx.prec = bits
-        again = program.at(rows[number] for number in pending)
-        for number, balls in zip(pending, again, strict=True):
-            results[number] = balls
-        pending = [pending[number] for number in _uncertified(again, form)]
-    if pending:
-        at = [float(a) for a in rows[pending[0]]]
-        message = f"no enclosure within {MOST_BITS} bits is tight enough for {form.name} at {at}"
-        raise UncertifiedError(message)
-    return results
+    if not (case.is_pointwise and case.tree.is_single) or case.points < FEWEST or case.form.precision > FILTERED_BITS:
+        return None
+    found = in_arrays(case)
+    if found is None:
+        return None
+    form, trusted = case.form, np.ones(case.batch, dtype=bool)
+    with np.errstate(over="ignore", invalid="ignore"):
+        for balls in found:
+            reach = np.zeros(balls.mid.shape) if balls.rad is None else balls.rad
+            trusted &= np.isfinite(balls.mid) & (reach * 4 <= balls.size + 32 * form.smallest_subnormal)
+    return tuple(type(balls)(np.where(trusted, balls.mid, np.nan), balls.rad) for balls in found)
 
 
-def _uncertified(results: Sequence[Sequence[arb]], form: Format) -> list[int]:
-    """Return the numbers of the rows that have a ball which is not tight enough."""
-    bits = form.precision + GUARD_BITS
-    loose: set[int] = set()
-    for column in zip(*results, strict=True):
-        if min(map(arb.rel_accuracy_bits, column)) < bits or not all(map(arb.is_finite, column)):
-            loose |= {number for number, ball in enumerate(column) if not is_certified(ball, form)}
-    return sorted(loose)
+def overflows(case: Case, *, results: bool) -> bool:
+    """Say whether a value on the way to a derivative is one that its format cannot hold.
 
-
-def answer(case: Case) -> Answer:
-    """Return the certified gradient of a case and its rounding allowance.
-
-    Raises UncertifiedError where no enclosure is tight enough.
+    These are the function itself, derivatives of lower order, and every step between; the results too if they are
+    asked for, as the local derivatives that cotangents of 1 give.
     """
-    return kept(case) if case.entries <= MOST_KEPT else _answered(case)
-
-
-@lru_cache(maxsize=512)
-def kept(case: Case) -> Answer:
-    """Return the answer, which is kept for the next one who asks the same."""
-    return _answered(case)
-
-
-def _answered(case: Case) -> Answer:
-    rows = points(case)
-    ruled = case.tree.is_single and case.along is None
-    exact = critical(case.tree.root.op, rows) if ruled else [False] * len(rows)
-    smooth = [row for row, is_exact in zip(rows, exact, strict=True) if not is_exact] if any(exact) else rows
-    truths = certified(derivative_program(case), smooth, case.form)
-    allowances = _allowances(case, smooth)
-    if any(exact):
-        pairs = iter(zip(truths, allowances, strict=True))
-        both = [
-            conventional(case.tree.root.op, row, case.form) if is_exact else next(pairs)
-            for row, is_exact in zip(rows, exact, strict=True)
-        ]
-        truths, allowances = [truth for truth, _ in both], [allowance for _, allowance in both]
-    share = 1 / fmpq(case.cotangent.size or 1) if case.root == "mean" else ONE
-    return Answer(
-        tuple(_collected(case, truths, None, share)),
-        tuple(_collected(case, allowances, case.form)),
-        tuple(_flagged(case, exact)),
+    asked = derivative.of_case(case, saved=False)
+    lower = derivative.of_case(replace(case, word="r"), saved=False).results if case.order > 1 else ()
+    rounded = {asked.function.output, *asked.before, *lower}
+    last = set(asked.results) - rounded
+    steps = [step for step in ordered([*rounded, *last]) if results or step not in last]
+    inside = rounding(case.form, case.inside).steps or case.form
+    values = None if case.is_pointwise or case.form.precision > FILTERED_BITS else _rough_sizes(case, steps)
+    if values is None:
+        values = [_sizes(array) for array in _evaluated_steps(case, steps)]
+    largest = [float(np.nanmax(sizes, initial=0.0)) for sizes in values]
+    rounded |= last
+    return any(
+        size > (case.form if step in rounded else inside).largest for step, size in zip(steps, largest, strict=True)
     )
 
 
-def filtered(case: Case) -> Filtered | None:
-    """Return what float64 can say; None where there are few points, or no filter for the op or the format."""
-    op, form = case.tree.root.op, case.form
-    if (
-        not (case.is_pointwise and case.tree.is_single and case.along is None)
-        or case.points < FEWEST
-        or form.precision > FILTERED_BITS
-    ):
-        return None
-    columns = [array.ravel() for array in (*case.primals, case.cotangent)]
-    ctx.prec = 64
+def _rough_sizes(case: Case, steps: Sequence[Step]) -> list[Floats] | None:
+    """Return the magnitudes of steps by float64; None where numpy lacks a function that they need."""
     try:
-        truth = evaluated(gradient_program(case.tree), columns)
-        allowance = evaluated(allowance_program(case.tree, form), columns)
-        places = evaluated(critical_program(op), columns[:-1])
-    except (AttributeError, TypeError):
+        with np.errstate(all="ignore"):
+            return [balls.size for balls in evaluate(steps, derivative.given(case), Arrays())]
+    except UnsupportedExpressionError:
         return None
-    with np.errstate(over="ignore"):
-        tight = [
-            np.isfinite(ball.mid)
-            & (ball.rad * 2**GUARD_BITS <= np.maximum(np.abs(ball.mid) * form.unit, form.smallest_subnormal))
-            for ball in truth
-        ]
-        narrow = [ball.rad * 4 <= np.abs(ball.mid) + 32 * form.smallest_subnormal for ball in allowance]
-    apart = [np.abs(ball.mid) > ball.rad for ball in places]
-    return Filtered(truth, allowance, np.all([*tight, *narrow, *apart], axis=0))
 
 
-def _allowances(case: Case, rows: Sequence[Sequence[arb]]) -> list[tuple[arb, ...]]:
-    """Evaluate reverse mode, widened; a mean hands each point its share of the cotangent, rounded."""
-    program = _rounded_program(case)
-    ctx.prec = 64
-    if case.root != "mean":
-        return program.at(rows)
-    first = sum(elements(leaf) for leaf in case.tree.leaves)
-    last = first + elements(case.tree.root)
-    share = arb(fmpq(1, case.cotangent.size or 1)) * arb(1, STEPS * case.form.unit)
-    return program.at(
-        (*row[:first], *(cotangent * share for cotangent in row[first:last]), *row[last:]) for row in rows
-    )
+def _evaluated_steps(case: Case, steps: Sequence[Step]) -> list[Array]:
+    """Evaluate steps by flint, with more bits where that is needed to enclose a large argument's exponential."""
+    for bits in (case.form.precision + 2 * GUARD_BITS, MOST_BITS // 4):
+        with precision(bits):
+            values = evaluate(steps, derivative.given(case), Exact(form=case.form))
+        if not any(_is_vague(ball) for array in values for ball in array.ravel().tolist()):
+            break
+    return values
 
 
-def _rounded_program(case: Case) -> Program:
-    """Return the program of what rounding makes of the derivative that a case asks for."""
-    if case.along is not None:
-        return second_allowance_program(case.tree, case.along, case.form)
-    accumulated = forward_allowance_program if case.forwards and not case.tree.is_single else allowance_program
-    return accumulated(case.tree, case.form)
+def _is_vague(ball: arb) -> bool:
+    """Say whether a ball does not tell the magnitude of a number that may be large."""
+    return not ball.is_finite() or (ball.rel_accuracy_bits() < 1 and abs(ball).upper() > 1)
 
 
-def derivative_program(case: Case) -> Program:
-    """Return the program of the derivative that a case asks for."""
-    return gradient_program(case.tree) if case.along is None else second_program(case.tree, case.along)
+def _sizes(array: Array) -> Floats:
+    """Return magnitudes; what has no finite enclosure at any precision is taken for infinite."""
+    return np.array([float(abs(ball).lower()) if ball.is_finite() else np.inf for ball in array.ravel().tolist()])
 
 
-def value(case: Case) -> list[tuple[arb, ...]]:
-    """Return the certified value of the function at each point of the batch."""
-    count = sum(elements(leaf) for leaf in case.tree.leaves)
-    return certified(value_program(case.tree), [row[:count] for row in points(case)], case.form)
-
-
-def value_allowance(case: Case) -> list[tuple[arb, ...]]:
-    """Return what rounding makes of the value of the function at each point of the batch."""
-    count = sum(elements(leaf) for leaf in case.tree.leaves)
-    ctx.prec = 64
-    return value_program(case.tree, case.form).at([row[:count] for row in points(case)])
-
-
-def contributions(case: Case) -> list[tuple[arb, ...]]:
-    """Return the certified gradient at each point of the batch, before it is summed for any input."""
-    return certified(derivative_program(case), points(case), case.form)
-
-
-def products(case: Case) -> list[tuple[arb, ...]]:
-    """Return the products of tangents that a second derivative of a composition is made of; none of one op alone."""
-    if case.along is None or case.tree.is_single:
-        return []
-    ctx.prec = 64
-    return products_program(case.tree, case.along).at(points(case))
-
-
-def points(case: Case) -> list[tuple[arb, ...]]:
-    """Return the inputs and cotangents of each point of the batch, flat, as exact balls.
-
-    The direction of a second derivative comes with them.
-    """
-    ctx.prec = 64
-    arguments = [
-        np.broadcast_to(primal, (*case.batch, *leaf.shape))
-        for primal, leaf in zip(case.primals, case.tree.leaves, strict=True)
-    ]
-    nodes: list[Node] = [*case.tree.leaves, case.tree.root]
-    whole = [*arguments, case.cotangent]
-    if case.along is not None and case.direction is not None:
-        nodes.append(case.tree.leaves[case.along])
-        whole.append(np.broadcast_to(case.direction, arguments[case.along].shape))
-    columns = [
-        repeat(ONE_BALL, len(column)) if column.count(1.0) == len(column) else map(arb, column)
-        for array, node in zip(whole, nodes, strict=True)
-        for column in array.reshape(case.points, elements(node)).T.tolist()
-    ]
-    return list(zip(*columns, strict=True))
-
-
-def _collected(case: Case, rows: Sequence[Sequence[arb]], form: Format | None, factor: fmpq = ONE) -> Iterator[Array]:
-    """Gather the results at points into an array an input, summing where it was broadcast."""
-    columns = iter(zip(*rows, strict=True))
-    for leaf, batch in zip(case.tree.leaves, case.batches, strict=True):
-        whole = np.empty((elements(leaf), case.points), dtype=object)
-        for number in range(len(whole) if rows else 0):
-            whole[number] = next(columns)
-        if factor != 1:
-            ctx.prec = 128
-            whole = whole * arb(factor)
-        yield _unbroadcast(whole.T.reshape((*case.batch, len(whole))), batch, form).reshape((*batch, *leaf.shape))
-
-
-def _unbroadcast(whole: Array, batch: Shape, form: Format | None) -> Array:
-    """Sum over the batch dimensions that the input lacks or has of length 1."""
-    padded = (1,) * (whole.ndim - 1 - len(batch)) + batch
-    axes = tuple(i for i, n in enumerate(padded) if n == 1 and whole.shape[i] != 1)
-    if not axes:
-        return whole.reshape((*batch, whole.shape[-1]))
-    ctx.prec = 128
-    count = int(np.prod([whole.shape[i] for i in axes]))
-    if count == 0:
-        total = np.full([n for i, n in enumerate(whole.shape) if i not in axes], arb(0), dtype=object)
-        return total.reshape((*batch, whole.shape[-1]))
-    summed = np.moveaxis(whole, axes, range(len(axes))).reshape((count, -1))
-    program = _sum_program(count, form)
-    total = np.array([total for (total,) in program.at(summed.T)], dtype=object)
-    return total.reshape((*batch, whole.shape[-1]))
-
-
-@lru_cache(maxsize=64)
-def _sum_program(count: int, form: Format | None) -> Program:
-    emitter = Emitter(form)
-    names = [f"v{i}" for i in range(count)]
-    return emitter.program(names, [emitter.total(names)])
-
-
-def _flagged(case: Case, flags: Sequence[bool]) -> Iterator[np.ndarray[Shape, np.dtype[np.bool_]]]:
-    """Mark the entries of each input to which a conventional point contributed."""
-    table = np.array(flags, dtype=bool).reshape(case.batch)
-    for leaf, batch in zip(case.tree.leaves, case.batches, strict=True):
-        padded = (1,) * (table.ndim - len(batch)) + batch
-        axes = tuple(i for i, n in enumerate(padded) if n == 1)
-        flagged = table.any(axis=axes, keepdims=True).reshape(batch)
-        yield np.broadcast_to(flagged.reshape(batch + (1,) * len(leaf.shape)), batch + leaf.shape)
+def may_be_zero(case: Case, number: int, share: float) -> bool:
+    """Say whether a derivative is 0 at some inputs whose values are off by a share of themselves."""
+    asked = derivative.of_case(case, saved=False)
+    nearby = arb(1, share)
+    values: dict[str, Any] = dict(derivative.given(case))
+    with precision(4 * case.form.precision):
+        for name, primal in ((f"x{i}", p) for i, p in enumerate(case.primals)):
+            values[name] = objects([arb(v) * nearby for v in primal.ravel().tolist()], primal.shape)
+        (found,) = evaluate([asked.results[number]], values, Exact())
+    return any(ball.contains(0) for ball in found.ravel().tolist())

@@ -7,11 +7,12 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
+from flint import arb
 from hypothesis import strategies as st
 
-from reference.case import ROOTS, Case, twice
+from reference.case import ROOTS, Case, repeated_order
 from reference.convention import critical
-from reference.oracle import points as points_of
+from reference.domain import REAL
 from reference.oracle import value_allowance
 from reference.tree import single
 from strategies.points import hard, moderate, points
@@ -19,12 +20,19 @@ from strategies.shapes import batches, broadcastable, layouts, wholes
 from strategies.trees import LARGEST, LEAF_RANGE, is_composable, trees
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from reference.format import Floats, Format
-    from reference.op import Op, Shape
+    from reference.graph import Shape
+    from reference.op import Op
 
 COTANGENTS = (1.0, -1.0, 2.0, 0.5, -0.75)
+LENGTHS = (1, 2, 7, 8, 9, 31, 33, 127, 129, 255, 257, 1025)
+"""Lengths of the axes of a tensor op: around vector registers and the blocks of kernels."""
+
+SHORT = 64
+"""The length up to which an axis of real use is not long."""
+
 STEPS, TENSOR_STEPS = 8, 5
 """The most ops that a tree of scalars, or of tensors, has."""
 
@@ -44,25 +52,80 @@ TENSOR_RANGE = 2.5
 @st.composite
 def op_cases(draw: st.DrawFn, op: Op, form: Format, most: int = 256, order: int = 1) -> Case:
     """Cases of one op. Shrinks towards one point at 1, a cotangent of 1 and contiguous inputs."""
-    if op.elementwise:
-        case = _elementwise(draw, op, form, most, order)
-    else:
-        tree = single(op, draw(st.sampled_from(op.shapes)))
-        batch = draw(batches().filter(lambda b: len(b) < 3)) if op.batched else ()
-        primals = tuple(
-            _tensor_input(draw, op, form, leaf.name, (*(batch if i < op.batched else ()), *leaf.shape))
-            for i, leaf in enumerate(tree.leaves)
-        )
-        case = Case(tree, form, primals, _cotangent(draw, form, (*batch, *tree.root.shape)))
+    case = _elementwise(draw, op, form, most, order) if op.elementwise else _tensor(draw, op, form)
     laid_out = _laid_out(draw, case)
-    return laid_out if order == 1 else draw(st.sampled_from(list(twice(laid_out))))
+    return laid_out if order == 1 else draw(st.sampled_from(list(repeated_order(laid_out, "r" * order))))
+
+
+def _tensor(draw: st.DrawFn, op: Op, form: Format) -> Case:
+    """Draw a case of a tensor op: small shapes and batches, or lengths around those of registers and blocks."""
+    if op.axes and not op.shapes and draw(st.booleans()):
+        lengths = {letter: draw(st.sampled_from(LENGTHS)) for letter in op.letters}
+        shapes = op.shaped(lengths)
+        batch = draw(st.sampled_from(((), (2,), (1, 3)))) if op.batched else ()
+    else:
+        shapes = draw(st.sampled_from(op.cores))
+        batch = draw(batches().filter(lambda b: len(b) < 3)) if op.batched else ()
+    tree = single(op, shapes)
+    primals = tuple(
+        _tensor_input(draw, op, form, leaf.name, (*(batch if i < op.batched else ()), *leaf.shape))
+        for i, leaf in enumerate(tree.leaves)
+    )
+    cotangent = _cotangent(draw, form, (*batch, *tree.root.shape))
+    return Case(tree, form, primals, cotangent, seed=draw(st.integers(0, 7)))
 
 
 @cache
-def fixed_cases(op: Op, form: Format, order: int = 1) -> tuple[Case, ...]:
-    """Return cases of an op that are the same each time: hard points of an elementwise op, each shape of another."""
-    cases = _fixed(op, form, order)
-    return tuple(cases) if order == 1 else tuple(second for case in cases for second in twice(_smooth(case)))
+def fixed_cases(op: Op, form: Format, order: int = 1, *, whole: bool = False) -> tuple[Case, ...]:
+    """Return cases of an op that are the same each time.
+
+    They are hard points of an elementwise op; of another its small shapes and, unless a whole Jacobian is asked
+    for, the lengths of real use.
+    """
+    real = () if whole or order > 2 else real_cases(op, form)[: 3 - order]
+    cases = [*_fixed(op, form, order), *real]
+    if order == 1:
+        return tuple(cases)
+    return tuple(each for case in cases for each in repeated_order(_smooth(case), "r" * order))
+
+
+@cache
+def real_cases(op: Op, form: Format) -> tuple[Case, ...]:
+    """Return cases of a tensor op in real use: all bits drawn, and a cotangent that probes the last element."""
+    if op.elementwise or not op.axes:
+        return ()
+    case = case_in_use(op, form, op.sizes, op.rows)
+    if not case.cotangent.shape:
+        return (case,)
+    probe = np.zeros(case.cotangent.shape)
+    probe[..., -1] = 1.0
+    return case, replace(case, cotangent=probe)
+
+
+@cache
+def long_case(op: Op, form: Format, length: int) -> Case:
+    """Return a case of a tensor op whose long axes have so many elements; its other axes are as in real use."""
+    sizes = {letter: length if size > SHORT else size for letter, size in op.sizes.items()}
+    return case_in_use(op, form, sizes, tuple(min(size, length) for size in op.rows))
+
+
+def case_in_use(op: Op, form: Format, sizes: Mapping[str, int], batch: Shape) -> Case:
+    """Draw inputs of the sizes and a cotangent, the same each time."""
+    rng = np.random.default_rng(1)
+    tree = single(op, op.shaped(sizes))
+    primals = tuple(
+        _spread_out(op, form, leaf.name, rng, (*(batch if i < op.batched else ()), *leaf.shape))
+        for i, leaf in enumerate(tree.leaves)
+    )
+    cotangent = _rounded(form, rng.standard_normal((*batch, *tree.root.shape)))
+    return Case(tree, form, primals, cotangent, independent=True)
+
+
+def _spread_out(op: Op, form: Format, name: str, rng: np.random.Generator, shape: Shape) -> Floats:
+    """Draw values as activations have them; within its domain where that is not the whole line."""
+    if op.interval(name) == REAL:
+        return _rounded(form, rng.standard_normal(shape))
+    return _rounded(form, rng.uniform(*_tensor_range(op, name), size=shape))
 
 
 @cache
@@ -88,12 +151,15 @@ def _spread(op: Op, form: Format) -> Iterator[Case]:
         columns.append(rng.permutation(values[[interval.encloses(value, value) for value in values.tolist()]]))
     count = min(map(len, columns))
     case = Case(single(op), form, tuple(column[:count] for column in columns), np.ones(count))
-    yield case.only(np.array([abs(ball) <= LARGEST for (ball,) in value_allowance(case)], dtype=bool))
+    yield case.only(np.array([abs(ball) <= LARGEST for ball in value_allowance(case).tolist()], dtype=bool))
 
 
 def _smooth(case: Case) -> Case:
     """Leave out the points of an op at which no rule says what its second derivative is: kinks, edges and seams."""
-    ruled = np.array(critical(case.tree.root.op, points_of(case), order=2), dtype=bool)
+    if not case.is_pointwise:
+        return case
+    rows = list(zip(*(map(arb, primal.ravel().tolist()) for primal in case.primals), strict=True))
+    ruled = np.array(critical(case.tree.root.op, rows, order=2), dtype=bool)
     return case.only(~ruled) if ruled.any() else case
 
 
@@ -107,7 +173,7 @@ def _fixed(op: Op, form: Format, order: int) -> Iterator[Case]:
             tie(op, columns, 3)
         yield Case(single(op), form, tuple(columns), np.resize(FIXED_COTANGENTS, FIXED))
         return
-    for shapes in op.shapes:
+    for shapes in op.cores:
         tree = single(op, shapes)
         batch = (2,) if op.batched else ()
         primals = tuple(
@@ -192,4 +258,4 @@ def tree_cases(draw: st.DrawFn, form: Format, ops: Sequence[Op] | None = None, m
     whole = (*np.broadcast_shapes(*shapes), *tree.root.shape)
     cotangent = _cotangent(draw, form, whole) if root == "cotangent" else np.ones(whole)
     case = _laid_out(draw, Case(tree, form, primals, cotangent, root))
-    return case if order == 1 else draw(st.sampled_from(list(twice(case))))
+    return case if order == 1 else draw(st.sampled_from(list(repeated_order(case, "rr"))))

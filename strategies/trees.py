@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import math
-from functools import cache
+from dataclasses import replace
+from functools import cache, reduce
+from math import prod
 from typing import TYPE_CHECKING
 
-from flint import arb, ctx
+import numpy as np
+from flint import arb
 from hypothesis import strategies as st
+from sympy import Expr
 
 from reference.catalogue import OPS
-from reference.chain import flat
 from reference.compiler import compiled
 from reference.convention import seams
-from reference.op import x, y
-from reference.tree import MANNERS, Apply, Leaf, Tree, rule
+from reference.evaluation import Exact, evaluate, objects
+from reference.format import precision
+from reference.graph import Input, Map
+from reference.op import x, y, z
+from reference.trace import TraceError, applied
+from reference.tree import MANNERS, Apply, Leaf, Tree, result_shape
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from reference.op import Array, Op, Shape
+    from reference.graph import Shape, Step
+    from reference.op import Array, Op
     from reference.tree import Node
 
 Range = tuple[float, float]
@@ -40,7 +48,7 @@ SHAPES: tuple[Shape, ...] = ((2, 3), (1, 3), (2, 1), (1, 1))
 """Shapes of the inputs of a tree of tensors; they broadcast against each other."""
 
 MOST_ELEMENTS = 6
-"""The elements that a node may have: sympy differentiates by each."""
+"""The elements that a node may have: structure is what a tree is drawn for."""
 
 
 def is_composable(op: Op) -> bool:
@@ -56,24 +64,20 @@ COMPOSABLE = tuple(op for op in OPS.values() if is_composable(op))
 
 @cache
 def image(op: Op, ranges: tuple[Range, ...], shapes: tuple[Shape, ...], order: int = 1) -> Range | None:
-    """Enclose what an op makes of ranges; None where it cannot be part of a tree.
+    """Enclose what an op makes of ranges.
 
-    That is where it is not bounded, not smooth enough for a derivative of the order, or refuses the shapes.
+    It is None where the op is not smooth enough for a derivative of an order and bounded, or refuses the shapes.
     """
     if not all(op.interval(n).encloses(*r) for n, r in zip(op.inputs, ranges, strict=True)):
         return None
     try:
-        local = rule(op, shapes)
-    except (ValueError, IndexError):
+        shape = result_shape(op, shapes)
+    except TraceError:
         return None
-    if local.outputs.size > MOST_ELEMENTS:
+    if prod(shape) > MOST_ELEMENTS:
         return None
-    ctx.prec = 64
-    if callable(op.formula):
-        values, kinks = compiled(flat((local.outputs,)), flat(local.inputs))(*_everywhere(local.inputs, ranges)), []
-    else:
-        program = compiled([op.formula, *op.kinks, *(seams(op) if order > 1 else ())], (x, y)[: len(ranges)])
-        values, *kinks = zip(*program.at(_cells(ranges)), strict=True)
+    with precision(64):
+        values, kinks = _enclosed(op, ranges, shapes, order)
     if not all(ball.is_finite() and abs(ball) <= LARGEST for ball in values) or any(
         not ball.is_finite() or ball.contains(0) for row in kinks for ball in row
     ):
@@ -83,6 +87,43 @@ def image(op: Op, ranges: tuple[Range, ...], shapes: tuple[Shape, ...], order: i
     return (lower, upper) if max(-lower, upper) <= LARGEST else None
 
 
+def _enclosed(
+    op: Op, ranges: tuple[Range, ...], shapes: tuple[Shape, ...], order: int
+) -> tuple[Sequence[arb], Sequence[Sequence[arb]]]:
+    """Enclose the values of an op over ranges, and what vanishes where it is not smooth."""
+    if isinstance(op.formula, Expr):
+        program = compiled([op.formula, *op.kinks, *(seams(op) if order > 1 else ())], (x, y, z)[: len(ranges)])
+        values, *kinks = zip(*program.at(_cells(ranges)), strict=True)
+        return values, kinks
+    inputs = [Input((), shape, name) for name, shape in zip(op.inputs, shapes, strict=True)]
+    given = {
+        name: objects([arb((lower + upper) / 2, (upper - lower) / 2)] * prod(shape), shape)
+        for name, shape, (lower, upper) in zip(op.inputs, shapes, ranges, strict=True)
+    }
+    (found,) = evaluate([applied(op, inputs, 0)], given, Ranges())
+    return found.ravel().tolist(), []
+
+
+class Ranges(Exact):
+    """Flint's balls that stand for ranges: a map of one argument encloses each piece of a range by itself."""
+
+    def step(self, step: Step, sources: Sequence[Array]) -> Array:
+        """Evaluate a step of the ranges of its sources."""
+        if not isinstance(step, Map) or len(sources) != 1:
+            return super().step(step, sources)
+        pieces = [_pieces(ball) for ball in sources[0].ravel().tolist()]
+        shape = (PIECES, *sources[0].shape)
+        cells = objects([cell for row in zip(*pieces, strict=True) for cell in row], shape)
+        whole = super().step(replace(step, sources=(Input((), shape),), shape=shape), [cells])
+        return reduce(np.frompyfunc(arb.union, 2, 1), whole)
+
+
+def _pieces(ball: arb) -> list[arb]:
+    """Cut a ball into pieces."""
+    half = ball.rad() / PIECES
+    return [ball.mid() + half * (2 * i + 1 - PIECES) + arb(0, half) for i in range(PIECES)]
+
+
 def _cells(ranges: tuple[Range, ...]) -> list[tuple[arb, ...]]:
     cells: list[tuple[arb, ...]] = [()]
     for lower, upper in ranges:
@@ -90,11 +131,6 @@ def _cells(ranges: tuple[Range, ...]) -> list[tuple[arb, ...]]:
         pieces = [arb(lower + half * (2 * i + 1), half) for i in range(PIECES)]
         cells = [(*cell, piece) for cell in cells for piece in pieces]
     return cells
-
-
-def _everywhere(inputs: Sequence[Array], ranges: tuple[Range, ...]) -> tuple[arb, ...]:
-    balls = (arb((lower + upper) / 2, (upper - lower) / 2) for lower, upper in ranges)
-    return tuple(ball for array, ball in zip(inputs, balls, strict=True) for _ in range(array.size))
 
 
 @st.composite

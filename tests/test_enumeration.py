@@ -10,6 +10,7 @@ import pytest
 
 from reference.case import Case
 from reference.tree import single
+from strategies.cases import LENGTHS, fixed_cases, long_case, real_cases
 from strategies.points import everything, hard, stratified
 
 if TYPE_CHECKING:
@@ -47,6 +48,14 @@ def test_gradient_at_hard_combinations(op, form, assay) -> None:
     sides = [hard(form, op.interval(name), op, HARD[len(op.inputs)]) for name in op.inputs]
     columns = tuple(column.ravel() for column in np.meshgrid(*sides, indexing="ij"))
     for case in cases(op, form, columns):
+        assay.assert_agrees(case)
+
+
+@pytest.mark.enumerated(arguments=(0,), bits=(16, 32, 64))
+def test_gradient_of_a_tensor_op(op, form, assay) -> None:
+    """The gradient could have come from correctly rounded steps: small, of block length, and in real use."""
+    lengths = [long_case(op, form, length) for length in LENGTHS] if op.axes else []
+    for case in (*fixed_cases(op, form, whole=True), *lengths, *real_cases(op, form)):
         assay.assert_agrees(case)
 
 

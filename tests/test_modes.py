@@ -21,7 +21,7 @@ from tests.verdict.comparison import judged
 @pytest.mark.fixed
 def test_mode_gives_the_derivative(op, form, mode, assay) -> None:
     """What a mode gives could have come from correctly rounded steps, or is a known deviation."""
-    for case in fixed_cases(op, form, mode.order):
+    for case in fixed_cases(op, form, mode.order, whole=mode.whole):
         assay.assert_agrees(case)
 
 

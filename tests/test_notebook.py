@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from reference.case import Case
 from reference.catalogue import OPS
-from reference.derivative import derivative
+from reference.elements import derivative
 from reference.op import Op, x
 from reference.tree import Apply, Leaf, Tree
 from strategies.points import moderate

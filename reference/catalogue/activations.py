@@ -6,7 +6,7 @@ What torch documents as piecewise is piecewise here: softplus turns linear above
 import numpy as np
 from sympy import Abs, Piecewise, Rational, erf, exp, log, pi, sqrt, tanh
 
-from reference.op import OUTPUT, Array, Op, x
+from reference.op import OUTPUT, Op, x
 
 ALPHA = Rational("1.6732632423543772848170429916717")
 SCALE = Rational("1.0507009873554804934193349852946")
@@ -82,12 +82,11 @@ EXPONENTIAL = (
 
 
 
-def parametric(x: Array, weight: Array) -> Array:
-    """Return x where it is positive, weight times it elsewhere."""
-    return np.array([Piecewise((e, e > 0), (e * weight[0], True)) for e in x.flat], dtype=object).reshape(x.shape)
-
-
-PARAMETRIC = (Op(name="prelu", torch="torch.nn.functional.prelu", formula=parametric, shapes=(((4,), (1,)),), composes=False),)
+PARAMETRIC = (
+    Op(
+        name="prelu", torch="torch.nn.functional.prelu", inside="wide", formula=lambda x, weight: np.where(x > 0, x, x * weight), axes="n,k", sizes={"n": 4096, "k": 1},
+        shapes=(((4,), (1,)),), composes=False,
+    ),
+)
 
 OPS = (*RECTIFIERS, *EXPONENTIAL, *PARAMETRIC)
-

@@ -4,16 +4,16 @@ import numpy as np
 
 from reference.op import Op
 
+MATRICES = {"m": 256, "k": 512, "n": 128}
+"""The lengths of the axes of products of matrices in real use."""
+
 OPS = (
-    Op(name="dot", torch="torch.dot", formula=lambda x, y: x @ y, shapes=(((3,), (3,)), ((1,), (1,)), ((17,), (17,))), batched=0),
-    Op(name="matmul", torch="torch.matmul", formula=lambda x, y: x @ y, shapes=(((2, 3), (3, 2)), ((1, 4), (4, 1))), batched=2),
+    Op(name="dot", torch="torch.dot", inside="wide", formula=lambda x, y: x @ y, shapes=(((3,), (3,)), ((1,), (1,)), ((17,), (17,))), axes="n,n", batched=0),
+    Op(name="matmul", torch="torch.matmul", inside="wide", formula=lambda x, y: x @ y, axes="mk,kn", sizes=MATRICES, batched=2),
     Op(
-        name="einsum", torch="torch.einsum", formula=lambda x, y: np.einsum("ij,kj->ik", x, y, optimize=False),
-        leading=("ij,kj->ik",), shapes=(((2, 3), (2, 3)), ((3, 2), (1, 2))), batched=0,
+        name="einsum", torch="torch.einsum", formula=lambda x, y: np.einsum("ij,kj->ik", x, y),
+        leading=("ij,kj->ik",), axes="mk,nk", sizes=MATRICES, batched=0,
     ),
-    Op(name="outer", torch="torch.outer", formula=lambda x, y: x[:, None] * y, shapes=(((3,), (2,)),), batched=0),
-    Op(
-        name="linear", torch="torch.nn.functional.linear", formula=lambda x, weight, bias: x @ weight.T + bias,
-        shapes=(((3,), (2, 3), (2,)),),
-    ),
+    Op(name="outer", torch="torch.outer", formula=lambda x, y: x[:, None] * y, axes="m,n", sizes={"m": 64, "n": 4096}, batched=0),
+    Op(name="linear", torch="torch.nn.functional.linear", inside="wide", formula=lambda x, weight, bias: x @ weight.T + bias, axes="k,nk,n", sizes=MATRICES),
 )

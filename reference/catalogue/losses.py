@@ -1,31 +1,31 @@
 """Losses."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 from sympy import Abs, Piecewise, Rational, exp, log
 
 from reference.catalogue.normalisers import log_softmax
 from reference.domain import POSITIVE, Interval
-from reference.op import Array, Op, x, y
+from reference.op import Op, Shape, x, y
 
 EACH = {"reduction": "none"}
 UNIT = Interval(0, 1)
-TARGETS = (2, 0)
-"""The classes of the two rows that cross_entropy is tried at."""
 
 
-def mean_squared_error(x: Array, target: Array) -> Array:
-    """Mean over all elements of the squared difference."""
-    return np.sum((x - target) ** 2) * Rational(1, x.size)
+def classes(shapes: Sequence[Shape], random: np.random.Generator) -> Any:
+    """Draw a class for each row."""
+    return random.integers(0, shapes[0][-1], shapes[0][:-1])
 
 
-def cross_entropy(x: Array) -> Array:
+def cross_entropy(x: Any, target: Any) -> Any:
     """Mean over the rows of minus the log-softmax at the row's class."""
-    scores = log_softmax(x)
-    return -sum(scores[i, t] for i, t in enumerate(TARGETS)) * Rational(1, len(TARGETS))
+    return -np.mean(log_softmax(x)[np.arange(len(target)), target])
 
 
 OPS = (
-    Op(name="mse_loss", torch="torch.nn.functional.mse_loss", formula=mean_squared_error, shapes=(((3,), (3,)), ((2, 2), (2, 2))), batched=0),
+    Op(name="mse_loss", torch="torch.nn.functional.mse_loss", formula=lambda x, target: np.mean((x - target) ** 2), axes="n,n", batched=0),
     Op(name="l1_loss", torch="torch.nn.functional.l1_loss", kwargs=EACH, broadcasts=False, formula=Abs(x - y), kinks=(x - y,)),
     Op(
         name="huber_loss", torch="torch.nn.functional.huber_loss", kwargs=EACH, broadcasts=False,
@@ -48,8 +48,7 @@ OPS = (
         domain={"y": POSITIVE},
     ),
     Op(
-        name="cross_entropy", torch="torch.nn.functional.cross_entropy", constants={"target": TARGETS},
-        formula=cross_entropy, shapes=(((2, 3),),), batched=0,
-        saves=log_softmax, saved=lambda _, saved: saved,
+        name="cross_entropy", torch="torch.nn.functional.cross_entropy", contexts={"target": classes}, formula=cross_entropy,
+        axes="mn", sizes={"m": 2, "n": 32000}, batched=0, saves=log_softmax, saved=lambda _, saved: saved,
     ),
 )

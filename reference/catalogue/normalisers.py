@@ -1,49 +1,48 @@
 """Functions that set the scale of a vector."""
 
+from typing import Any
+
+import numpy as np
 from sympy import Rational
 
-from reference.catalogue.reductions import (
-    ROW,
-    average,
-    exponential,
-    log_of_sum_of_exp,
-    root,
-    squared_deviation,
-    total,
-)
-from reference.op import Array, Op
+from reference.catalogue.reductions import average, log_of_sum_of_exp, total
+from reference.op import Op, Shape
+from reference.trace import shift
 
 EPSILON = Rational(1, 100000)
 
 
-def log_softmax(x: Array) -> Array:
+def row(*shapes: Shape) -> Shape:
+    """Return the dimensions that are normalised together: the last of the first input."""
+    return shapes[0][-1:]
+
+
+def softmax(x: Any) -> Any:
+    """Exponentials over their sum."""
+    exponential = np.exp(x - shift(x))
+    return exponential / total(exponential)
+
+
+def log_softmax(x: Any) -> Any:
     """Logarithm of softmax over the last dimension."""
     return x - log_of_sum_of_exp(x)
 
 
-def standardised(x: Array) -> Array:
+def standardised(x: Any) -> Any:
     """Deviations over their root mean square, as layer_norm documents it."""
-    variance = squared_deviation(x) * Rational(1, x.shape[-1])
-    return (x - average(x)) / root(variance + EPSILON)
+    deviation = x - average(x)
+    return deviation / np.sqrt(average(deviation**2) + EPSILON)
 
 
 OPS = (
+    Op(name="softmax", torch="torch.softmax", inside="saved", kwargs={"dim": -1}, axes="n", formula=softmax),
+    Op(name="log_softmax", torch="torch.log_softmax", inside="saved", kwargs={"dim": -1}, axes="n", formula=log_softmax, saved=lambda _, output: output),
     Op(
-        name="softmax", torch="torch.softmax", kwargs={"dim": -1}, shapes=ROW,
-        formula=lambda x: exponential(x) / total(exponential(x)),
-    ),
-    Op(
-        name="log_softmax", torch="torch.log_softmax", kwargs={"dim": -1}, shapes=ROW,
-        formula=log_softmax, saved=lambda _, output: output,
-    ),
-    Op(
-        name="layer_norm", torch="torch.nn.functional.layer_norm", kwargs={"normalized_shape": (3,)},
-        keywords=("input", "weight", "bias"), shapes=(((3,), (3,), (3,)),),
+        name="layer_norm", torch="torch.nn.functional.layer_norm", kwargs={"normalized_shape": row}, keywords=("input", "weight", "bias"), axes="n,n,n",
         formula=lambda x, weight, bias: standardised(x) * weight + bias,
     ),
     Op(
-        name="rms_norm", torch="torch.nn.functional.rms_norm", shapes=(((3,), (3,)),),
-        kwargs={"normalized_shape": (3,), "eps": 1e-5}, keywords=("input", "weight"),
-        formula=lambda x, weight: x / root(average(x**2) + EPSILON) * weight,
+        name="rms_norm", torch="torch.nn.functional.rms_norm", inside="wide", kwargs={"normalized_shape": row, "eps": 1e-5}, keywords=("input", "weight"), axes="n,n",
+        formula=lambda x, weight: x / np.sqrt(average(x**2) + EPSILON) * weight,
     ),
 )

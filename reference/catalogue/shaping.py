@@ -1,26 +1,43 @@
 """Functions that move elements: their derivative moves them back."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 
-from reference.op import Op
+from reference.op import Op, Shape
+
+
+def choices(shapes: Sequence[Shape], random: np.random.Generator) -> Any:
+    """Choose between two elements at each place of the last dimension."""
+    return random.permutation(np.arange(shapes[0][-1]) % 2 == 0)
+
+
+def places(shapes: Sequence[Shape], random: np.random.Generator) -> Any:
+    """Choose places of the last dimension, some more than once and out of order."""
+    return random.integers(0, shapes[0][-1], shapes[0][-1])
+
 
 OPS = (
-    Op(name="transpose", torch="torch.transpose", kwargs={"dim0": -2, "dim1": -1}, formula=lambda x: x.swapaxes(-2, -1), shapes=(((2, 3),),)),
     Op(
-        name="expand", torch="torch.broadcast_to", kwargs={"size": (3, 2)}, formula=lambda x: np.broadcast_to(x, (3, 2)),
+        name="transpose", torch="torch.transpose", inside="wide", kwargs={"dim0": -2, "dim1": -1}, formula=lambda x: x.swapaxes(-2, -1),
+        axes="mn", sizes={"m": 64, "n": 4096},
+    ),
+    Op(
+        name="expand", torch="torch.broadcast_to", inside="wide", kwargs={"size": (3, 2)}, formula=lambda x: np.broadcast_to(x, (3, 2)),
         shapes=(((1, 2),), ((3, 1),), ((1, 1),)), batched=0,
     ),
-    Op(name="flip", torch="torch.flip", kwargs={"dims": (-1,)}, formula=lambda x: x[..., ::-1], shapes=(((3,),),)),
+    Op(name="flip", torch="torch.flip", inside="wide", kwargs={"dims": (-1,)}, formula=lambda x: x[..., ::-1], axes="n"),
     Op(
-        name="where", torch="torch.where", keywords=("input", "other"), constants={"condition": (True, False, True)},
-        formula=lambda x, y: np.stack([x[..., 0], y[..., 1], x[..., 2]], axis=-1), shapes=(((3,), (3,)),), batched=2,
+        name="where", torch="torch.where", inside="wide", keywords=("input", "other"), contexts={"condition": choices},
+        formula=lambda x, y, condition: np.where(condition, x, y), axes="n,n", batched=2,
     ),
     Op(
-        name="index_select", torch="torch.index_select", kwargs={"dim": -1}, constants={"index": (2, 0, 2)},
-        formula=lambda x: x[..., [2, 0, 2]], shapes=(((3,),),),
+        name="index_select", torch="torch.index_select", inside="wide", kwargs={"dim": -1}, contexts={"index": places},
+        formula=lambda x, index: x[..., index], axes="n",
     ),
     Op(
-        name="cat", torch="torch.cat", kwargs={"dim": -1}, packed=True,
-        formula=lambda x, y: np.concatenate([x, y], axis=-1), shapes=(((2,), (1,)),), batched=2,
+        name="cat", torch="torch.cat", inside="wide", kwargs={"dim": -1}, packed=True,
+        formula=lambda x, y: np.concatenate([x, y], axis=-1), axes="n,m", sizes={"n": 4096, "m": 7}, batched=2,
     ),
 )

@@ -34,8 +34,8 @@ ASKED = ("backward", "vmap_grad", "jacfwd", "rr")
 
 
 def cases(op: str, form: str) -> Iterator[Case]:
-    """Yield hard points of an op, in vectors longer than a register, and the same with strides."""
-    for case in fixed_cases(OPS[op], FORMATS[form]):
+    """Yield hard points of an op, in vectors longer than a register, and the same with strides; small tensors."""
+    for case in fixed_cases(OPS[op], FORMATS[form], whole=True):
         yield case
         yield replace(case, layouts=("strided",) * len(case.primals))
 
@@ -136,7 +136,7 @@ def differs(op: str, form: str, mode: Mode = SOUND) -> bool:
     """Say whether anything is wrong on the device that is not wrong with torch on the CPU, whose kernels it has."""
     return any(
         verdicts(case, mode, pyrite.NAME) != verdicts(case, mode, "cpu")
-        for case in (cases(op, form) if mode.order == 1 else fixed_cases(OPS[op], FORMATS[form], 2))
+        for case in (cases(op, form) if mode.order == 1 else fixed_cases(OPS[op], FORMATS[form], 2, whole=True))
     )
 
 
@@ -157,7 +157,7 @@ def believed(lie: str) -> list[str]:
     return [
         op
         for op in OPS
-        if not any(verdicts(case, lying, pyrite.NAME) for case in fixed_cases(OPS[op], FORMATS["float32"]))
+        if not any(verdicts(case, lying, pyrite.NAME) for case in fixed_cases(OPS[op], FORMATS["float32"], whole=True))
     ]
 
 

@@ -6,6 +6,8 @@ A pytest plugin: ``python -m pytest -p tests.meta.standin tests --deviations /de
 from __future__ import annotations
 
 from dataclasses import replace
+from fractions import Fraction
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,7 +18,6 @@ from tests.subject.mode import MODES
 
 if TYPE_CHECKING:
     import torch
-    from flint import arb
 
     from reference.case import Case
     from reference.format import Format
@@ -24,19 +25,14 @@ if TYPE_CHECKING:
 
 def rounded(case: Case, device: str) -> list[torch.Tensor | None]:
     """Return the gradients of a case, correctly rounded to its format."""
-    return [
-        binding.tensor(
-            np.array([_value(ball, case.form) for ball in truth.flat]).reshape(truth.shape), case.form, device
-        )
-        for truth in answer(case).truth
-    ]
+    nearest = np.vectorize(partial(_value, case.form), otypes=[float])
+    return [binding.tensor(nearest(found.centre, found.rest), case.form, device) for found in answer(case)]
 
 
-def _value(ball: arb, form: Format) -> float:
-    if not ball.is_finite():
-        return float(ball)
-    nearest = form.round_enclosure(ball)
-    return float(ball) if nearest is None else nearest
+def _value(form: Format, centre: float, rest: float) -> float:
+    if not np.isfinite(centre):
+        return float(centre)
+    return form.round(Fraction(float(centre)) + Fraction(float(rest)))
 
 
 for name, mode in tuple(MODES.items()):

@@ -38,7 +38,9 @@ OPS = (
     Op(name="my_tanh", torch="torch.tanh", formula=tanh(x)),
 )
 """
-FIELDS = "op mode order device dtype compared worst_ulp worst_share verdict at got expected known torch seed"
+FIELDS = (
+    "op mode order device dtype compared size inside worst_ulp worst_share verdict at got expected known torch seed"
+)
 QUICK = [name for name, mode in MODES.items() if not mode.sampled]
 """The modes of the profile quick."""
 NOTHING = {
@@ -49,6 +51,7 @@ NOTHING = {
     "profile": "quick",
     "catalogue": None,
     "deviations": None,
+    "inside": None,
 }
 
 
@@ -207,7 +210,7 @@ def test_own_op_gets_the_battery(tmp_path: Path) -> None:
     found = {(r.op, r.mode, r.dtype): r.verdict for r in record.read(path)}
     # A function must say how.
     first = {"func_grad", "func_vjp", "vmap_grad", "forward", "func_jvp", "jacrev", "jacfwd"}
-    without = first | {"fr", "rf", "ff", "hessian"}
+    without = first | {"fr", "rf", "ff", "hessian", "fff"}
     assert found == {
         ("my_cube", m, f): "unsupported" if m in without else "agrees"
         for m in QUICK

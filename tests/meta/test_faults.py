@@ -101,14 +101,15 @@ def test_deviation_bounds_how_far() -> None:
 
 
 def test_missing_kernel_is_unsupported() -> None:
-    """Where torch says that it has no kernel nothing was compared, and the record says why."""
+    """Where torch has no kernel nothing was compared, and the record says why; of a test that broke it is an error."""
     op, form = OPS["erfcx"], FORMATS["float16"]
     assay = Assay(op.name, MODES["backward"], form, "cpu", ())
     assay.assert_agrees(Case(single(op), form, (np.array([1.0]),), np.array([1.0])))
     assay.assert_compared()
-    record = assay.record(0, passed=False)
+    record = assay.record(0, passed=True)
     assert (record.verdict, record.compared) == ("unsupported", 0)
     assert "not implemented for 'Half'" in record.got
+    assert assay.record(0, passed=False).verdict == "error"
 
 
 def test_comparing_nothing_fails() -> None:

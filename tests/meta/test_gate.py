@@ -31,6 +31,7 @@ SOUND = {
     "kernels": "AVX2",
     "verdict": "agrees",
     "known": "",
+    "inside": "",
     "worst_ulp": "1.2",
     "at": "x=0x1.0p+0",
 }
@@ -39,6 +40,24 @@ SOUND = {
 def judged(**after: str) -> list[tuple[str, bool]]:
     """Return the kinds of change from a sound row, and whether the gate closes."""
     return [(change.kind, change.is_worse) for change in changes({KEY: SOUND}, {KEY: SOUND | after})]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "kinds"),
+    [
+        ("wide", "saved", ["less sharp"]),
+        ("saved", "format", ["less sharp"]),
+        ("wide", "format", ["less sharp"]),
+        ("format", "wide", []),
+        ("wide", "wide", []),
+        ("", "format", []),
+        ("wide", "", []),
+    ],
+)
+def test_gate_closes_for_a_looser_promise(before: str, after: str, kinds: list[str]) -> None:
+    """An op that computes in less than it did closes the gate; one that computes in more does not."""
+    found = changes({KEY: SOUND | {"inside": before}}, {KEY: SOUND | {"inside": after}})
+    assert [(change.kind, change.is_worse) for change in found] == [(kind, True) for kind in kinds]
 
 
 @pytest.mark.parametrize(
@@ -229,6 +248,8 @@ def recorded(
         device=device,
         dtype="float32",
         compared=1,
+        size=1,
+        inside="format",
         worst_ulp=ulp,
         worst_share=0.3,
         verdict=verdict,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from reference.case import Case, twice
+from reference.case import Case, repeated_order
 from reference.catalogue import OPS
 from reference.format import FORMATS
 from reference.tree import single
@@ -48,7 +48,7 @@ def test_snippet_prints_what_the_mode_gives(case: Case, mode: Mode, capsys: pyte
 
     Forward-mode prints the columns of the Jacobian one by one.
     """
-    asked = mode.asks(case if mode.order == 1 else list(twice(case))[-1])
+    asked = mode.asks(case if mode.order == 1 else list(repeated_order(case, mode.word))[-1])
     for number, (leaf, gradient) in enumerate(zip(asked.tree.leaves, mode.gradients(asked, "cpu"), strict=True)):
         assert gradient is not None
         exec(snippet(asked, leaf.name, mode, "cpu"), {})  # noqa: S102 - that the text runs is what is tested, and a process for each would take minutes
@@ -67,7 +67,7 @@ def test_snippet_prints_what_the_mode_gives(case: Case, mode: Mode, capsys: pyte
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_mode_agrees(case: Case, mode: Mode) -> None:
     """Where rows are summed or a scalar is asked for, and where there is a Jacobian, each mode gives the derivative."""
-    for asked in [case] if mode.order == 1 else twice(case):
+    for asked in [case] if mode.order == 1 else repeated_order(case, mode.word):
         judgement = judged(mode.asks(asked), mode, "cpu")
         assert judgement.compared
         assert not judgement.misses

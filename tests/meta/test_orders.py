@@ -6,33 +6,29 @@ The truth comes by two routes, inside an allowance that is narrow.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from flint import arb, ctx
+import sympy
+from flint import arb
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reference.case import Case, twice
+from reference.case import Case, repeated_order, twice
 from reference.catalogue import OPS
-from reference.chain import flat
 from reference.compiler import compiled
 from reference.convention import critical, seams
-from reference.derivative import symbols, vjp
-from reference.format import FORMATS
+from reference.elements import vjp
+from reference.format import FORMATS, precision
 from reference.op import x
-from reference.oracle import answer, products
-from reference.second import second_program
+from reference.oracle import allowed, answer, certified
+from reference.transform import slope
 from reference.tree import Apply, Leaf, Tree, single
 from strategies import fixed_cases, op_cases, tree_cases
-from tests.meta.test_oracle import reduced, shared
+from tests.meta.test_oracle import flat, reduced, shared, whole
 from tests.subject.mode import MODES
 from tests.verdict.comparison import judged, overflows
 from tests.verdict.explanation import explained
-
-if TYPE_CHECKING:
-    from reference.oracle import Answer
 
 FLOAT32 = FORMATS["float32"]
 
@@ -64,24 +60,60 @@ TREES = {
 }
 
 
+def narrow_case(tree: Tree, word: str, along: int) -> Case:
+    """Return a case of a derivative of the second order, without a batch, at different points."""
+    count = sum(int(np.prod(leaf.shape, dtype=int)) for leaf in tree.leaves)
+    sixteenths = iter((3 * i + 5 + i * i % 7) / 16 for i in range(count))
+    primals = tuple(
+        np.array([next(sixteenths) for _ in np.ndindex(leaf.shape)]).reshape(leaf.shape) for leaf in tree.leaves
+    )
+    cotangent = np.resize([1.0, -0.75, 2.0], tree.root.shape)
+    cases = list(repeated_order(Case(tree, FORMATS["float64"], primals, cotangent), word))
+    return cases[along]
+
+
+@pytest.mark.parametrize("word", ["rr", "fr", "rf", "ff"])
 @pytest.mark.parametrize("along", [0, 1])
 @pytest.mark.parametrize("name", ["shared", "reduced", "saving"])
-def test_second_derivative_is_that_of_the_whole(name: str, along: int) -> None:
-    """What is accumulated forwards twice overlaps sympy's second derivative of the whole tree, and both are tight."""
-    tree = TREES[name]
-    inputs = [symbols(leaf.name, leaf.shape) for leaf in tree.leaves]
-    values = dict(zip(tree.leaves, inputs, strict=True))
-    for node in tree.applications:
-        values[node] = node.op(*(values[child] for child in node.children))
-    cotangents, direction = symbols("cotangent", tree.root.shape), symbols("direction", tree.leaves[along].shape)
-    gradient = vjp(values[tree.root], cotangents, inputs)[along]
-    arguments = flat((*inputs, cotangents, direction))
-    whole = compiled(flat(vjp(gradient, direction, inputs)), arguments)
-    ctx.prec = 200
-    point = [arb(3 * i + 5) / 16 for i in range(len(arguments))]
-    for ours, theirs in zip(second_program(tree, along)(*point), whole(*point), strict=True):
-        assert min(ours.rel_accuracy_bits(), theirs.rel_accuracy_bits()) > 100
-        assert ours.overlaps(theirs)
+def test_second_derivative_is_that_of_the_whole(name: str, along: int, word: str) -> None:
+    """A pullback and a pushforward in turn overlap sympy's second derivative of the whole tree, and both are tight."""
+    case = narrow_case(TREES[name], word, along)
+    inputs, outputs = whole(case.tree)
+    expressions = second(word, inputs, outputs, along, case)
+    found, _ = certified(case, 200)
+    with precision(200):
+        theirs = compiled(flat(expressions), flat(inputs))(*(arb(v) for primal in case.primals for v in primal.flat))
+    assert [array.shape for array in found] == [array.shape for array in expressions]
+    for one, other in zip(flat(found), theirs, strict=True):
+        assert min(one.rel_accuracy_bits(), other.rel_accuracy_bits()) > 100
+        assert one.overlaps(other)
+
+
+def second(word: str, inputs: list[np.ndarray], outputs: np.ndarray, along: int, case: Case) -> list[np.ndarray]:
+    """Return what a word of two letters asks for, by each input, from sympy's derivatives of the elements."""
+
+    def pushed(array: np.ndarray, variables: np.ndarray, tangent: np.ndarray) -> np.ndarray:
+        pairs = list(zip(variables.flat, exact_array(tangent).flat, strict=True))
+        changes = [sympy.Add(*(slope(e, v) * t for v, t in pairs)) for e in array.flat]
+        return np.array(changes, dtype=object).reshape(array.shape)
+
+    cotangent, direction = exact_array(case.cotangent), case.direction
+    gradients = vjp(outputs, cotangent, inputs)
+    match word:
+        case "rr":
+            return list(vjp(gradients[along], exact_array(direction), inputs))
+        case "fr":
+            return [pushed(gradient, inputs[along], direction) for gradient in gradients]
+        case "rf":
+            return list(vjp(pushed(outputs, inputs[along], direction), cotangent, inputs))
+        case _:
+            first = pushed(outputs, inputs[along], direction)
+            return [pushed(first, x, tangent) for x, tangent in zip(inputs, case.tangents, strict=True)]
+
+
+def exact_array(array: np.ndarray) -> np.ndarray:
+    """Return floats as rational numbers."""
+    return np.array([sympy.Rational(v) for v in array.ravel().tolist()], dtype=object).reshape(array.shape)
 
 
 def case_of(tree: Tree) -> Case:
@@ -96,22 +128,25 @@ def case_of(tree: Tree) -> Case:
     return Case(tree, FLOAT32, primals, np.ones((4, *tree.root.shape)))
 
 
-def assert_narrow(found: Answer) -> None:
+def assert_narrow(case: Case) -> None:
     """Assert that an allowance contains the truth, and is within 2,000 roundings of the largest of it."""
-    for truth, allowance in zip(found.truth, found.allowance, strict=True):
+    for truth, allowance in zip(certified(case)[0], allowed(case), strict=True):
         largest = max(abs(float(ball)) for ball in truth.flat)
         for true, wide in zip(truth.flat, allowance.flat, strict=True):
             assert wide.contains(true)
             assert float(wide.rad()) <= 2000 * FLOAT32.unit * max(largest, 1)
+    for found in answer(case):
+        assert (np.abs(found.offset) <= found.radius).all()
+        assert (found.radius <= 2000 * FLOAT32.unit * max(np.abs(found.centre).max(), 1)).all()
 
 
+@pytest.mark.parametrize("word", ["f", "rr", "fr", "rf", "ff"])
 @pytest.mark.parametrize("name", TREES)
-def test_allowance_is_narrow(name: str) -> None:
+def test_allowance_is_narrow(name: str, word: str) -> None:
     """That of the second order, and that of forward-mode, contain the truth and little more."""
     case = case_of(TREES[name])
-    for second in twice(case):
-        assert_narrow(answer(second))
-    assert_narrow(answer(replace(case, forwards=True)))
+    for asked in [replace(case, word=word)] if len(word) == 1 else repeated_order(case, word):
+        assert_narrow(asked)
 
 
 def test_forward_mode_knows_what_underflows_on_its_way() -> None:
@@ -122,17 +157,24 @@ def test_forward_mode_knows_what_underflows_on_its_way() -> None:
     case = Case(
         applied("square", "square", "square", "rad2deg"), FORMATS["float16"], (np.array([2.0**-3]),), np.ones(1)
     )
-    backwards, forwards = (answer(replace(case, forwards=forwards)).allowance[0][0].rad() for forwards in (False, True))
+    backwards, forwards = (allowed(replace(case, word=word))[0][0].rad() for word in ("r", "f"))
     assert forwards > backwards
 
 
-def test_products_of_tangents_may_overflow() -> None:
-    """Two tangents whose product a format cannot hold make a second derivative moot; one op alone has none."""
-    (second,) = twice(Case(applied("cube", "cube", "log"), FORMATS["float16"], (np.array([8.0]),), np.ones(1)))
-    assert overflows(second)
+def test_values_on_the_way_may_overflow() -> None:
+    """A value that a format cannot hold makes a second derivative moot; one op has none."""
+    (asked,) = twice(Case(applied("cube", "cube", "log"), FORMATS["float16"], (np.array([8.0]),), np.ones(1)))
+    assert overflows(asked)
     (alone,) = twice(Case(single(OPS["log"]), FORMATS["float16"], (np.array([8.0]),), np.ones(1)))
-    assert products(alone) == []
     assert not overflows(alone)
+
+
+def test_tangents_may_overflow() -> None:
+    """Where a format holds every cotangent but no tangent, forward-mode is moot, and so is a second derivative."""
+    case = Case(applied("reciprocal", "log", "deg2rad"), FORMATS["float16"], (np.array([2.0**-8]),), np.ones(1))
+    words = {word: [case] if len(word) == 1 else list(repeated_order(case, word)) for word in ("r", "f", "rr", "ff")}
+    moot = {word: [overflows(replace(each, word=word)) for each in asked] for word, asked in words.items()}
+    assert moot == {"r": [False], "f": [True], "rr": [True], "ff": [True]}
 
 
 def test_seams_are_where_pieces_meet() -> None:

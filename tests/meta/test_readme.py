@@ -25,7 +25,14 @@ def example(tmp_path: Path) -> Path:
 def test_example_is_a_catalogue(example: Path) -> None:
     """The example of an own op is read as one."""
     read = chosen(
-        ops=["my_swish"], modes=(), dtypes=(), devices=(), profile="quick", catalogue=str(example), deviations=None
+        ops=["my_swish"],
+        modes=(),
+        dtypes=(),
+        devices=(),
+        profile="quick",
+        catalogue=str(example),
+        deviations=None,
+        inside=None,
     )
     assert list(read.ops) == ["my_swish"]
 

@@ -32,6 +32,8 @@ def record(
         device="cpu",
         dtype="float32",
         compared=3,
+        size=3,
+        inside="format",
         worst_ulp=ulp,
         worst_share=0.1,
         verdict=verdict,

@@ -160,7 +160,7 @@ def test_trees_are_connected_and_smooth(tree) -> None:
 @given(tree_cases(FORM))
 def test_trees_are_finite(case) -> None:
     """The value of a tree is certified, and of moderate size."""
-    assert all(abs(ball) <= 2 * LARGEST for row in value(case) for ball in row)
+    assert all(abs(ball) <= 2 * LARGEST for ball in value(case).flat)
 
 
 @pytest.mark.parametrize("root", ROOTS)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from reference.case import NARROW, PROMISES
 from reference.format import FORMATS
 from tests.runs.table import GRAVITY, short
 from tests.verdict import record
@@ -26,6 +27,7 @@ COLUMNS = (
     "inputs",
     "verdict",
     "known",
+    "inside",
     "worst_ulp",
     "worst_share",
     "at",
@@ -78,11 +80,19 @@ def _worst(records: Sequence[Record]) -> tuple[str, ...]:
     )
     inputs = str(sum(r.compared for r in records))
     if worst.verdict == UNSUPPORTED:
-        return (inputs, worst.verdict, *[""] * 6)
+        return (inputs, worst.verdict, *[""] * 7)
     known = ("no" if _failure(worst) else "yes") if _disagrees(worst.verdict) else ""
     numbers = tuple("" if n is None else f"{n:.3g}" for n in (worst.worst_ulp, worst.worst_share))
     at = ", ".join(f"{name}={value}" for name, value in worst.at.items())
-    return (inputs, worst.verdict, known, *numbers, at, short(worst.got), short(worst.expected))
+    return (inputs, worst.verdict, known, _inside(records), *numbers, at, short(worst.got), short(worst.expected))
+
+
+def _inside(records: Sequence[Record]) -> str:
+    """Return the sharpest promise that all records kept, of 16-bit formats; the others have one only."""
+    judged = [r for r in records if r.verdict != UNSUPPORTED]
+    if FORMATS[records[0].dtype].bits > NARROW or any(r.inside is None for r in judged):
+        return ""
+    return max((r.inside or "" for r in judged), key=PROMISES.index)
 
 
 def _failure(each: Record) -> int:

@@ -10,16 +10,12 @@ import sys
 from argparse import ArgumentParser
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from reference.case import Case, twice
+from reference.case import Case, repeated_order
 from reference.catalogue import OPS
-from reference.format import FORMATS
 from tests.subject.device import passing, probed
 from tests.subject.mode import MODES
 from tests.verdict import deviation
 from tests.verdict.comparison import REPEATS, judged
-from tests.verdict.deviation import trees_of
 from tests.verdict.explanation import explained
 
 if TYPE_CHECKING:
@@ -33,18 +29,14 @@ if TYPE_CHECKING:
 
 def pinned(known: Deviation, op: Op) -> Case:
     """Return the pinned input of a deviation; of an elementwise op as often as a whole vector needs it."""
-    tree = next(tree for tree in trees_of(op) if set(tree.elements) == set(known.pinned))
-    primals = tuple(
-        np.array([known.pinned[name] for name in leaf.elements]).reshape(leaf.shape) for leaf in tree.leaves
-    )
-    case = Case(tree, FORMATS[known.dtype], primals, np.full(tree.root.shape, known.cotangent))
+    case = deviation.pinned(known, op)
     return case.repeated(REPEATS) if op.elementwise else case
 
 
 def asked(known: Deviation, op: Op, mode: Mode) -> list[Case]:
     """Return what a mode is asked at the pinned input: for a second derivative, of the gradient by each input."""
     case = pinned(known, op)
-    return [mode.asks(each) for each in (twice(case) if mode.order > 1 else [case])]
+    return [mode.asks(each) for each in (repeated_order(case, mode.word) if mode.order > 1 else [case])]
 
 
 def shown(known: Deviation, op: Op, mode: Mode) -> Miss | None:

@@ -17,6 +17,7 @@ What is worse:
 - A row is *unsupported* that was not.
 - A row is *less accurate*: before and now it agrees, or before and now it has a miss, and its worst error is more than
   `growth` times what it was. Errors are compared between the same kernels only: other instructions round otherwise.
+- A row is *less sharp*: before and now a promise was kept of what the op computes in, and now it is a looser one.
 - A row of the baseline is *gone*.
 
 What is better: a row agrees that did not. It is *mended*, or *supported* where it was unsupported.
@@ -34,6 +35,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from reference.case import PROMISES
 from tests.runs import atlas, outcome
 from tests.runs.outcome import Change, Outcome
 from tests.verdict import record
@@ -69,7 +71,7 @@ def changes(baseline: Mapping[Key, Row], found: Mapping[Key, Row], growth: float
         for key, row in found.items()
         if key not in baseline and _failure(row)
     ]
-    order = ("fails", "gone", "unsupported", "less accurate", "mended", "supported")
+    order = ("fails", "gone", "unsupported", "less accurate", "less sharp", "mended", "supported")
     return sorted([*differing, *fresh], key=lambda change: (order.index(change.kind), change.key))
 
 
@@ -86,6 +88,8 @@ def _compared(key: Key, before: Row, after: Row | None, growth: float) -> Change
     alike = before["kernels"] == after["kernels"] and (was in MISSES) == (now in MISSES)
     if alike and _ulps(after) > growth * _ulps(before):
         return Change("less accurate", key, f"{_ulps(before):g} ulp", f"{_ulps(after):g} ulp", after["at"])
+    if before["inside"] and after["inside"] and PROMISES.index(after["inside"]) > PROMISES.index(before["inside"]):
+        return Change("less sharp", key, before["inside"], after["inside"], after["at"])
     return None
 
 

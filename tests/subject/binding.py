@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from reference.case import Case
     from reference.format import Floats, Format
+    from reference.graph import Shape
     from reference.op import Op
     from reference.tree import Apply, Node, Tree
 
@@ -48,29 +49,36 @@ def resolve(path: str) -> Callable[..., Any]:
     return located(path)[1]
 
 
-def call(op: Op) -> Callable[[Sequence[torch.Tensor]], torch.Tensor]:
-    """Return the call that an entry describes, as a function of the list of its inputs."""
+def call(op: Op, seed: int = 0) -> Callable[[Sequence[torch.Tensor]], torch.Tensor]:
+    """Return the call that an entry describes, as a function of the list of its inputs.
+
+    The seed is that of the tensors that are not differentiated.
+    """
     target = resolve(op.torch)
 
     def called(inputs: Sequence[torch.Tensor]) -> torch.Tensor:
-        constants = {k: torch.tensor(v, device=inputs[0].device) for k, v in op.constants.items()}
+        shapes = [tuple(x.shape) for x in inputs]
+        context = {k: torch.tensor(v, device=inputs[0].device) for k, v in op.context(shapes, seed).items()}
         named = dict(zip(op.keywords, inputs, strict=True)) if op.keywords else {}
         positional: tuple[Any, ...] = () if op.keywords else (tuple(inputs),) if op.packed else tuple(inputs)
-        result: torch.Tensor = target(*op.leading, *positional, **named, **op.kwargs, **constants)
+        result: torch.Tensor = target(*op.leading, *positional, **named, **op.settings(shapes), **context)
         return result
 
     return called
 
 
-def written(op: Op, inputs: Sequence[str]) -> str:
-    """Write the call that `call` makes, with names for the inputs."""
+def written(op: Op, inputs: Sequence[str], shapes: Sequence[Shape], seed: int) -> str:
+    """Write the call that `call` makes, with names for the inputs, of which it takes the shapes."""
     arguments = [repr(value) for value in op.leading]
     if op.keywords:
         arguments += [f"{k}={name}" for k, name in zip(op.keywords, inputs, strict=True)]
     else:
         arguments += [f"({', '.join(inputs)},)"] if op.packed else inputs
-    arguments += [f"{k}={value!r}" for k, value in op.kwargs.items()]
-    arguments += [f"{k}=torch.tensor({v!r}, device={inputs[0]}.device)" for k, v in op.constants.items()]
+    arguments += [f"{k}={value!r}" for k, value in op.settings(shapes).items()]
+    arguments += [
+        f"{k}=torch.tensor({np.asarray(v).tolist()!r}, device={inputs[0]}.device)"
+        for k, v in op.context(shapes, seed).items()
+    ]
     return f"{op.torch}({', '.join(arguments)})"
 
 
@@ -80,11 +88,11 @@ def in_place(node: Apply) -> str | None:
     return f"{name}_" if node.manner != "call" and "." not in name and hasattr(torch.Tensor, f"{name}_") else None
 
 
-def applied(node: Apply) -> Callable[[Sequence[torch.Tensor]], torch.Tensor]:
+def applied(node: Apply, seed: int) -> Callable[[Sequence[torch.Tensor]], torch.Tensor]:
     """Return a node's call in the manner it asks for: what is overwritten is a copy."""
     method, kwargs = in_place(node), node.op.kwargs
     if method is None:
-        return call(node.op)
+        return call(node.op, seed)
 
     def overwriting(inputs: Sequence[torch.Tensor]) -> torch.Tensor:
         result: torch.Tensor = getattr(inputs[0].clone(), method)(**kwargs)
@@ -98,22 +106,26 @@ def applied(node: Apply) -> Callable[[Sequence[torch.Tensor]], torch.Tensor]:
     return overwriting if node.manner == "in_place" else through_view
 
 
-def steps(node: Apply, result: str, inputs: Sequence[str]) -> list[str]:
+def steps(node: Apply, result: str, inputs: Sequence[str], shapes: Sequence[Shape], seed: int) -> list[str]:
     """Write what `applied` does, with a name for the result and for the inputs."""
     method = in_place(node)
     if method is None:
-        return [f"{result} = {written(node.op, inputs)}"]
+        return [f"{result} = {written(node.op, inputs, shapes, seed)}"]
     call = f"{method}({', '.join(f'{k}={v!r}' for k, v in node.op.kwargs.items())})"
     if node.manner == "in_place":
         return [f"{result} = {inputs[0]}.clone().{call}"]
-    return [f"{result} = {inputs[0]}.clone().unsqueeze(0)", f"{result}[0].{call}", f"{result} = {result}.squeeze(0)"]
+    return [
+        f"{result} = {inputs[0]}.clone().unsqueeze(0)",
+        f"{result}[0].{call}",
+        f"{result} = {result}.squeeze(0)",
+    ]
 
 
-def function(tree: Tree) -> Callable[..., torch.Tensor]:
+def function(tree: Tree, seed: int = 0) -> Callable[..., torch.Tensor]:
     """Return the tree as a function of tensors."""
     nodes: list[Node] = [*tree.leaves, *tree.applications]
     places = {node: number for number, node in enumerate(nodes)}
-    calls = [(applied(node), [places[child] for child in node.children]) for node in tree.applications]
+    calls = [(applied(node, seed), [places[child] for child in node.children]) for node in tree.applications]
 
     def evaluate(*inputs: torch.Tensor) -> torch.Tensor:
         values = list(inputs)

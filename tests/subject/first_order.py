@@ -11,7 +11,6 @@ import torch
 from torch.autograd import forward_ad
 from torch.utils.checkpoint import checkpoint
 
-from reference.chain import elements
 from tests.subject import binding
 
 if TYPE_CHECKING:
@@ -19,12 +18,15 @@ if TYPE_CHECKING:
 
     from reference.case import Case
 
+MOST_POINTS = 3
+"""Points of the batch of a tensor op at which each has a derivative of its own."""
+
 Gradients = list[torch.Tensor | None]
 
 
 def function_of(case: Case) -> Callable[..., torch.Tensor]:
     """Return what is differentiated, as a function of the inputs: the tree, or the sum or mean of it."""
-    tree = binding.function(case.tree)
+    tree = binding.function(case.tree, case.seed)
     return tree if case.root == "cotangent" else lambda *inputs: getattr(tree(*inputs), case.root)()
 
 
@@ -153,19 +155,10 @@ def func_jvp(case: Case, device: str) -> Gradients:
 def pushing(
     pushed: Callable[[list[torch.Tensor], int, torch.Tensor], torch.Tensor], case: Case, device: str
 ) -> Gradients:
-    """Ask forward-mode for the Jacobian, a column at a time; pointwise, for the cotangent times the derivative."""
+    """Ask forward-mode how the output changes along the tangent of each input in turn."""
     inputs = plain(case, device)
-    if case.is_pointwise:
-        cotangent = binding.tensor(case.cotangent, case.form, device)
-        return [pushed(inputs, number, cotangent) for number in range(len(inputs))]
-    point = [x[0] for x in inputs]
-    gradients: Gradients = []
-    for number, x in enumerate(point):
-        units = torch.eye(x.numel(), dtype=x.dtype, device=x.device).reshape(-1, *x.shape)
-        gradients.append(
-            torch.stack([pushed(point, number, unit) for unit in units], dim=-1).reshape(inputs[number].shape)
-        )
-    return gradients
+    tangents = [binding.tensor(tangent, case.form, device) for tangent in case.tangents]
+    return [pushed(inputs, number, tangent) for number, tangent in enumerate(tangents)]
 
 
 def jacrev(case: Case, device: str) -> Gradients:
@@ -181,11 +174,12 @@ def jacfwd(case: Case, device: str) -> Gradients:
 def _jacobian(transform: Any, case: Case, device: str) -> Gradients:
     inputs = plain(case, device)
     derivative = transform(function_of(case), argnums=tuple(range(len(inputs))))
-    if not case.is_pointwise:
-        found = derivative(*(x[0] for x in inputs))
-    else:
+    if case.is_pointwise:
         found = torch.func.vmap(derivative)(*(x.flatten() for x in inputs))
-    return [gradient.reshape(x.shape) for gradient, x in zip(found, inputs, strict=True)]
+        return [gradient.reshape(x.shape) for gradient, x in zip(found, inputs, strict=True)]
+    return [
+        gradient.reshape(case.cotangent.size, *x.shape) for gradient, x in zip(derivative(*inputs), inputs, strict=True)
+    ]
 
 
 def spread(case: Case) -> Case:
@@ -193,6 +187,7 @@ def spread(case: Case) -> Case:
 
     The batch gets a dimension of at least 2, so that rows can be mistaken.
     """
+    case = _few(case)
     primals = tuple(
         np.broadcast_to(p, (*case.batch, *leaf.shape)).copy()
         for p, leaf in zip(case.primals, case.tree.leaves, strict=True)
@@ -203,39 +198,38 @@ def spread(case: Case) -> Case:
         if case.direction is None or case.along is None
         else np.broadcast_to(case.direction, primals[case.along].shape).copy()
     )
-    whole = replace(case, primals=primals, layouts=layouts, root="cotangent", direction=direction)
+    whole = replace(case, primals=primals, layouts=layouts, root="cotangent", direction=direction, each=True)
     return whole if case.batch else whole.repeated(2)
 
 
-def rows(case: Case) -> Case:
-    """Ask for the rows of the Jacobian.
+def _few(case: Case) -> Case:
+    """Leave a few points of the batch of a tensor op, each of which has a derivative of its own, by all inputs."""
+    if case.is_pointwise or len(case.batch) != 1 or case.points <= MOST_POINTS or not case.tree.root.shape:
+        return case
+    batched = [batch == case.batch for batch in case.batches]
+    primals = tuple(p[:MOST_POINTS].copy() if has else p for p, has in zip(case.primals, batched, strict=True))
+    direction = case.direction
+    if direction is not None and case.along is not None and batched[case.along]:
+        direction = direction[:MOST_POINTS].copy()
+    return replace(
+        case, primals=primals, cotangent=case.cotangent[:MOST_POINTS].copy(), direction=direction, layouts=()
+    )
 
-    Pointwise they are asked for each derivative, else at the first point, with each unit cotangent.
-    """
+
+def rows(case: Case) -> Case:
+    """Ask for the whole Jacobian: pointwise for each derivative, else at the first point of the batch."""
     case = spread(case)
     if case.is_pointwise:
         return replace(case, cotangent=np.ones_like(case.cotangent))
     if not case.points:
-        return case
-    count = elements(case.tree.root)
+        return replace(case, units=True)
     one = case.at((0,) * len(case.batch))
-    return replace(one.repeated(count), cotangent=np.eye(count).reshape((count, *case.tree.root.shape)))
+    return replace(one, cotangent=np.ones_like(one.cotangent), units=True, each=False)
 
 
 def unexpanded(case: Case) -> Case:
     """Expand no input: torch refuses a tangent to an expanded tensor."""
     return replace(case, layouts=tuple("contiguous" if layout == "expanded" else layout for layout in case.layouts))
-
-
-def columns(case: Case) -> Case:
-    """Ask pointwise for the cotangent times each derivative, else for the Jacobian."""
-    case = replace(unexpanded(spread(case)), forwards=True)
-    return case if case.is_pointwise else rows(case)
-
-
-def pushed_rows(case: Case) -> Case:
-    """Ask for the rows of the Jacobian, by forward-mode."""
-    return replace(rows(case), forwards=True)
 
 
 def printed(name: str) -> str:
@@ -287,14 +281,14 @@ FUNCTION = pasted(
 )
 FORWARD = pasted(
     "from torch.autograd import forward_ad",
-    "for tangent in tangents:",
-    "    with forward_ad.dual_level():",
-    "        duals = [forward_ad.make_dual(x, tangent) if i == {number} else x for i, x in enumerate(points)]",
-    "        " + printed("forward_ad.unpack_dual(function(*duals)).tangent"),
+    "with forward_ad.dual_level():",
+    "    duals = [forward_ad.make_dual(x.detach(), tangent) if i == {number} else x.detach() "
+    "for i, x in enumerate(({inputs},))]",
+    "    " + printed("forward_ad.unpack_dual(function(*duals)).tangent"),
 )
 FUNC_JVP = pasted(
-    "for tangent in tangents:",
-    "    whole = tuple(tangent if i == {number} else torch.zeros_like(x) for i, x in enumerate(points))",
-    "    " + printed("torch.func.jvp(function, tuple(points), whole)[1]"),
+    "points = tuple(x.detach() for x in ({inputs},))",
+    "whole = tuple(tangent if i == {number} else torch.zeros_like(x) for i, x in enumerate(points))",
+    printed("torch.func.jvp(function, points, whole)[1]"),
 )
 JACOBIAN = pasted("gradients = {mapped}(torch.func.{name}(function, argnums={numbers}))(*points)", GRADIENTS)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -27,8 +27,8 @@ class Mode:
     """One way to ask torch for the derivative of a case."""
 
     name: str
-    order: int
-    """How often the function is differentiated."""
+    word: str
+    """The derivative, the last letter first: r where a cotangent is pulled back, f where a tangent is pushed."""
 
     gradients: Callable[[Case, str], Gradients]
     """Differentiate a case on a device; the second argument names the device."""
@@ -39,8 +39,11 @@ class Mode:
     See `tests.verdict.explanation.snippet` for what else it may name.
     """
 
-    asks: Callable[[Case], Case] = as_it_is
-    """Put a case in the form that the mode can ask for: forward-mode has no sums over inputs that were broadcast."""
+    puts: Callable[[Case], Case] = as_it_is
+    """Put a case in the form that the mode can ask for: a Jacobian is that of one point."""
+
+    whole: bool = False
+    """Whether a whole Jacobian or Hessian is formed: of few elements, then."""
 
     draws: bool = False
     """Whether it is asked at drawn points whatever the profile.
@@ -48,14 +51,25 @@ class Mode:
     The others are asked at the same hard points, unless they are named.
     """
 
-    forwards: bool = False
-    """Whether tangents are pushed through the function."""
-
     sampled: Mapping[str, str] = field(default_factory=dict)
     """Where a test takes seconds, the few ops it is asked for, each in a format.
 
     It is asked for all of them in the profile thorough, or where the mode is named.
     """
+
+    @property
+    def order(self) -> int:
+        """How often the function is differentiated."""
+        return len(self.word)
+
+    @property
+    def forwards(self) -> bool:
+        """Whether tangents are pushed through the function."""
+        return "f" in self.word
+
+    def asks(self, case: Case) -> Case:
+        """Put a case in the form that the mode can ask for."""
+        return replace(self.puts(case), word=self.word)
 
     def __repr__(self) -> str:
         """Name the mode."""
@@ -80,24 +94,26 @@ SAMPLE = MappingProxyType(
 MODES = {
     mode.name: mode
     for mode in (
-        Mode("backward", 1, first.backward, first.LEAF, draws=True),
-        Mode("grad", 1, first.autograd_grad, first.GRAD, draws=True),
-        Mode("func_grad", 1, first.func_grad, first.FUNC_GRAD),
-        Mode("func_vjp", 1, first.func_vjp, first.FUNC_VJP),
-        Mode("vmap_grad", 1, first.vmap_grad, first.VMAP_GRAD, asks=first.spread),
-        Mode("checkpoint", 1, first.checkpointed, first.CHECKPOINT),
-        Mode("function", 1, first.own_function, first.FUNCTION),
-        Mode("aot_eager", 1, partial(first.compiled, "aot_eager"), first.COMPILE, sampled=SAMPLE),
-        Mode("inductor", 1, partial(first.compiled, "inductor"), first.COMPILE, sampled=SAMPLE),
-        Mode("forward", 1, first.forward, first.FORWARD, asks=first.columns, forwards=True),
-        Mode("func_jvp", 1, first.func_jvp, first.FUNC_JVP, asks=first.columns, forwards=True),
-        Mode("jacrev", 1, first.jacrev, first.JACOBIAN, asks=first.rows),
-        Mode("jacfwd", 1, first.jacfwd, first.JACOBIAN, asks=first.pushed_rows, forwards=True),
-        Mode("rr", 2, second.reverse_over_reverse, second.RR),
-        Mode("fr", 2, second.forward_over_reverse, second.FR, asks=first.unexpanded, forwards=True),
-        Mode("rf", 2, second.reverse_over_forward, second.RF, asks=first.unexpanded, forwards=True),
-        Mode("ff", 2, second.forward_over_forward, second.FF, asks=first.columns, forwards=True),
-        Mode("hessian", 2, second.hessian, second.HESSIAN, asks=second.entries, forwards=True),
+        Mode("backward", "r", first.backward, first.LEAF, draws=True),
+        Mode("grad", "r", first.autograd_grad, first.GRAD, draws=True),
+        Mode("func_grad", "r", first.func_grad, first.FUNC_GRAD),
+        Mode("func_vjp", "r", first.func_vjp, first.FUNC_VJP),
+        Mode("vmap_grad", "r", first.vmap_grad, first.VMAP_GRAD, puts=first.spread),
+        Mode("checkpoint", "r", first.checkpointed, first.CHECKPOINT),
+        Mode("function", "r", first.own_function, first.FUNCTION),
+        Mode("aot_eager", "r", partial(first.compiled, "aot_eager"), first.COMPILE, sampled=SAMPLE),
+        Mode("inductor", "r", partial(first.compiled, "inductor"), first.COMPILE, sampled=SAMPLE),
+        Mode("forward", "f", first.forward, first.FORWARD, puts=first.unexpanded),
+        Mode("func_jvp", "f", first.func_jvp, first.FUNC_JVP, puts=first.unexpanded),
+        Mode("jacrev", "r", first.jacrev, first.JACOBIAN, puts=first.rows, whole=True),
+        Mode("jacfwd", "f", first.jacfwd, first.JACOBIAN, puts=first.rows, whole=True),
+        Mode("rr", "rr", second.reverse_over_reverse, second.RR),
+        Mode("fr", "fr", second.forward_over_reverse, second.FR, puts=first.unexpanded),
+        Mode("rf", "rf", second.reverse_over_forward, second.RF, puts=first.unexpanded),
+        Mode("ff", "ff", second.forward_over_forward, second.FF, puts=first.unexpanded),
+        Mode("hessian", "fr", second.hessian, second.HESSIAN, puts=second.entries, whole=True),
+        Mode("rrr", "rrr", second.thrice_reverse, second.RRR),
+        Mode("fff", "fff", second.thrice_forward, second.FFF, puts=first.unexpanded),
     )
 }
 """The modes by name; ``grad`` is `torch.autograd.grad`, ``rr`` reverse over reverse."""

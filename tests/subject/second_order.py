@@ -1,4 +1,4 @@
-"""The ways to ask torch for a second derivative, each with the same in plain torch.
+"""The ways to ask torch for a second or third derivative, each with the same in plain torch.
 
 Each gives, for every input, the derivative of the gradient by one input (``case.along``), contracted
 with ``case.direction``. The first word of a name is the transform that is applied last.
@@ -57,11 +57,10 @@ def reverse_over_forward(case: Case, device: str) -> Gradients:
 def forward_over_forward(case: Case, device: str) -> Gradients:
     """Push a tangent of each input in turn through `torch.func.jvp`."""
     number, direction = _direction(case, device)
-    along = direction if case.is_pointwise else direction[0]
 
     def pushed(inputs: list[torch.Tensor], wrt: int, tangent: torch.Tensor) -> torch.Tensor:
         found: torch.Tensor = torch.func.jvp(
-            lambda x: _pushed(case, _with(inputs, wrt, x), number, along), (inputs[wrt],), (tangent,)
+            lambda x: _pushed(case, _with(inputs, wrt, x), number, direction), (inputs[wrt],), (tangent,)
         )[1]
         return found
 
@@ -69,18 +68,51 @@ def forward_over_forward(case: Case, device: str) -> Gradients:
 
 
 def hessian(case: Case, device: str) -> Gradients:
-    """Run `torch.func.hessian`, at all points at once.
-
-    The part by the first element of the input that is asked for is taken.
-    """
+    """Run `torch.func.hessian`, and take the part by the first element of the input that is asked for."""
     inputs, number = plain(case, device), _direction(case, device)[0]
     transform = torch.func.hessian(function_of(case), argnums=tuple(range(len(inputs))))
     if case.is_pointwise:
         found = torch.func.vmap(transform)(*(x.flatten() for x in inputs))[number]
-    else:
-        point, outputs = [x[0] for x in inputs], len(case.cotangent)
-        found = [block.reshape(outputs, point[number].numel(), -1)[:, 0] for block in transform(*point)[number]]
-    return [second.reshape(x.shape) for second, x in zip(found, inputs, strict=True)]
+        return [second.reshape(x.shape) for second, x in zip(found, inputs, strict=True)]
+    outputs, elements = case.cotangent.size, inputs[number].numel()
+    blocks = [
+        block.reshape(outputs, elements, *x.shape) for block, x in zip(transform(*inputs)[number], inputs, strict=True)
+    ]
+    return [block[:, 0] for block in blocks]
+
+
+def thrice_reverse(case: Case, device: str) -> Gradients:
+    """Run ``torch.autograd.grad`` of a gradient of a gradient, each with a graph."""
+    inputs, number, direction = binding.leaves(case, device), *_direction(case, device)
+    derivative = function_of(case)(*inputs)
+    for cotangent in (cotangent_of(case, device), direction):
+        (derivative,) = torch.autograd.grad(
+            derivative, inputs[number], cotangent, create_graph=True, materialize_grads=True
+        )
+        if not derivative.requires_grad:
+            return [torch.zeros_like(x) for x in inputs]
+    last = binding.tensor(case.last_direction, case.form, device)
+    return list(torch.autograd.grad(derivative, inputs, last, materialize_grads=True))
+
+
+def thrice_forward(case: Case, device: str) -> Gradients:
+    """Push a tangent of each input in turn through `torch.func.jvp` of `torch.func.jvp`."""
+    number, direction = _direction(case, device)
+
+    def pushed(inputs: list[torch.Tensor], wrt: int, tangent: torch.Tensor) -> torch.Tensor:
+        def once(*xs: torch.Tensor) -> torch.Tensor:
+            return _pushed(case, xs, number, direction)
+
+        def twice(*xs: torch.Tensor) -> torch.Tensor:
+            changed: torch.Tensor = torch.func.jvp(lambda x: once(*_with(xs, number, x)), (xs[number],), (direction,))[
+                1
+            ]
+            return changed
+
+        found: torch.Tensor = torch.func.jvp(lambda x: twice(*_with(inputs, wrt, x)), (inputs[wrt],), (tangent,))[1]
+        return found
+
+    return pushing(pushed, case, device)
 
 
 def _pushed(case: Case, inputs: Sequence[torch.Tensor], number: int, tangent: torch.Tensor) -> torch.Tensor:
@@ -138,14 +170,34 @@ RF = pasted(
     printed("seconds[{number}]"),
 )
 FF = pasted(
-    "step = direction{first}",
+    "step = direction",
     PUSHED,
-    "for tangent in tangents:",
-    "    second = torch.func.jvp("
+    "points = tuple(x.detach() for x in ({inputs},))",
+    "second = torch.func.jvp("
     "lambda moved: pushed(*points[:{number}], moved, *points[{number} + 1:]), (points[{number}],), (tangent,))[1]",
-    "    " + printed("second"),
+    printed("second"),
 )
 HESSIAN = pasted(
     "seconds = {mapped}(torch.func.hessian(function, argnums={numbers}))(*points)[{at}]",
     printed("seconds[{number}]{block}"),
+)
+RRR = pasted(
+    "derivative = output",
+    "for seed in (cotangent, direction):",
+    "    if derivative.requires_grad:",
+    "        (derivative,) = torch.autograd.grad("
+    "derivative, [{along}], seed, create_graph=True, materialize_grads=True)",
+    "third = torch.zeros_like({wrt}) if not derivative.requires_grad else "
+    "torch.autograd.grad(derivative, [{wrt}], last_direction, materialize_grads=True)[0]",
+    printed("third"),
+)
+FFF = pasted(
+    "step = direction",
+    PUSHED,
+    "def twice(*xs): return torch.func.jvp("
+    "lambda moved: pushed(*xs[:{at}], moved, *xs[{at} + 1:]), (xs[{at}],), (step,))[1]",
+    "points = tuple(x.detach() for x in ({inputs},))",
+    "third = torch.func.jvp("
+    "lambda moved: twice(*points[:{number}], moved, *points[{number} + 1:]), (points[{number}],), (tangent,))[1]",
+    printed("third"),
 )

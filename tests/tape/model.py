@@ -14,7 +14,7 @@ import numpy as np
 import sympy
 
 from reference.catalogue import OPS
-from reference.tree import rule
+from reference.elements import elements
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -122,7 +122,7 @@ class Tensor:
 @cache
 def slopes(name: str) -> tuple[Callable[..., Values], ...]:
     """Return sympy's derivative of an op by each input, times the cotangent: a function of inputs and cotangent."""
-    local = rule(OPS[name], ((),) * len(OPS[name].inputs))
+    local = elements(OPS[name], ((),) * len(OPS[name].inputs))
     symbols = [a[()] for a in (*local.inputs, local.cotangents)]
     return tuple(sympy.lambdify(symbols, gradient[()], "numpy") for gradient in local.gradients)
 
@@ -130,7 +130,7 @@ def slopes(name: str) -> tuple[Callable[..., Values], ...]:
 @cache
 def curvatures(name: str) -> tuple[tuple[Callable[..., Values], ...], ...]:
     """Return sympy's second derivatives of an op: functions of its inputs."""
-    local = rule(OPS[name], ((),) * len(OPS[name].inputs))
+    local = elements(OPS[name], ((),) * len(OPS[name].inputs))
     symbols = [a[()] for a in local.inputs]
     return tuple(
         tuple(sympy.lambdify(symbols, sympy.diff(local.outputs[()], a, b), "numpy") for b in symbols) for a in symbols
@@ -140,7 +140,7 @@ def curvatures(name: str) -> tuple[tuple[Callable[..., Values], ...], ...]:
 @cache
 def value(name: str) -> Callable[..., Values]:
     """Return an op as a function of its inputs."""
-    local = rule(OPS[name], ((),) * len(OPS[name].inputs))
+    local = elements(OPS[name], ((),) * len(OPS[name].inputs))
     return sympy.lambdify([a[()] for a in local.inputs], local.outputs[()], "numpy")
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 
+from reference.case import PROMISES
 from tests.subject.mode import FIRST_ORDER
 from tests.verdict.comparison import UNSUPPORTED, VERDICTS, Miss, UnsupportedError, judged
 from tests.verdict.explanation import DisagreementError
@@ -31,12 +33,17 @@ class ComparedNothingError(AssertionError):
 class Assay:
     """Judges the gradients of one test, and remembers what its record says."""
 
-    def __init__(self, name: str, mode: Mode, form: Format, device: str, known: tuple[Deviation, ...]) -> None:
-        """Start an assay of an op, or of drawn trees, by name."""
+    def __init__(
+        self, name: str, mode: Mode, form: Format, device: str, known: tuple[Deviation, ...], promise: str | None = None
+    ) -> None:
+        """Start an assay of an op, or of drawn trees, by name; a promise is asked for in the place of the op's own."""
+        self._promise = promise
         self._name, self._mode, self._form, self._device = name, mode, form, device
         self._known = known
         self._own = [d for d in known if d.concerns(name, form.name, mode.name, device)]
         self._compared = 0
+        self._size = 0
+        self._held = list(PROMISES)
         self._worst_ulp = 0.0
         self._worst_share = 0.0
         self._at: dict[str, str] = {}
@@ -51,11 +58,13 @@ class Assay:
 
         A miss that a known deviation covers is noted and passes; so is that torch has no kernel.
         """
+        asked = replace(self._mode.asks(case), promise=self._promise)
         try:
-            judgement = judged(self._mode.asks(case), self._mode, self._device)
+            judgement = judged(asked, self._mode, self._device)
         except UnsupportedError as error:
             self._refusal = str(error)
             return
+        self._size = max(self._size, *(primal.size for primal in asked.primals))
         self._note(judgement)
         fresh = []
         for miss in judgement.misses:
@@ -92,6 +101,7 @@ class Assay:
 
     def _note(self, judgement: Judgement) -> None:
         self._compared += judgement.compared
+        self._held = [promise for promise in self._held if promise in judgement.held]
         self._worst_share = max(self._worst_share, judgement.worst_share)
         if judgement.worst_ulp >= self._worst_ulp:
             self._worst_ulp, self._at = judgement.worst_ulp, judgement.at
@@ -120,7 +130,7 @@ class Assay:
     def record(self, seed: int, *, passed: bool) -> Record:
         """Return the record of the test."""
         miss = self._miss
-        broke = not passed and not self.unsupported and (miss is None or self._reason is not None)
+        broke = not passed and (miss is None or self._reason is not None)
         ulp, share = (self._worst_ulp, self._worst_share) if miss is None else (miss.ulp, miss.share)
         return Record(
             op=self._name,
@@ -129,13 +139,15 @@ class Assay:
             device=self._device,
             dtype=self._form.name,
             compared=self._compared,
+            size=self._size,
+            inside=None if broke or self.unsupported or not self._held else self._held[0],
             worst_ulp=ulp if math.isfinite(ulp) else None,
             worst_share=share if math.isfinite(share) else None,
             verdict=self._verdict(miss, broke=broke),
             at=self._at if miss is None else {name: value.hex() for name, value in miss.point.items()},
             got=self.unsupported if miss is None else miss.got,
             expected=None if miss is None else miss.expected,
-            known=self._reason,
+            known=None if broke else self._reason,
             torch=torch.__version__,
             seed=seed,
         )

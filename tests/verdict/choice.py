@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from reference.case import PROMISES
 from reference.catalogue import OPS
 from reference.format import FORMATS
 from reference.op import InvalidOpError, Op
@@ -98,6 +99,9 @@ class Choice:
     """Every op there is, whether it is assayed or not."""
 
     deviations: tuple[Deviation, ...]
+    inside: str | None
+    """The promise that is asked of ops in 16-bit formats; None for what each declares."""
+
     narrowed: bool
     """Whether ops were named: then tests of anything else are left out."""
 
@@ -111,6 +115,7 @@ def chosen(
     profile: str,
     catalogue: str | None,
     deviations: str | None,
+    inside: str | None,
 ) -> Choice:
     """Read the options of the command line; raises ChoiceError where one is not valid."""
     table = OPS | (own_entries(Path(catalogue)) if catalogue else {})
@@ -132,6 +137,7 @@ def chosen(
         profile=amount,
         catalogue=table,
         deviations=known,
+        inside=next(iter(_pick("inside", [inside], dict.fromkeys(PROMISES)))) if inside else None,
         narrowed=bool(names),
     )
 

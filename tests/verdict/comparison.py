@@ -8,19 +8,24 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from flint import arb, ctx
+from flint import arb
 
+from reference import oracle
+from reference.case import NARROW, PROMISES
 from reference.compiler import STEPS
-from reference.oracle import NIL, Answer, answer, contributions, derivative_program, filtered, points, products, value
+from reference.domain import REAL
+from reference.format import precision
+from reference.oracle import NIL, answer, filtered, may_be_zero
 from tests.subject import binding
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
+    from reference.balls import Balls
     from reference.case import Case
-    from reference.format import Floats, Integers
-    from reference.op import Shape
-    from reference.oracle import Filtered, Reach
+    from reference.format import Floats, Format, Integers
+    from reference.graph import Shape
+    from reference.oracle import Found
     from tests.subject.mode import Mode
 
 VERDICTS = ("agrees", "inaccurate", "lost", "convention", "malformed")
@@ -46,8 +51,15 @@ NO_KERNEL = (
 MARGIN = 0.5
 """The part of the allowance within which float64 may settle that a gradient agrees."""
 
+MOST_MISSES = 10_000
+"""Misses of one case that are listed."""
+
 REPEATS = 64
 """How often a point is repeated, where only torch's vectorised loop goes wrong at it."""
+
+
+MOST_NAMED = 256
+"""Elements of inputs that are named one by one."""
 
 
 class UnsupportedError(NotImplementedError):
@@ -78,12 +90,24 @@ class Miss:
     truth: arb | None = None
     ulp: float = float("inf")
     share: float = float("inf")
+    index: Shape = ()
+    """The entry, in the whole case."""
 
     @property
     def point(self) -> dict[str, float]:
-        """The inputs at which it happened; of a tensor, elements are named x0, x1, ..."""
+        """The inputs at which it happened: the elements of a small tensor are named x0, x1, ...
+
+        Of large ones there is only the element at the place of the entry.
+        """
+        case = self.case
+        if sum(primal.size for primal in case.primals) > MOST_NAMED:
+            return {
+                f"{leaf.name}[{','.join(map(str, self.index))}]": float(primal[self.index])
+                for leaf, primal in zip(case.tree.leaves, self.whole.primals, strict=True)
+                if leaf.name == self.wrt and _is_index(self.index, primal.shape)
+            }
         named = {}
-        for leaf, primal in zip(self.case.tree.leaves, self.case.primals, strict=True):
+        for leaf, primal in zip(case.tree.leaves, case.primals, strict=True):
             if primal.size == 1:
                 named[leaf.name] = float(primal.reshape(-1)[0])
             else:
@@ -118,6 +142,8 @@ class Judgement:
     """Where the worst error in ulp occurred."""
 
     misses: list[Miss] = field(default_factory=list)
+    held: tuple[str, ...] = PROMISES
+    """The promises that every gradient could have come of."""
 
 
 def judged(case: Case, mode: Mode, device: str) -> Judgement:
@@ -149,22 +175,23 @@ def judge(case: Case, gradients: Sequence[torch.Tensor | None], device: str, ins
 
     `instead` is what came where there is no gradient.
     """
+    found = answer(case)
     malformed = [
         Miss("malformed", leaf.name, case, case, fault or instead)
-        for leaf, primal, gradient in zip(case.tree.leaves, case.primals, gradients, strict=True)
-        if (fault := _malformed(gradient, primal, case, device)) is not None
+        for leaf, each, gradient in zip(case.tree.leaves, found, gradients, strict=True)
+        if (fault := _malformed(gradient, each.centre.shape, case, device)) is not None
     ]
     if malformed:
-        return Judgement(compared=case.entries, misses=malformed)
+        return Judgement(compared=case.entries, misses=malformed, held=())
     got = [binding.read(gradient) for gradient in gradients if gradient is not None]
     return judge_values(case, got)
 
 
-def _malformed(gradient: torch.Tensor | None, primal: Floats, case: Case, device: str) -> str | None:
+def _malformed(gradient: torch.Tensor | None, shape: Shape, case: Case, device: str) -> str | None:
     """Say what is wrong with a gradient before its values are read; nothing to say of a missing one."""
     if gradient is None:
         return ""
-    want = (tuple(primal.shape), binding.dtype(case.form), torch.device(device).type, torch.strided)
+    want = (tuple(shape), binding.dtype(case.form), torch.device(device).type, torch.strided)
     have = (tuple(gradient.shape), gradient.dtype, gradient.device.type, gradient.layout)
     return None if have == want else f"shape, dtype, device, layout = {have} where {want} is due"
 
@@ -180,14 +207,39 @@ def judge_values(case: Case, gradients: Sequence[Floats]) -> Judgement:
     if case.is_pointwise and case.points >= REPEATS:
         gradients = [gradient.ravel() for gradient in gradients]
         case, gradients = _picked(case, gradients, _distinct(case, gradients))
-        rough = filtered(case)
-        if rough is not None:
-            case, gradients = _picked(case, gradients, ~_settled(case, rough, gradients, judgement))
-    found = answer(case)
-    for number in range(len(gradients)):
-        _judge_input(case, found, number, gradients[number], judgement)
+    every, all_gradients = case, gradients
+    rough = filtered(case)
+    if rough is not None:
+        case, gradients = _picked(case, gradients, ~_settled(case, rough, gradients, judgement))
+    judged_entries = [
+        _judge_input(case, found, number, gradients[number], judgement) for number, found in enumerate(answer(case))
+    ]
     judgement.misses = [replace(miss, whole=whole) for miss in judgement.misses]
+    if case.form.bits <= NARROW:
+        judgement.held = tuple(_held(every, all_gradients, case, judged_entries, judgement))
     return judgement
+
+
+def _held(
+    case: Case,
+    gradients: Sequence[Floats],
+    hard: Case,
+    compared: Sequence[np.ndarray[Shape, Any]],
+    judgement: Judgement,
+) -> Iterator[str]:
+    """Yield the promises that hold: where none of the gradients that were judged is further off than it allows."""
+    if not judgement.misses:
+        yield from PROMISES[PROMISES.index(case.inside) :]
+    for promise in PROMISES[: PROMISES.index(case.inside)]:
+        found = answer(replace(case, promise=promise))
+        outside = [
+            ~(is_within(each, got, case.form) | each.by_convention).ravel()
+            for each, got in zip(found, gradients, strict=True)
+        ]
+        if hard is case:
+            outside = [away & asked for away, asked in zip(outside, compared, strict=True)]
+        if not any(away.any() for away in outside):
+            yield promise
 
 
 def _picked(case: Case, gradients: Sequence[Floats], keep: np.ndarray[Shape, Any]) -> tuple[Case, list[Floats]]:
@@ -203,57 +255,70 @@ def _distinct(case: Case, gradients: Sequence[Floats]) -> Integers:
 
 
 def _settled(
-    case: Case, rough: Filtered, gradients: Sequence[Floats], judgement: Judgement
+    case: Case, rough: Sequence[Balls], gradients: Sequence[Floats], judgement: Judgement
 ) -> np.ndarray[Shape, np.dtype[np.bool_]]:
     """Say at which points float64 is enough to see that every gradient is well inside its allowance.
 
     How far off they are is noted.
     """
-    form, settled, errors = case.form, rough.trusted, []
-    for got, truth, allowance in zip(gradients, rough.truth, rough.allowance, strict=True):
+    form, settled, errors = case.form, np.ones(case.points, dtype=bool), []
+    for got, balls in zip(gradients, rough, strict=True):
+        reach = np.zeros(balls.mid.shape) if balls.rad is None else balls.rad
         with np.errstate(invalid="ignore", over="ignore"):
-            distance = np.abs(got - truth.mid)
-            inside = distance + np.abs(allowance.mid - truth.mid) + truth.rad <= MARGIN * allowance.rad
-            ordinary = inside & (got != 0) & (np.abs(truth.mid) < form.largest)
-        settled = settled & (ordinary | (got == 0) & (np.abs(truth.mid) + truth.rad < NIL))
-        errors.append((distance, form.ulp(truth.mid), allowance.rad))
+            distance = np.abs(got - balls.mid)
+            inside = distance <= MARGIN * reach
+            ordinary = inside & (got != 0) & (np.abs(balls.mid) < form.largest)
+            settled = settled & (ordinary | (got == 0) & (np.abs(balls.mid) < NIL))
+        errors.append((distance, form.ulp(np.nan_to_num(balls.mid)), reach))
     for number, (distance, ulp, radius) in enumerate(errors):
         judgement.compared += int(settled.sum())
         judgement.worst_share = max(
-            judgement.worst_share, float((distance[settled] / np.maximum(radius[settled], NIL)).max(initial=0.0))
+            judgement.worst_share,
+            float((distance[settled] / np.maximum(radius[settled], NIL)).max(initial=0.0)),
         )
         _note_worst(case, number, case.batch, np.where(settled, distance / ulp, 0), judgement)
     return settled
 
 
-def _judge_input(case: Case, found: Answer, number: int, got: Floats, judgement: Judgement) -> None:
-    truth, known = found.truth[number], found.reach[number]
-    offset, radius, centre = known.offset, known.radius, known.centre
-    distance = _distances(got, known)
-    if bool((np.abs(offset) > radius).any()):
+def is_within(found: Found, got: Floats, form: Format) -> np.ndarray[Shape, np.dtype[np.bool_]]:
+    """Say of each entry whether rounding explains it."""
+    distance = _distances(got, found)
+    unbounded = ~np.isfinite(found.radius) & np.isfinite(found.centre)
+    with np.errstate(invalid="ignore", over="ignore"):
+        inside = np.abs(distance - found.offset) <= found.radius
+        reach = np.abs(found.centre) + found.radius + np.abs(found.offset)
+        rounds_to_infinity = np.isinf(got) & (reach >= form.largest) & (got * (found.centre + found.offset) > 0)
+        inside = np.where(np.isfinite(got), inside, rounds_to_infinity & ~unbounded)
+        within: np.ndarray[Shape, np.dtype[np.bool_]] = np.where(np.isfinite(found.centre), inside, got == found.centre)
+    return within
+
+
+def _judge_input(case: Case, found: Found, number: int, got: Floats, judgement: Judgement) -> np.ndarray[Shape, Any]:
+    """Judge the gradient by one input; say which of its entries are not moot."""
+    if bool((np.abs(found.offset) > found.radius).any()):
         message = f"the allowance of {case.tree} does not contain its certified derivative"
         raise OracleError(message)
     form, flat = case.form, got.ravel()
+    centre, radius, offset = found.centre.ravel(), found.radius.ravel(), found.offset.ravel()
+    distance, inside = _distances(got, found).ravel(), is_within(found, got, form).ravel()
     unbounded = ~np.isfinite(radius) & np.isfinite(centre)
     with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
-        inside = np.abs(distance - offset) <= radius
-        reach = np.abs(centre) + radius + np.abs(offset)
-        rounds_to_infinity = np.isinf(flat) & (reach >= form.largest) & (flat * (centre + offset) > 0)
-        inside = np.where(np.isfinite(flat), inside, rounds_to_infinity & ~unbounded)
-        inside = np.where(np.isfinite(centre), inside, flat == centre)
         ulp = np.abs(distance) / form.ulp(centre)
         share = np.where(distance == 0, 0.0, np.abs(distance) / (radius + np.abs(offset)))
     normal = (np.abs(centre) >= form.smallest_normal) & (np.abs(centre) <= form.largest)
     vanished = normal & ((flat == 0) | ~np.isfinite(flat))
-    by_convention = found.by_convention[number].ravel()
+    by_convention = found.by_convention.ravel()
     # a sum over a broadcast axis may cancel, as in a composition
     always_lost = case.tree.is_single and case.tree.root.op.elementwise and case.batches[number] == case.batch
     suspect = ~inside | (vanished & always_lost)
     undecided = unbounded & ~(vanished & always_lost)
     overflowed = np.zeros_like(undecided)
     for place in np.flatnonzero(suspect & ~undecided):
+        if len(judgement.misses) >= MOST_MISSES:
+            break  # enough to say what is wrong
         index = tuple(int(i) for i in np.unravel_index(int(place), got.shape))
-        miss = _miss(case, number, index, flat[place], truth.ravel()[place], ulp[place], share[place])
+        truth = _ball(float(centre[place]), float(found.rest.ravel()[place]))
+        miss = _miss(case, number, index, flat[place], truth, ulp[place], share[place])
         if not by_convention[place] and overflows(miss.case):
             overflowed[place] = True
             continue
@@ -270,41 +335,53 @@ def _judge_input(case: Case, found: Answer, number: int, got: Floats, judgement:
     _note_worst(case, number, got.shape, np.where(compared & np.isfinite(ulp), ulp, 0), judgement)
     shares = share[compared & np.isfinite(share)]
     judgement.worst_share = max(judgement.worst_share, float(shares.max(initial=0.0)))
+    return ~overflowed
 
 
-def _distances(got: Floats, reach: Reach) -> Floats:
+def _ball(centre: float, rest: float) -> arb:
+    """Return the truth, of its two parts, as a ball of some hundred bits."""
+    with precision(160):
+        return arb(centre) + arb(rest) if np.isfinite(centre) else arb(centre)
+
+
+def _distances(got: Floats, found: Found) -> Floats:
     """Return got - truth, infinite where the truth is; values near it are subtracted exactly."""
     with np.errstate(invalid="ignore", over="ignore"):
-        return np.where(np.isfinite(reach.centre), got.ravel() - reach.centre - reach.rest, np.inf)
+        return np.where(np.isfinite(found.centre), got - found.centre - found.rest, np.inf)
 
 
 def _miss(case: Case, number: int, index: Shape, got: float, truth: arb, ulp: float, share: float) -> Miss:
     leaf = case.tree.leaves[number]
-    return Miss(
-        "agrees", leaf.name, isolated(case, number, index), case, float(got).hex(), truth, float(ulp), float(share)
-    )
+    at = isolated(case, number, index)
+    return Miss("agrees", leaf.name, at, case, float(got).hex(), truth, float(ulp), float(share), index)
 
 
 def isolated(case: Case, number: int, index: Shape) -> Case:
-    """Return the case at the point that an entry of a gradient comes from, where there is one."""
+    """Return the case at the point that an entry of a derivative comes from, where there is one."""
     batch = case.batches[number]
-    if batch != case.batch or case.root != "cotangent":
+    pushed = "f" in case.word and not case.is_pointwise  # a tangent of the whole
+    if batch != case.batch or case.root != "cotangent" or case.units or pushed:
         return case
     return case.at(tuple(int(i) for i in index[: len(batch)]))
 
 
+def _is_index(index: Shape, shape: Shape) -> bool:
+    return len(index) == len(shape) and all(i < n for i, n in zip(index, shape, strict=True))
+
+
 @lru_cache(maxsize=4096)
 def overflows(case: Case) -> bool:
-    """Say whether the format cannot hold the function itself, or one of the terms of its gradient.
+    """Say whether the format cannot hold the function itself, or one of the terms of its derivative.
 
-    A gradient there is moot: an overflow of the forward, of the local derivative that the cotangent
-    multiplies, or of a term of a sum over a broadcast axis, is not the derivative's fault.
+    A derivative there is moot: an overflow of the forward, of the local derivative that the cotangent
+    multiplies, or of a term of a sum, is not the derivative's fault.
     """
-    if not all(
-        case.tree.root.op.interval(leaf.name).encloses(v, v)
-        for leaf, p in zip(case.tree.leaves, case.primals, strict=True)
-        for v in np.unique(p).tolist()
-    ):
+    bounded = (
+        (case.tree.root.op.interval(leaf.name), p) for leaf, p in zip(case.tree.leaves, case.primals, strict=True)
+    )
+    if not all(interval.encloses(v, v) for interval, p in bounded if interval != REAL for v in np.unique(p).tolist()):
+        return False
+    if not all(np.isfinite(primal).all() for primal in case.primals):
         return False
     local = replace(
         case,
@@ -312,11 +389,9 @@ def overflows(case: Case) -> bool:
         direction=None if case.direction is None else np.ones_like(case.direction),
     )
     is_local = (case.cotangent == 1).all() and (case.direction is None or (case.direction == 1).all())
-    terms = contributions(local) if case.tree.is_single and not is_local else []
-    terms += contributions(case) if case.points > 1 else []
-    if case.along is not None:
-        terms += [row for asked in (case, local) for row in contributions(replace(asked, along=None, direction=None))]
-    return any(abs(ball) > case.form.largest for row in (*value(case), *terms, *products(case)) for ball in row)
+    if oracle.overflows(case, results=False):
+        return True
+    return case.tree.is_single and not is_local and oracle.overflows(local, results=True)
 
 
 def _may_vanish(case: Case, number: int, got: float) -> bool:
@@ -325,22 +400,15 @@ def _may_vanish(case: Case, number: int, got: float) -> bool:
     Near a root of the derivative cancellation may leave exactly 0; a derivative that is merely
     small has no such excuse.
     """
-    if got != 0:
-        return False
-    program = derivative_program(case)
-    nearby = arb(1, STEPS * case.form.unit)
-    count, rows = len(case.tree.leaves), points(case)
-    ctx.prec = 4 * case.form.precision
-    return any(
-        program(*(a * nearby for a in arguments[:count]), *arguments[count:])[number].contains(0) for arguments in rows
-    )
+    return got == 0 and may_be_zero(case, number, STEPS * case.form.unit)
 
 
 def _note_worst(case: Case, number: int, shape: Shape, ulp: Floats, judgement: Judgement) -> None:
     if not ulp.size or float(ulp.max()) < judgement.worst_ulp:
         return
     place = int(ulp.argmax())
-    judgement.worst_ulp = float(ulp[place])
-    point = isolated(case, number, tuple(int(i) for i in np.unravel_index(place, shape)))
-    named = Miss("agrees", "", point, case, "").point
+    judgement.worst_ulp = float(ulp.ravel()[place])
+    index = tuple(int(i) for i in np.unravel_index(place, shape))
+    leaf = case.tree.leaves[number]
+    named = Miss("agrees", leaf.name, isolated(case, number, index), case, "", index=index).point
     judgement.at = {name: v.hex() for name, v in list(named.items())[:8]}

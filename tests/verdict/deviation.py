@@ -6,14 +6,16 @@ import itertools
 import math
 import tomllib
 from dataclasses import dataclass, fields
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import simpleeval
 import torch
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
+from reference.case import Case
 from reference.format import FORMATS
 from reference.tree import single
 from tests.subject.mode import FIRST_ORDER, MODES
@@ -22,6 +24,7 @@ from tests.verdict.comparison import VERDICTS
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from reference.format import Floats
     from reference.op import Op
     from reference.tree import Tree
     from tests.verdict.comparison import Miss
@@ -77,9 +80,10 @@ class Deviation:
     """The versions of torch concerned, as a version specifier."""
 
     region: str
-    """A predicate in the inputs x, y, z and the cotangent g; of a tensor op ``True``.
+    """A predicate in the inputs x, y, z and the cotangent g, such as ``abs(x) > 256`` or ``x == inf``.
 
-    Examples are ``abs(x) > 256`` and ``x == inf``.
+    Of a tensor op the inputs have the names of its formula, and each stands for an `Extent`:
+    ``x.columns >= 4096 and x.is_asked``.
     """
 
     pinned: Mapping[str, float]
@@ -107,17 +111,71 @@ class Deviation:
 
     def covers(self, miss: Miss) -> bool:
         """Say whether a miss, of what the deviation concerns, is this deviation."""
-        return (
-            miss.verdict in self.verdicts
-            and not miss.ulp > self.most_ulp
-            and any(self.holds(dict(zip(NAMES, point, strict=False)), g) for *point, g in _points(miss))
-        )
+        if miss.verdict not in self.verdicts or miss.ulp > self.most_ulp:
+            return False
+        if not miss.case.tree.root.op.elementwise:
+            return self.holds_for(miss.whole, miss.wrt)
+        return any(self.holds(dict(zip(NAMES, point, strict=False)), g) for *point, g in _points(miss))
 
-    def holds(self, point: Mapping[str, float], cotangent: float) -> bool:
-        """Say whether a point lies in the region."""
+    def holds(self, point: Mapping[str, Any], cotangent: Any) -> bool:
+        """Say whether a point lies in the region; of a tensor op, whether arrays do, of which the extents are given."""
         evaluator, parsed = _evaluator(self.region)
         evaluator.names = {**point, "g": cotangent, "inf": math.inf}
         return bool(evaluator.eval(self.region, previously_parsed=parsed))
+
+    def holds_for(self, case: Case, wrt: str) -> bool:
+        """Say whether the inputs of a tensor op lie in the region, for the derivative by one of them."""
+        return self.holds(*_extents(case, wrt))
+
+
+@dataclass(frozen=True)
+class Extent:
+    """What a region may say of an array."""
+
+    size: int
+    """The number of elements."""
+
+    rank: int
+    """The number of axes."""
+
+    columns: int
+    """The length of the last axis."""
+
+    largest: float
+    """The largest magnitude."""
+
+    smallest: float
+    """The smallest magnitude that is not 0."""
+
+    spread: float
+    """The largest element less the smallest."""
+
+    zeros: int
+    """How many elements are 0."""
+
+    ties: int
+    """How many elements are equal to one before them in their row."""
+
+    is_asked: bool
+    """Whether the derivative is by this input."""
+
+    @classmethod
+    def of(cls, values: Floats, *, is_asked: bool) -> Extent:
+        """Take the extent of an array."""
+        sizes = np.abs(values)
+        columns = values.shape[-1] if values.ndim else 1
+        rows = np.sort(values.reshape(-1, columns), axis=-1) if values.size else values.reshape(0, 1)
+        return cls(
+            size=values.size,
+            rank=values.ndim,
+            columns=columns,
+            largest=float(sizes.max(initial=0.0)),
+            smallest=float(sizes[sizes > 0].min(initial=math.inf)),
+            spread=float(values.max() - values.min()) if values.size else 0.0,
+            zeros=int((values == 0).sum()),
+            ties=int((np.diff(rows, axis=-1) == 0).sum()),
+            is_asked=is_asked,
+        )
 
 
 @cache
@@ -125,19 +183,30 @@ def _evaluator(region: str) -> tuple[simpleeval.SimpleEval, Any]:
     return simpleeval.SimpleEval(functions=FUNCTIONS), simpleeval.SimpleEval.parse(region)
 
 
+@lru_cache(maxsize=64)
+def _extents(case: Case, wrt: str) -> tuple[dict[str, Extent], Extent]:
+    """Return the extents of the inputs by name, and that of the cotangent."""
+    named = zip(case.tree.leaves, case.primals, strict=True)
+    extents = {leaf.name: Extent.of(primal, is_asked=leaf.name == wrt) for leaf, primal in named}
+    return extents, Extent.of(case.cotangent, is_asked=False)
+
+
 def trees_of(op: Op) -> list[Tree]:
     """Return an op on its own inputs: a tensor op at each of its shapes."""
-    return [single(op)] if op.elementwise else [single(op, shapes) for shapes in op.shapes]
+    return [single(op)] if op.elementwise else [single(op, shapes) for shapes in op.cores]
+
+
+def pinned(known: Deviation, op: Op) -> Case:
+    """Return the pinned input of a deviation."""
+    tree = next(tree for tree in trees_of(op) if set(tree.elements) == set(known.pinned))
+    primals = tuple(
+        np.array([known.pinned[name] for name in leaf.elements]).reshape(leaf.shape) for leaf in tree.leaves
+    )
+    return Case(tree, FORMATS[known.dtype], primals, np.full(tree.root.shape, known.cotangent))
 
 
 def _points(miss: Miss) -> Iterator[tuple[float, ...]]:
-    """Return every point and cotangent that may have contributed.
-
-    Sums over a broadcast axis have many; a region of a tensor op has no names.
-    """
-    if not miss.case.tree.root.op.elementwise:
-        yield (1.0,)
-        return
+    """Return every point and cotangent that may have contributed: sums over a broadcast axis have many."""
     yield from itertools.product(
         *(sorted(set(values.ravel().tolist())) for values in (*miss.case.primals, miss.case.cotangent))
     )
@@ -220,18 +289,27 @@ def _validate(deviation: Deviation, ops: Mapping[str, Op]) -> None:
     if not deviation.most_ulp > 0:
         message = f"most_ulp={deviation.most_ulp}; accepted: a number above 0"
         raise ValueError(message)
-    accepted_pins = [tree.elements for tree in trees_of(ops[deviation.op])]
-    inputs = accepted_pins[0] if ops[deviation.op].elementwise else ()
+    op = ops[deviation.op]
+    trees = trees_of(op)
+    accepted_pins = [tree.elements for tree in trees]
     if not any(set(deviation.pinned) == set(names) for names in accepted_pins):
-        choices = "; or of ".join(", ".join(names) for names in accepted_pins)
-        message = f"pinned={dict(deviation.pinned)}; accepted: a hex float for each of {choices}"
+        named = "; or of ".join(", ".join(names) for names in accepted_pins)
+        message = f"pinned={dict(deviation.pinned)}; accepted: a hex float for each of {named}"
         raise ValueError(message)
     try:
-        held = deviation.holds(deviation.pinned if inputs else {}, deviation.cotangent)
-    except (simpleeval.InvalidExpression, SyntaxError, ArithmeticError) as error:
+        case = pinned(deviation, op)
+        wrt = [leaf.name for leaf in case.tree.leaves]
+        held = (
+            deviation.holds(deviation.pinned, deviation.cotangent)
+            if op.elementwise
+            else any(deviation.holds_for(case, name) for name in wrt)
+        )
+    except (simpleeval.InvalidExpression, SyntaxError, ArithmeticError, TypeError) as error:
+        extents = "" if op.elementwise else f", each with {', '.join(each.name for each in fields(Extent))},"
+        names = ", ".join(op.inputs)
         message = (
-            f"region={deviation.region!r}: {error}; "
-            f"accepted: a predicate in {', '.join(inputs)} and g with {', '.join(FUNCTIONS)}"
+            f"region={deviation.region!r}: {error}; accepted: "
+            f"a predicate in {names} and g{extents} with {', '.join(FUNCTIONS)}"
         )
         raise ValueError(message) from error
     if not held:

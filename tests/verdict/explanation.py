@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
+import textwrap
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import sympy
+from sympy import Expr
 
-from reference.derivative import slope, symbols
-from reference.tree import rule
+from reference.graph import Input
+from reference.transform import slope
 from tests.subject import binding
 from tests.verdict.comparison import REPEATS, judged
 
@@ -18,13 +21,19 @@ if TYPE_CHECKING:
 
     from reference.case import Case
     from reference.format import Floats
-    from reference.op import Array
+    from reference.graph import Shape
     from reference.tree import Apply, Node, Tree
     from tests.subject.mode import Mode
     from tests.verdict.comparison import Miss
 
 LONGEST = 400
 """Characters of a formula that are shown: a derivative of a large tensor op fills pages."""
+
+MOST_PRINTED = 2048
+"""Elements of inputs that are printed."""
+
+MOST_LINES = 12
+"""Lines of a formula in numpy that are shown."""
 
 LAYOUTS = {
     "contiguous": "{0}",
@@ -65,13 +74,20 @@ def explained(misses: Sequence[Miss], mode: Mode, device: str) -> str:
     where = f"[{miss.case.form.name}, {mode.name}, {device}]"
     sure = "" if miss.truth is None else f" (certified to {miss.truth.str(20)})"
     along = None if miss.case.along is None else tree.leaves[miss.case.along].name
-    asked = f"d {tree}/d{miss.wrt}" if along is None else f"d2 {tree}/d{along} d{miss.wrt}"
+    order = len(mode.word)
+    asked = f"d {tree}/d{miss.wrt}" if along is None else f"d{order} {tree}/d{along}{'2' * (order > 2)} d{miss.wrt}"
+    if any(miss.case.primals[number].size > MOST_PRINTED for number in range(len(miss.case.primals))):
+        at = f"entry {list(miss.index)} of inputs {', '.join(str(list(p.shape)) for p in miss.whole.primals)}; {at}"
     lines = [f"{asked} at {at} {where} is {miss.verdict}:", f"got {miss.got}, should be {miss.expected}{sure}"]
     if np.isfinite(miss.ulp):
         lines.append(f"off by {miss.ulp:.3g} ulp, {miss.share:.3g} times the rounding allowance")
     lines += _spread([m for m in misses if (m.verdict, m.wrt) == (miss.verdict, miss.wrt)])
     lines += ["", *formulas(tree, miss.wrt, along), "", "To see it in plain torch:", ""]
-    return "\n".join(lines) + "\n" + snippet(reproducing(miss, mode, device), miss.wrt, mode, device)
+    case = reproducing(miss, mode, device)
+    if sum(primal.size for primal in case.primals) > MOST_PRINTED:
+        named = f"--op {tree.root.op.name} --mode {mode.name} --dtype {case.form.name} --device {device}"
+        return "\n".join([*lines[:-2], f"Too large to print; to see it again: pytest tests {named}"])
+    return "\n".join(lines) + "\n" + snippet(case, miss.wrt, mode, device)
 
 
 def _spread(alike: Sequence[Miss]) -> list[str]:
@@ -81,6 +97,8 @@ def _spread(alike: Sequence[Miss]) -> list[str]:
         return []
     (primal,) = [p for leaf, p in zip(case.tree.leaves, case.primals, strict=True) if leaf.name == wrt]
     line = f"{len(alike):,} of {primal.size:,} entries are {alike[0].verdict}"
+    if primal.shape and not case.is_pointwise:
+        return [line + _where([m.index for m in alike], primal.shape)]
     if len(case.primals) > 1 or wrt not in alike[0].point:
         return [line]
     tried = np.unique(primal)
@@ -93,10 +111,23 @@ def _spread(alike: Sequence[Miss]) -> list[str]:
     return [f"{line}: {wrt} in {', '.join(runs[:MOST_INTERVALS])}{', ...' if len(runs) > MOST_INTERVALS else ''}"]
 
 
-def formulas(tree: Tree, wrt: str, along: str | None = None) -> list[str]:
-    """Return the function of a tree and its derivative as sympy writes them.
+def _where(indices: Sequence[Shape], shape: Shape) -> str:
+    """Say in which part of an array some entries lie, where that is less than all of it."""
+    if any(len(index) != len(shape) for index in indices):
+        return ""
+    parts = []
+    for axis, length in enumerate(shape):
+        at = np.unique([index[axis] for index in indices])
+        runs = f"{at[0]}" if len(at) == 1 else f"{at[0]}:{at[-1] + 1}" if at[-1] - at[0] + 1 == len(at) else None
+        parts.append(":" if len(at) == length else runs or f"{len(at)} of {length}")
+    return f": [{', '.join(parts)}]"
 
-    Of one op it is by one input, or by that of the derivative along another; of a tree step by step.
+
+def formulas(tree: Tree, wrt: str, along: str | None = None) -> list[str]:
+    """Return the function of a tree and its derivative.
+
+    The derivative of one elementwise op is by one input, or by that of the derivative along another; a tree is
+    written step by step. A tensor op is written as its entry has it.
     """
     names = _names(tree)
     if tree.is_single:
@@ -107,32 +138,34 @@ def formulas(tree: Tree, wrt: str, along: str | None = None) -> list[str]:
 def _step(
     node: Apply, head: str, names: Mapping[Node, str], wrt: str | None = None, along: str | None = None
 ) -> list[str]:
-    """Write what one op gives (of a tensor, the first element that has the input), and its derivatives."""
+    """Write what one op gives, and the derivatives of an elementwise one."""
     op = node.op
-    local = rule(op, tuple(() if op.elementwise else child.shape for child in node.children))
-    inputs = {
-        names[child]: _named(names[child], array) for child, array in zip(node.children, local.inputs, strict=True)
-    }
-    place = {
-        symbol: new
-        for child, array in zip(node.children, local.inputs, strict=True)
-        for symbol, new in zip(array.flat, inputs[names[child]].flat, strict=True)
-    }
-    outputs = [expression.xreplace(place) for expression in local.outputs.flat]
-    variables = {name: array.flat[0] for name, array in inputs.items() if wrt in {None, name}}
-    first = next((e for e in outputs if e.has(*variables.values())), outputs[0])
+    if not isinstance(op.formula, Expr):
+        return [
+            f"{head} = {op.name}({', '.join(names[child] for child in node.children)}), where",
+            *_source(op.formula),
+        ]
+    variables = {names[child]: sympy.Symbol(names[child], real=True) for child in node.children}
+    places = zip(op.inputs, node.children, strict=True)
+    formula = op.formula.xreplace({sympy.Symbol(name, real=True): variables[names[child]] for name, child in places})
     over = "d" if wrt else f"d{head}"
     if along is not None:
-        twice = slope(slope(first, inputs[along].flat[0]), inputs[wrt or along].flat[0])
-        return [f"{head} = {_shortened(str(first))}", f"d2/d{along} d{wrt} = {_shortened(str(twice))}"]
+        twice = slope(slope(formula, variables[along]), variables[wrt or along])
+        return [f"{head} = {_shortened(str(formula))}", f"d2/d{along} d{wrt} = {_shortened(str(twice))}"]
+    derivatives = {name: slope(formula, v) for name, v in variables.items() if wrt in {None, name}}
     return [
-        f"{head} = {_shortened(str(first))}",
-        *(f"{over}/d{v} = {_shortened(str(sympy.diff(first, v)))}" for v in variables.values()),
+        f"{head} = {_shortened(str(formula))}",
+        *(f"{over}/d{name} = {_shortened(str(derivative))}" for name, derivative in derivatives.items()),
     ]
 
 
-def _named(name: str, array: Array) -> Array:
-    return symbols(name, array.shape) if array.shape else np.array(sympy.Symbol(name, real=True), dtype=object)
+def _source(formula: Any) -> list[str]:
+    """Return the lines of a formula in numpy."""
+    try:
+        lines = inspect.getsource(formula).splitlines()
+    except (OSError, TypeError):
+        return ["    its formula is not in a file"]
+    return textwrap.dedent("\n".join(lines[:MOST_LINES])).splitlines()
 
 
 def _shortened(formula: str) -> str:
@@ -159,7 +192,7 @@ def snippet(case: Case, wrt: str, mode: Mode, device: str) -> str:
     """Write a case as plain torch, to be pasted; it prints the gradient by one input.
 
     The mode's own lines follow those that make the inputs, the ``function``, its ``output`` and the
-    ``cotangent``; for forward-mode the ``points`` too, and the ``tangents`` of the input that is asked for.
+    ``cotangent``; for forward-mode the ``tangent`` of the input that is asked for, for Jacobians the ``points``.
     """
     modules = {binding.located(node.op.torch)[0] for node in case.tree.applications}
     lines = [f"import {name}" for name in sorted({"torch"} | {m for m in modules if m.split(".")[0] != "torch"})]
@@ -170,7 +203,7 @@ def snippet(case: Case, wrt: str, mode: Mode, device: str) -> str:
             lines.append(f"{leaf.name} = {LAYOUTS[layout].format(leaf.name)}")
         lines.append(f"{leaf.name} = {leaf.name}.detach().requires_grad_()")
     names = [leaf.name for leaf in case.tree.leaves]
-    body = _calls(case.tree) + [f"output = output.{case.root}()"] * (case.root != "cotangent")
+    body = _calls(case) + [f"output = output.{case.root}()"] * (case.root != "cotangent")
     if "function" in mode.snippet:
         lines += [f"def function({', '.join(names)}):", *(f"    {line}" for line in body), "    return output"]
     else:
@@ -178,8 +211,13 @@ def snippet(case: Case, wrt: str, mode: Mode, device: str) -> str:
     lines.append(f"cotangent = {_tensor(case.cotangent if case.root == 'cotangent' else np.ones(()), case, device)}")
     if case.direction is not None:
         lines.append(f"direction = {_tensor(case.direction, case, device)}")
-    if "points" in mode.snippet:
-        lines += _points(case, names, wrt)
+    if "last_direction" in mode.snippet:
+        lines.append(f"last_direction = {_tensor(case.last_direction, case, device)}")
+    if "tangent" in mode.snippet.replace("cotangent", ""):
+        lines.append(f"tangent = {_tensor(case.tangents[names.index(wrt)], case, device)}")
+    if "*points" in mode.snippet:
+        flat = ".flatten()" if case.is_pointwise else ""
+        lines.append(f"points = [x.detach(){flat} for x in ({', '.join(names)},)]")
     number, numbers, at = names.index(wrt), tuple(range(len(names))), case.along or 0
     asked = mode.snippet.format(
         wrt=wrt,
@@ -191,20 +229,9 @@ def snippet(case: Case, wrt: str, mode: Mode, device: str) -> str:
         mapped="torch.func.vmap" if case.is_pointwise else "",
         at=at,
         along=names[at],
-        first="" if case.is_pointwise else "[0]",
-        block="" if case.is_pointwise else f".reshape(len(cotangent), {names[at]}[0].numel(), -1)[:, 0]",
+        block="" if case.is_pointwise else f".reshape(cotangent.numel(), {names[at]}.numel(), -1)[:, 0]",
     )
     return "\n".join([*lines, asked])
-
-
-def _points(case: Case, names: Sequence[str], wrt: str) -> list[str]:
-    """Write the point, or points, at which forward-mode is asked, and the tangents."""
-    if case.is_pointwise:
-        return [f"points = [x.detach().flatten() for x in ({', '.join(names)},)]", "tangents = [cotangent.flatten()]"]
-    return [
-        f"points = [x.detach()[0] for x in ({', '.join(names)},)]",
-        f"tangents = torch.eye({wrt}[0].numel(), dtype={wrt}.dtype, device={wrt}.device).reshape(-1, *{wrt}[0].shape)",
-    ]
 
 
 def _tensor(values: Floats, case: Case, device: str) -> str:
@@ -222,12 +249,20 @@ def _repeats(values: Floats, period: int) -> bool:
     return period < values.size and values[period:].tobytes() == values[:-period].tobytes()
 
 
-def _calls(tree: Tree) -> list[str]:
-    names = _names(tree)
+def _calls(case: Case) -> list[str]:
+    names = _names(case.tree)
+    inputs = [Input((), primal.shape, leaf.name) for leaf, primal in zip(case.tree.leaves, case.primals, strict=True)]
+    shapes = {node: step.shape for node, step in case.tree.traced(inputs, case.seed).items()}
     return [
         line
-        for node in tree.applications
-        for line in binding.steps(node, names[node], [names[child] for child in node.children])
+        for node in case.tree.applications
+        for line in binding.steps(
+            node,
+            names[node],
+            [names[child] for child in node.children],
+            [shapes[child] for child in node.children],
+            case.seed,
+        )
     ]
 
 

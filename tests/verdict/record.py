@@ -25,6 +25,12 @@ class Record:
     compared: int
     """Entries of gradients that were judged."""
 
+    size: int
+    """Elements of the largest input that was asked."""
+
+    inside: str | None
+    """The sharpest promise that held of what the op computes in; None where none did."""
+
     worst_ulp: float | None
     """The largest distance from the truth, in ulps; None where what came was not finite."""
 

@@ -10,7 +10,7 @@ import torch
 from reference.case import Case
 from reference.catalogue import OPS
 from reference.format import FORMATS
-from reference.oracle import contributions, value
+from reference.oracle import answer, value
 from reference.tree import Apply, Leaf, Tree
 from tests.subject import binding
 
@@ -81,7 +81,7 @@ def _at(node: Leaf | Apply, root: Apply, leaves: tuple[Leaf, ...]) -> tuple[floa
     here = (
         point[leaves.index(node)]
         if isinstance(node, Leaf)
-        else np.array([float(value(Case(Tree(node, leaves), form, point, np.ones(1)))[0][0])])
+        else np.array([float(value(Case(Tree(node, leaves), form, point, np.ones(1)))[0])])
     )
     cut = Leaf("v")
     replaced = _replaced(root, node, cut)
@@ -89,7 +89,7 @@ def _at(node: Leaf | Apply, root: Apply, leaves: tuple[Leaf, ...]) -> tuple[floa
     free = tuple(leaf for leaf in (*leaves, cut) if leaf in Tree(replaced, (*leaves, cut)).uses)
     primals = tuple(here if leaf is cut else point[leaves.index(leaf)] for leaf in free)
     tree = Tree(replaced, free)
-    certified = contributions(Case(tree, form, primals, np.ones(1)))[0][free.index(cut)]
+    certified = answer(Case(tree, form, primals, np.ones(1)))[free.index(cut)].centre[0]
     tensors = [torch.tensor(primal, requires_grad=True) for primal in primals]
     (gradient,) = torch.autograd.grad(
         binding.function(tree)(*tensors), tensors[free.index(cut)], torch.ones(1, dtype=torch.float64)

@@ -15,8 +15,8 @@ from latex2mathml import converter
 from markupsafe import Markup
 
 from reference.catalogue import FAMILIES, OPS
+from reference.elements import elements
 from reference.format import FORMATS
-from reference.tree import rule
 from tests.runs.findings import right_bits, shown
 from tests.runs.report import plots
 from tests.runs.report.notebook import edges
@@ -120,7 +120,7 @@ def formulas(op: Op) -> list[tuple[str, Markup]]:
 
     Of a tensor op it is the first element at its first shape.
     """
-    local = rule(op, ((),) * len(op.inputs) if op.elementwise else op.shapes[0])
+    local = elements(op, ((),) * len(op.inputs) if op.elementwise else op.cores[0])
     place = {
         symbol: sympy.Symbol(name if not array.shape else f"{name}_{i}", real=True)
         for name, array in zip(op.inputs, local.inputs, strict=True)

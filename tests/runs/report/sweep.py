@@ -76,7 +76,7 @@ def spots(op: Op, form: Format, device: str, known: Sequence[Deviation]) -> Iter
     )
     try:
         judgement = judged(case, MODES[MODE], device)
-        reach = answer(case).reach[0]
+        found = answer(case)[0]
     except (UnsupportedError, UncertifiedError):
         return
     gradient = MODES[MODE].gradients(case, device)[0]
@@ -88,12 +88,12 @@ def spots(op: Op, form: Format, device: str, known: Sequence[Deviation]) -> Iter
         if miss.wrt == op.inputs[0]
     }
     with np.errstate(invalid="ignore", over="ignore"):
-        ulp = form.ulp(reach.centre)
-        same = (got == reach.centre) | (
-            np.isfinite(got) & np.isfinite(reach.centre) & (got - reach.centre - reach.rest == 0)
+        ulp = form.ulp(found.centre)
+        same = (got == found.centre) | (
+            np.isfinite(got) & np.isfinite(found.centre) & (got - found.centre - found.rest == 0)
         )
-        distance = np.where(same, 0.0, np.abs(got - reach.centre - reach.rest) / ulp)
-        allowed = (reach.radius + np.abs(reach.offset)) / ulp
+        distance = np.where(same, 0.0, np.abs(got - found.centre - found.rest) / ulp)
+        allowed = (found.radius + np.abs(found.offset)) / ulp
     for x, off, may in zip(line.tolist(), distance.tolist(), allowed.tolist(), strict=True):
         yield Spot(device, form.name, x, _drawn(off), _drawn(may), missed.get(x, "agrees"))
 

@@ -3,6 +3,7 @@
 Both sides run in the same test; ``tox -e bench`` prints the table, and a ratio below its floor fails.
 """
 
+from dataclasses import replace
 from time import perf_counter
 
 import numpy as np
@@ -10,19 +11,23 @@ import pytest
 import torch
 from hypothesis import HealthCheck, Phase, given, settings
 
+from reference import derivative, evaluation, transform
 from reference.case import Case
 from reference.catalogue import OPS
-from reference.chain import allowance_program, gradient_program
 from reference.format import FORMATS
-from reference.oracle import answer, contributions, kept
-from reference.tree import Tree, jacobian, rule, single
+from reference.oracle import answer, certified, in_arrays, kept
+from reference.tree import Tree, result_shape, single
 from strategies import trees
+from strategies.cases import case_in_use
 from tests.subject import binding
 
 POINTS = 256
 ELEMENTWISE = ("tanh", "sin", "exp", "sigmoid", "softplus", "sqrt", "erf", "atan")
 CERTIFIED_FLOOR, ALLOWANCE_FLOOR, TREE_FLOOR = 60, 10, 3
 """How many times as fast as gradcheck the oracle must be, on a machine that does other things too."""
+
+WHOLE = {"softmax": 20, "layer_norm": 20, "cross_entropy": 20, "linear": 8}
+"""Tensor ops in real use, and how many times torch's float64 forward and backward the oracle may take."""
 
 
 def drawn(count: int) -> dict[str, Tree]:
@@ -63,7 +68,7 @@ def gradcheck_seconds(case: Case) -> float:
     return perf_counter() - start
 
 
-def outpaces(benchmark, case: Case, work, before=kept.cache_clear, rounds: int = 300) -> float:
+def outpaces(benchmark, case: Case, work, before=kept.clear, rounds: int = 300) -> float:
     """Time some of the oracle's work on a case, and return how many times as fast as gradcheck it is."""
     benchmark.pedantic(work, args=(case,), setup=before, rounds=rounds)
     theirs = min(gradcheck_seconds(case) for _ in range(5))
@@ -77,13 +82,17 @@ def outpaces(benchmark, case: Case, work, before=kept.cache_clear, rounds: int =
 
 def forget() -> None:
     """Make the oracle derive and compile anew, as it must for a tree that was just drawn."""
-    for cached in (gradient_program, allowance_program, rule, jacobian, kept):
-        cached.cache_clear()
+    kept.clear()
+    result_shape.cache_clear()
+    for module in (derivative, evaluation, transform):
+        for cached in vars(module).values():
+            if hasattr(cached, "cache_clear") and cached.__module__ == module.__name__:
+                cached.cache_clear()
 
 
 @pytest.mark.parametrize(
     ("work", "floor"),
-    [(contributions, CERTIFIED_FLOOR), (answer, ALLOWANCE_FLOOR)],
+    [(certified, CERTIFIED_FLOOR), (answer, ALLOWANCE_FLOOR)],
     ids=["certified", "with_allowance"],
 )
 @pytest.mark.parametrize("op", ELEMENTWISE)
@@ -101,3 +110,32 @@ def test_elementwise_outpaces_gradcheck(benchmark, op: str, work, floor: int) ->
 def test_tree_outpaces_gradcheck(benchmark, tree) -> None:
     """A tree at 256 points is derived, compiled and certified 3 times as fast as gradcheck checks it."""
     assert outpaces(benchmark, case_of(tree), answer, forget, rounds=9) >= TREE_FLOOR
+
+
+def torch_seconds(case: Case) -> float:
+    """Return how long torch's own forward and backward take of the same in float64, on one core."""
+    wide = replace(case, form=FORMATS["float64"])
+    inputs, cotangent = binding.leaves(wide, "cpu"), binding.tensor(wide.cotangent, wide.form, "cpu")
+    function, threads = binding.function(wide.tree, wide.seed), torch.get_num_threads()
+    torch.set_num_threads(1)
+    start = perf_counter()
+    function(*inputs).backward(cotangent)
+    seconds = perf_counter() - start
+    torch.set_num_threads(threads)
+    return seconds
+
+
+@pytest.mark.parametrize(("op", "most"), WHOLE.items(), ids=WHOLE)
+def test_whole_arrays_take_few_times_as_long_as_torch(benchmark, op: str, most: int) -> None:
+    """The truth with its allowance in float32 takes at most so many times torch's own float64 forward and backward."""
+    entry = OPS[op]
+    case = case_in_use(entry, FORMATS["float32"], entry.sizes, (4,) if entry.rows == (2,) else entry.rows)
+    assert in_arrays(case) is not None
+    benchmark.pedantic(in_arrays, args=(case,), rounds=100)
+    theirs = min(torch_seconds(case) for _ in range(100))
+    ours = benchmark.stats.stats.min
+    benchmark.extra_info |= {
+        "entries_per_second": round(case.entries / ours),
+        "times_torch": round(ours / theirs, 1),
+    }
+    assert ours <= most * theirs

@@ -12,14 +12,20 @@ import numpy as np
 import sympy
 import torch
 
-from reference.tree import rule
+from reference.elements import Symbols, elements, symbols
+from reference.evaluation import evaluate
+from reference.graph import Input
+from reference.op import x, y, z
+from reference.trace import Traced, traced
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from sympy import Expr, MatrixExpr, Symbol
 
-    from reference.op import Array, Op, Shape
+    from reference.elements import Elements
+    from reference.graph import Shape
+    from reference.op import Array, Op
 
 
 class NoFloorError(NotImplementedError):
@@ -175,6 +181,59 @@ def _written(arrays: Sequence[Array], results: Sequence[Array]) -> Written:
     )
 
 
+@dataclass(frozen=True)
+class Local:
+    """What goes back over one op at given shapes, in symbols."""
+
+    known: tuple[Array, ...]
+    """The inputs, and the value that torch saves where it saves one."""
+
+    value: Array | None
+    """That value, in the inputs."""
+
+    cotangents: Array
+    gradients: tuple[Array, ...]
+    """In all of these."""
+
+
+@cache
+def local(op: Op, shapes: tuple[Shape, ...]) -> Local:
+    """Differentiate an op at these shapes, element by element, in what torch saved of it where it saves a value."""
+    plain = elements(op, shapes)
+    if op.saved is None:
+        return Local(plain.inputs, None, plain.cotangents, plain.gradients)
+    value, saved, instead = _through_saved(op, plain)
+    gradients = tuple(np.empty(array.shape, dtype=object) for array in plain.gradients)
+    for written, array in zip(gradients, plain.gradients, strict=True):
+        through = [gradient.subs(instead, simultaneous=True) for gradient in array.flat]
+        written.ravel()[:] = [sympy.factor(gradient) for gradient in through] if op.elementwise else through
+    return Local((*plain.inputs, saved), value, plain.cotangents, gradients)
+
+
+def _through_saved(op: Op, plain: Elements) -> tuple[Array, Array, dict[Expr, Expr]]:
+    """Return the value that torch saves of an op, its symbols, and what they replace in the gradients: an identity."""
+    if op.saving is not None:
+        names = dict(zip((x, y, z), (array[()] for array in plain.inputs), strict=False))
+        value = plain.outputs if op.saving.value is None else np.array(op.saving.value.xreplace(names))
+        names[op.saving.output] = symbols("saved", ())[()]
+        instead = {before.xreplace(names): after.xreplace(names) for before, after in op.saving.instead}
+        return value, symbols("saved", ()), instead
+    assert callable(op.saved)
+    value = plain.outputs if op.saves is None else _of_symbols(op.saves, plain.inputs)
+    saved = symbols("saved", value.shape)
+    rewritten = _of_symbols(op.saved, (*plain.inputs, saved))
+    return value, saved, dict(zip(plain.inputs[0].flat, rewritten.flat, strict=True))
+
+
+def _of_symbols(formula: Callable[..., Any], arrays: Sequence[Array]) -> Array:
+    """Return what a formula in numpy makes of arrays of symbols."""
+    inputs = [Input((), array.shape, str(number)) for number, array in enumerate(arrays)]
+    step = traced(formula, [Traced(each) for each in inputs], "saved")
+    given: Any = {each.name: array for each, array in zip(inputs, arrays, strict=True)}
+    (result,) = evaluate([step], given, Symbols())
+    return result
+
+
 @cache
 def back_over_op(op: Op, shapes: tuple[Shape, ...]) -> Written:
     """Return the gradients of an op at these shapes.
@@ -182,10 +241,8 @@ def back_over_op(op: Op, shapes: tuple[Shape, ...]) -> Written:
     They are of its inputs, the value that torch saves where it saves one, and a cotangent. Raises NoFloorError where
     torch lacks a function of the derivative.
     """
-    local = rule(op, shapes)
-    return _written(
-        [*local.inputs, *([] if local.saved is None else [local.saved]), local.cotangents], local.saved_gradients
-    )
+    back = local(op, shapes)
+    return _written([*back.known, back.cotangents], back.gradients)
 
 
 @cache
@@ -194,8 +251,8 @@ def saved(op: Op, shapes: tuple[Shape, ...]) -> Written | None:
 
     It is None where torch saves none, or the output.
     """
-    local = rule(op, shapes)
-    return None if local.saved_value is None or op.saves is None else _written(local.inputs, [local.saved_value])
+    back = local(op, shapes)
+    return None if back.value is None or op.saves is None else _written(back.known[:-1], [back.value])
 
 
 @cache

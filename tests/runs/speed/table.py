@@ -63,6 +63,7 @@ class Figure:
 
     entries_per_second: int | None = None
     times_gradcheck: float | None = None
+    times_torch: float | None = None
 
     @property
     def series(self) -> str:
@@ -197,18 +198,20 @@ def of_growths(found: Sequence[Growth]) -> Table:
 
 
 def of_oracle(figures: Sequence[Figure]) -> Table:
-    """Tell how the oracle compares with gradcheck."""
+    """Tell how the oracle compares with gradcheck, and with torch itself."""
     table = Table(
         "the oracle",
         "entries a second",
         "× gradcheck",
-        title="the oracle, beside gradcheck",
+        "torch's time ×",
+        title="the oracle, beside gradcheck in its full mode, and whole arrays beside torch's own float64",
         box=box.SIMPLE,
         title_justify="left",
     )
     for f in figures:
-        if f.times_gradcheck is not None:
-            table.add_row(f.name, f"{f.entries_per_second:,}", str(f.times_gradcheck))
+        if f.times_gradcheck is not None or f.times_torch is not None:
+            ratios = ("" if ratio is None else str(ratio) for ratio in (f.times_gradcheck, f.times_torch))
+            table.add_row(f.name, f"{f.entries_per_second:,}", *ratios)
     return table
 
 

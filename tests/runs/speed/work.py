@@ -125,7 +125,7 @@ def of_op(op: Op, size: int, form: Format) -> Work:
     if op.elementwise:
         tree, shapes = single(op), ((size,),) * len(op.inputs)
     else:
-        tree = single(op, op.shapes[0])
+        tree = single(op, op.cores[0])
         most = max(int(np.prod(leaf.shape, dtype=np.int64)) for leaf in tree.leaves)
         batch = (max(size // most, 1),) if op.batched else ()
         shapes = tuple(

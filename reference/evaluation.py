@@ -1,0 +1,542 @@
+"""A graph evaluated: in float64 balls on whole arrays, or in flint's at any precision, and as rounding may change it.
+
+Both arithmetics walk the steps in the same way. A sum of n terms rounds n - 1 times, in any order; of terms
+whose bits are drawn, the rounding errors are as good as independent, and Higham and Mary's bound (SIAM J. Sci.
+Comput. 41(5), 2019) has 8 sqrt(n) in place of n - 1, with a failure less likely than 1e-13 a sum.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from flint import arb, arb_mat
+
+from reference.balls import LEAST, STEP, Balls, Widened, evaluated
+from reference.compiler import STEPS, compiled
+from reference.convention import conventional, critical, critical_expressions, critical_program
+from reference.graph import Constant, Contract, Gather, Input, Map, Scatter, Select, Shift, Step, Through, ordered
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from sympy import Expr, Symbol
+
+    from reference.compiler import Program
+    from reference.format import Floats, Format
+    from reference.graph import Labels, Shape
+    from reference.op import Array
+
+    Mask = np.ndarray[Shape, np.dtype[np.bool_]]
+
+LAMBDA = 8
+"""Higham and Mary's: how unlikely a sum is to exceed the bound."""
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """What is rounded to which format: nothing where there is none."""
+
+    steps: Format | None = None
+    """Every step."""
+
+    kept: Format | None = None
+    """What the forward pass keeps for the backward, once more."""
+
+    results: Format | None = None
+    """What comes out, once more."""
+
+    independent: bool = False
+    """Whether the bits of what is summed are drawn."""
+
+    def roundings(self, count: int) -> float:
+        """Return how many units of roundoff a sum of so many terms may be off by, of the sum of their magnitudes."""
+        if count < 2:
+            return 0.0
+        return min(count - 1.0, LAMBDA * math.sqrt(count)) if self.independent else count - 1.0
+
+
+EXACT = Rounding()
+
+
+class Arithmetic(Protocol):
+    """How values of steps are made."""
+
+    def of(self, values: Floats) -> Any:
+        """Take exact numbers in."""
+
+    def step(self, step: Step, sources: Sequence[Any]) -> Any:
+        """Evaluate a step of the values of its sources."""
+
+    def kept(self, value: Any) -> Any:
+        """Round what is kept for the backward pass."""
+
+    def result(self, value: Any) -> Any:
+        """Round what comes out."""
+
+
+def evaluate(
+    roots: Sequence[Step], given: Mapping[str, Floats], arithmetic: Arithmetic, forward: Sequence[Step] = ()
+) -> list[Any]:
+    """Evaluate steps, with the values of the inputs by name.
+
+    `forward` are the outputs of the function that was differentiated: what it hands on is kept for the backward.
+    A value is let go of as soon as no step needs it.
+    """
+    order = ordered(roots)
+    uses = Counter(source for step in order for source in step.sources) + Counter(roots)
+    kept = _kept(order, forward)
+    values: dict[Step, Any] = {}
+    for step in order:
+        if isinstance(step, Input):
+            values[step] = arithmetic.of(given[step.name])
+        elif isinstance(step, Constant):
+            values[step] = arithmetic.of(step.values)
+        else:
+            values[step] = arithmetic.step(step, [values[source] for source in step.sources])
+        if step in kept:
+            values[step] = arithmetic.kept(values[step])
+        for source in step.sources:
+            uses[source] -= 1
+            if not uses[source]:
+                del values[source]
+    return [arithmetic.result(values[root]) for root in roots]
+
+
+def _kept(order: Sequence[Step], forward: Sequence[Step]) -> set[Step]:
+    """Return the steps of the forward pass that a step of the backward refers to."""
+    first = set(ordered(forward))
+    return {
+        source for step in order if step not in first for source in step.sources if source in first and source.sources
+    }
+
+
+@lru_cache(maxsize=4096)
+def _program(expression: Expr, variables: tuple[Symbol, ...], form: Format | None, *, arrays: bool) -> Program:
+    return compiled([expression], variables, form, arrays=arrays)
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """Float64 balls on whole arrays: the values, or with a format for the steps the reach of rounding around them.
+
+    Raises AttributeError or TypeError for a step that has a function which numpy lacks.
+    """
+
+    rounding: Rounding = EXACT
+
+    @property
+    def kind(self) -> type[Balls]:
+        """What values are."""
+        return Balls if self.rounding.steps is None else Widened
+
+    def of(self, values: Floats) -> Balls:
+        """Take exact numbers in."""
+        return self.kind(values)
+
+    def kept(self, value: Balls) -> Balls:
+        """Round what is kept for the backward pass."""
+        return self._rounded(value, self.rounding.kept)
+
+    def result(self, value: Balls) -> Balls:
+        """Round what comes out."""
+        return self._rounded(value, self.rounding.results)
+
+    def _rounded(self, value: Balls, form: Format | None) -> Balls:
+        return value.rounded(form.unit, form.smallest_subnormal) if form and isinstance(value, Widened) else value
+
+    def step(self, step: Step, sources: Sequence[Balls]) -> Balls:
+        """Evaluate a step of the values of its sources."""
+        match step:
+            case Map():
+                return self._map(step, sources)
+            case Contract():
+                return self._contract(step, sources)
+            case Gather():
+                return sources[0].moved(lambda part: moved(part, step))
+            case Scatter():
+                return self._scatter(step, sources[0])
+            case Select():
+                return _selected(step, sources[0])
+            case Shift():
+                return self.of(sources[0].mid.max(step.axis, keepdims=True))
+            case Through():
+                return sources[0]
+        raise NotImplementedError(type(step).__name__)
+
+    def _map(self, step: Map, sources: Sequence[Balls]) -> Balls:
+        form = None if step.exact else self.rounding.steps
+        program = _program(step.expression, step.variables, form, arrays=True)
+        if not sources:
+            (result,) = program.at([()])
+            return self.kind.of(result[0])
+        (value,) = evaluated(program, sources)
+        if form is not None:
+            for seed in step.seeds:
+                assert isinstance(value, Widened)
+                value = value.amplified(sources[step.variables.index(seed)].size, form.smallest_subnormal)
+        if step.ruled is not None and critical_expressions(step.ruled.op):
+            value = _unsaid(value, step, sources)
+        return value
+
+    def _contract(self, step: Contract, sources: Sequence[Balls]) -> Balls:
+        mid = contraction(step, [source.mid for source in sources])
+        spread = _spread(step, sources)
+        count, form = step.count, self.rounding.steps
+        if count < 2 and len(sources) == 1:
+            return self.kind(mid, spread)
+        magnitude = contraction(step, [source.size for source in sources])
+        if form is None:
+            own = magnitude * ((count + len(sources)) * 2.0**-53) + count * LEAST
+            return Balls(mid, own if spread is None else own + spread)
+        products = STEPS if len(sources) > 1 else 0
+        share = form.unit * (self.rounding.roundings(count) + products)
+        wide = magnitude * share
+        if spread is not None:
+            wide += spread * (1 + share)
+        if products:
+            wide += count * form.smallest_subnormal
+        return Widened(mid, wide) if count < 2 else Widened(mid, wide).rounded(STEPS * form.unit, 0.0)
+
+    def _scatter(self, step: Scatter, source: Balls) -> Balls:
+        table = step.table.ravel()
+        counts = np.bincount(table[table >= 0], minlength=step.size).reshape(step.shape)
+
+        def added(part: Floats) -> Floats:
+            return scattered(part, step)
+
+        whole = source.moved(added)
+        if counts.size == 0 or counts.max() < 2:
+            return whole
+        magnitude = added(source.size)
+        spread = np.zeros(step.shape) if whole.rad is None else whole.rad
+        form = self.rounding.steps
+        if form is None:
+            return Balls(whole.mid, magnitude * counts * 2.0**-53 + spread)
+        several = counts > 1
+        roundings = np.array([self.rounding.roundings(count) for count in range(int(counts.max()) + 1)])[counts]
+        wide = spread + (magnitude + spread) * roundings * form.unit
+        return Widened(whole.mid, wide + np.where(several, STEPS * form.unit * whole.size, 0.0))
+
+
+def _spread(step: Contract, sources: Sequence[Balls]) -> Floats | None:
+    """Return what radii of the sources come to in a sum of products."""
+    radii = [None if s.rad is None else np.broadcast_to(s.rad, s.mid.shape) for s in sources]
+    if len(sources) == 1:
+        return None if radii[0] is None else contraction(step, [radii[0]])
+    ours, theirs = radii
+    first = None if theirs is None else contraction(step, [sources[0].size, theirs])
+    if ours is None:
+        return first
+    second = contraction(step, [ours, sources[1].size if theirs is None else sources[1].size + theirs])
+    return second if first is None else first + second
+
+
+def _unsaid(value: Balls, step: Map, sources: Sequence[Balls]) -> Balls:
+    """Say nothing where an op may be at a kink or an edge: the rule decides there."""
+    assert step.ruled is not None
+    op, shape = step.ruled.op, value.mid.shape
+    inputs = [Balls(source.mid, source.rad).repeated(shape) for source in sources[: len(op.inputs)]]
+    apart = np.ones(shape, dtype=bool)
+    for place in evaluated(critical_program(op), inputs):
+        apart &= np.abs(place.mid) > (0 if place.rad is None else place.rad)
+    return value if apart.all() else type(value)(np.where(apart, value.mid, np.nan), value.rad)
+
+
+def _selected(step: Select, keys: Balls) -> Balls:
+    """Find the elements of a rank; where the order is not certain, say nothing."""
+    chosen = np.sort(keys.mid, axis=step.axis).take([step.rank], axis=step.axis)
+    at = keys.mid == chosen
+    counts = at.sum(step.axis, keepdims=True)
+    weights = at / counts if step.shares else at & (np.cumsum(at, step.axis) == 1)
+    gap = np.where(at, np.inf, np.abs(keys.mid - chosen)).min(step.axis, keepdims=True)
+    outer = np.broadcast_to(0.0 if keys.rad is None else keys.rad, keys.mid.shape)
+    widest = outer.max(step.axis, keepdims=True, initial=0.0)
+    certain = (gap > 2 * widest) & ((counts == 1) | (widest == 0))
+    inexact = step.shares and bool((np.log2(counts) % 1 != 0).any())
+    return type(keys)(np.where(certain, weights, np.nan), weights * STEP if inexact and type(keys) is Balls else None)
+
+
+def moved(part: np.ndarray[Any, Any], step: Gather) -> np.ndarray[Any, Any]:
+    """Move elements as a gather does."""
+    match step.move:
+        case ("reshape", shape):
+            return part.reshape(shape)
+        case ("transpose", axes):
+            return part.transpose(axes)
+        case ("broadcast", shape):
+            return np.broadcast_to(part, shape)
+    if not part.size:
+        return np.zeros(step.shape, dtype=part.dtype)
+    found = part.ravel()[step.table]
+    if (step.table < 0).any():
+        found[step.table < 0] = 0 if part.dtype != object else arb(0)
+    return found
+
+
+def scattered(part: Floats, step: Scatter) -> Floats:
+    """Add elements up as a scatter does."""
+    table = step.table.ravel()
+    sent = table >= 0
+    return np.bincount(table[sent], part.ravel()[sent], step.size).reshape(step.shape).astype(np.float64, copy=False)
+
+
+def arranged(
+    step: Contract, arrays: Sequence[np.ndarray[Any, Any]]
+) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], tuple[str, str, str]]:
+    """Arrange two arrays as stacks of matrices, whose products are the contraction.
+
+    The shapes are stack × rows × inner and stack × inner × columns; the letters of stack, rows and columns come too.
+    """
+    (ours, theirs), kept = step.labels, step.kept
+    left, right = (
+        _presummed(labels, other, kept, part)
+        for labels, other, part in ((ours, theirs, arrays[0]), (theirs, ours, arrays[1]))
+    )
+    ours, theirs = (
+        "".join(c for c in labels if c in other or c in kept) for labels, other in ((ours, theirs), (theirs, ours))
+    )
+    stack = "".join(c for c in kept if c in ours and c in theirs)
+    inner = "".join(c for c in ours if c in theirs and c not in kept)
+    rows, columns = ("".join(c for c in kept if c in labels and c not in stack) for labels in (ours, theirs))
+    extents = step.extents
+
+    def length(letters: str) -> int:
+        return math.prod(extents[c] for c in letters)
+
+    first = left.transpose([ours.index(c) for c in stack + rows + inner]).reshape(
+        length(stack), length(rows), length(inner)
+    )
+    second = right.transpose([theirs.index(c) for c in stack + inner + columns]).reshape(
+        length(stack), length(inner), length(columns)
+    )
+    return first, second, (stack, rows, columns)
+
+
+def _presummed(labels: Labels, other: Labels, kept: Labels, part: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    axes = tuple(i for i, c in enumerate(labels) if c not in other and c not in kept)
+    return part.sum(axis=axes) if axes else part
+
+
+def restored(step: Contract, product: np.ndarray[Any, Any], names: tuple[str, str, str]) -> np.ndarray[Any, Any]:
+    """Give a stack of products the axes of the contraction."""
+    letters = "".join(names)
+    whole = product.reshape([step.extents[c] for c in letters])
+    return whole.transpose([letters.index(c) for c in step.kept])
+
+
+def contraction(step: Contract, parts: Sequence[Floats]) -> Floats:
+    """Sum products of floats over named axes."""
+    if len(parts) == 1:
+        (labels,) = step.labels
+        axes = tuple(i for i, c in enumerate(labels) if c not in step.kept)
+        left = [c for c in labels if c in step.kept]
+        return np.asarray(parts[0].sum(axis=axes)).transpose([left.index(c) for c in step.kept])
+    first, second, names = arranged(step, parts)
+    if first.shape[1] == second.shape[2] == 1:
+        return restored(step, (first[:, 0, :] * second[:, :, 0]).sum(-1), names)
+    return restored(step, np.matmul(first, second), names)
+
+
+@dataclass
+class Exact:
+    """Flint's balls in arrays of objects, at the precision of the context.
+
+    They are values alone, or what rounding may make of them.
+    """
+
+    rounding: Rounding = EXACT
+    form: Format | None = None
+    """The format whose rule for kinks and edges is asked for; none where that does not matter."""
+
+    def __post_init__(self) -> None:
+        """Start without any step at which the rule decided."""
+        self.ruled: dict[Step, Mask] = {}
+        self.has_infinite = False
+
+    def of(self, values: Any) -> Array:
+        """Take exact numbers in, or balls as they are."""
+        if values.dtype == object:
+            return values
+        self.has_infinite |= not np.isfinite(values).all()
+        if values.size and (values == values.flat[0]).all():
+            return objects([arb(float(values.flat[0]))] * values.size, values.shape)  # ones, mostly
+        return objects([arb(v) for v in values.ravel().tolist()], values.shape)
+
+    def _widened(self, value: Array, form: Format | None) -> Array:
+        if form is None:
+            return value
+        wide, least = arb(1, form.unit), arb(0, form.smallest_subnormal)
+        return objects([ball * wide + least for ball in value.ravel().tolist()], value.shape)
+
+    def kept(self, value: Array) -> Array:
+        """Round what is kept for the backward pass."""
+        return self._widened(value, self.rounding.kept)
+
+    def result(self, value: Array) -> Array:
+        """Round what comes out."""
+        return self._widened(value, self.rounding.results)
+
+    def step(self, step: Step, sources: Sequence[Array]) -> Array:
+        """Evaluate a step of the values of its sources."""
+        match step:
+            case Map():
+                return self._map(step, sources)
+            case Contract():
+                return self._contract(step, sources)
+            case Gather():
+                return moved(sources[0], step)
+            case Scatter():
+                return self._scatter(step, sources[0])
+            case Select():
+                return _selected_exactly(step, sources[0])
+            case Shift():
+                mids = np.array([float(ball.mid()) for ball in sources[0].ravel().tolist()]).reshape(sources[0].shape)
+                return self.of(mids.max(step.axis, keepdims=True))
+            case Through():
+                return sources[0]
+        raise NotImplementedError(type(step).__name__)
+
+    def _map(self, step: Map, sources: Sequence[Array]) -> Array:
+        form = None if step.exact else self.rounding.steps
+        program = _program(step.expression, step.variables, form, arrays=False)
+        columns = [np.broadcast_to(source, step.shape).ravel().tolist() for source in sources]
+        rows = list(zip(*columns, strict=True)) if columns else [()]
+        results = [ball for (ball,) in program.at(rows)]
+        if form is not None:
+            least = arb(0, form.smallest_subnormal)
+            for column in (columns[step.variables.index(seed)] for seed in step.seeds):
+                results = [
+                    ball if abs(seed) <= 1 else ball + least * abs(seed)
+                    for ball, seed in zip(results, column, strict=True)
+                ]
+        if step.ruled is not None and self.form is not None:
+            self._rule(step, rows, results)
+        return objects(results, step.shape)
+
+    def _rule(self, step: Map, rows: Sequence[Sequence[arb]], results: list[arb]) -> None:
+        """Put what torch's rule says in the place of derivatives at kinks, edges and infinite inputs."""
+        assert step.ruled is not None
+        assert self.form is not None
+        if not (self.has_infinite or critical_expressions(step.ruled.op)):
+            return
+        count = len(step.ruled.op.inputs)
+        points = [row[:count] for row in rows]
+        if not all(ball.is_exact() for row in points for ball in row):
+            return
+        flags = critical(step.ruled.op, points)
+        if any(flags):
+            for number in (i for i, flag in enumerate(flags) if flag):
+                truth, wide = conventional(step.ruled.op, rows[number][: count + 1], self.form)
+                results[number] = (truth if self.rounding.steps is None else wide)[step.ruled.number]
+            self.ruled[step] = np.array(flags, dtype=bool).reshape(step.shape)
+
+    def _contract(self, step: Contract, sources: Sequence[Array]) -> Array:
+        form, count = self.rounding.steps, step.count
+        whole = _contracted(step, sources)
+        if form is None or (count < 2 and len(sources) == 1):
+            return whole
+        sizes = _contracted(
+            step, [objects([abs(ball) for ball in source.ravel().tolist()], source.shape) for source in sources]
+        )
+        products = STEPS if len(sources) > 1 else 0
+        off = arb(0, form.unit * (self.rounding.roundings(count) + products))
+        wide = arb(1, STEPS * form.unit) if count > 1 else arb(1)
+        least = arb(0, count * form.smallest_subnormal) if products else arb(0)
+        pairs = zip(whole.ravel().tolist(), sizes.ravel().tolist(), strict=True)
+        return objects([value * wide + size * off + least for value, size in pairs], step.shape)
+
+    def _scatter(self, step: Scatter, source: Array) -> Array:
+        sums, form = [arb(0)] * step.size, self.rounding.steps
+        sizes, counts = [arb(0)] * step.size, [0] * step.size
+        for place, ball in zip(step.table.ravel().tolist(), source.ravel().tolist(), strict=True):
+            if place >= 0:
+                sums[place] += ball
+                sizes[place] += abs(ball)
+                counts[place] += 1
+        if form is not None:
+            wide = arb(1, STEPS * form.unit)
+            sums = [
+                value if count < 2 else value * wide + size * arb(0, form.unit * self.rounding.roundings(count))
+                for value, size, count in zip(sums, sizes, counts, strict=True)
+            ]
+        return objects(sums, step.shape)
+
+
+def _contracted(step: Contract, sources: Sequence[Array]) -> Array:
+    """Sum products of flint's balls over named axes: products of matrices by flint's own."""
+    if len(sources) == 1:
+        (labels,) = step.labels
+        rest = "".join(c for c in labels if c not in step.kept)
+        count = math.prod(step.extents[c] for c in rest)
+        table = sources[0].transpose([labels.index(c) for c in step.kept + rest]).reshape(step.size, count)
+        return objects([sum(row, arb(0)) for row in table.tolist()], step.shape)
+    first, second, names = arranged(step, sources)
+    found = np.empty((first.shape[0], first.shape[1], second.shape[2]), dtype=object)
+    for i, (left, right) in enumerate(zip(first, second, strict=True)):
+        if left.shape[0] == right.shape[1] == 1:
+            found[i, 0, 0] = sum((a * b for a, b in zip(left[0].tolist(), right[:, 0].tolist(), strict=True)), arb(0))
+        elif left.size and right.size:
+            product = arb_mat(left.tolist()) * arb_mat(right.tolist())
+            found[i].ravel()[:] = product.entries()
+        else:
+            found[i].fill(arb(0))
+    return restored(step, found, names)
+
+
+def _selected_exactly(step: Select, keys: Array) -> Array:
+    """Find the elements of a rank; where the order is not certain, nothing is."""
+    rows = np.moveaxis(keys, step.axis, -1)
+    weights = np.empty(rows.shape, dtype=object)
+    for place in np.ndindex(rows.shape[:-1]):
+        row = rows[place].tolist()
+        chosen = sorted(row, key=lambda ball: float(ball.mid()))[step.rank]
+        at = [ball == chosen or ball is chosen for ball in row]
+        below = sum(ball < chosen for ball in row)
+        apart = all(is_at or not ball.overlaps(chosen) for ball, is_at in zip(row, at, strict=True))
+        certain = apart and below <= step.rank % len(row) < below + sum(at)
+        share = arb(1) / sum(at) if step.shares else arb(1)
+        first = at.index(True)
+        weights[place] = [
+            arb.nan() if not certain else share if is_at and (step.shares or i == first) else arb(0)
+            for i, is_at in enumerate(at)
+        ]
+    return np.moveaxis(weights, -1, step.axis)
+
+
+def objects(balls: Sequence[arb], shape: Shape) -> Array:
+    """Return balls as an array of a shape."""
+    array = np.empty(len(balls), dtype=object)
+    array[:] = balls
+    return array.reshape(shape)
+
+
+def flagged(roots: Sequence[Step], ruled: Mapping[Step, Mask]) -> list[Mask]:
+    """Say which entries of the roots an entry of some steps contributed to."""
+    flags: dict[Step, Mask] = {}
+    for step in ordered(roots):
+        sources = [flags[source] for source in step.sources]
+        match step:
+            case Map():
+                own = np.zeros(step.shape, dtype=bool) | ruled.get(step, np.zeros((), dtype=bool))
+                for source in sources:
+                    own = own | source
+                flags[step] = own
+            case Contract():
+                counts = [source.astype(np.float64) for source in sources]
+                ones = [np.ones_like(count) for count in counts]
+                parts = [contraction(step, [*ones[:i], count, *ones[i + 1 :]]) for i, count in enumerate(counts)]
+                flags[step] = np.any([part > 0 for part in parts], axis=0)
+            case Gather():
+                flags[step] = moved(sources[0].astype(np.float64), step) > 0
+            case Scatter():
+                flags[step] = scattered(sources[0].astype(np.float64), step) > 0
+            case _:
+                flags[step] = (
+                    np.zeros(step.shape, dtype=bool) if not sources or not isinstance(step, Through) else sources[0]
+                )
+    return [flags[root] for root in roots]

@@ -1,0 +1,643 @@
+"""Formulas in plain numpy, traced: a function is called with arrays that note what is done to them.
+
+`Traced` speaks numpy's protocols, so that ``np.exp(x) / np.sum(np.exp(x), axis=-1, keepdims=True)`` makes
+steps of a graph. Nothing is computed, and no value is known: a formula that asks for one is told what to
+write instead.
+"""
+
+from __future__ import annotations
+
+import inspect
+import linecache
+import operator
+import traceback
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import sympy
+from numpy.lib import mixins
+from sympy import Abs, Expr, Piecewise, Rational
+
+from reference import graph
+from reference.functions import Nearest, Sign
+from reference.functions import Step as Floor
+from reference.graph import (
+    Constant,
+    Map,
+    Select,
+    Shift,
+    Step,
+    Through,
+    constant,
+    contracted,
+    gathered,
+    mapped,
+    reshaped,
+    summed,
+    transposed,
+)
+from reference.op import x, y, z
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from reference.graph import Shape
+    from reference.op import Op
+
+
+class TraceError(TypeError):
+    """A formula cannot be traced; the message says where, what, and what is accepted."""
+
+
+class Traced(mixins.NDArrayOperatorsMixin):
+    """An array of a formula: numpy's functions make steps of a graph of it."""
+
+    def __init__(self, step: Step) -> None:
+        """Stand for the result of a step."""
+        self.step = step
+
+    @property
+    def shape(self) -> Shape:
+        """The shape."""
+        return self.step.shape
+
+    @property
+    def ndim(self) -> int:
+        """The number of axes."""
+        return len(self.step.shape)
+
+    @property
+    def size(self) -> int:
+        """The number of elements."""
+        return self.step.size
+
+    @property
+    def T(self) -> Traced:  # noqa: N802 - numpy's name
+        """The array with its axes reversed."""
+        return Traced(transposed(self.step, range(self.ndim)[::-1]))
+
+    def __len__(self) -> int:
+        """Return the length of the first axis."""
+        return self.shape[0]
+
+    def __repr__(self) -> str:
+        """Say that it stands for an array."""
+        return f"<an array of shape {self.shape}, traced>"
+
+    def __bool__(self) -> bool:
+        """Refuse: a truth would be that of one input."""
+        message = (
+            "a truth value of an array is asked for, in an `if`, `and` or `or`; accepted: np.where(condition, a, b)"
+        )
+        raise TraceError(message)
+
+    def __float__(self) -> float:
+        """Refuse: no value is known."""
+        message = "the value of an array is asked for; accepted: numpy's functions of whole arrays"
+        raise TraceError(message)
+
+    __int__ = __index__ = __float__
+
+    def __array__(self, *_: Any, **__: Any) -> Any:
+        """Refuse: no value is known."""
+        self.__float__()
+
+    def __getitem__(self, key: Any) -> Traced:
+        """Take elements: slices, integers, masks and arrays of integers, as numpy does."""
+        return _of_places(self, lambda places: places[key])
+
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
+        """Apply a function of scalars to whole arrays."""
+        if method == "reduce" and ufunc in REDUCTIONS:
+            return _called(f"{ufunc.__name__}.reduce", REDUCTIONS[ufunc], inputs, {"axis": 0} | kwargs)
+        if ufunc is np.matmul and method == "__call__" and not kwargs:
+            return matmul(*inputs)
+        if method != "__call__" or ufunc.__name__ not in UFUNCS or kwargs:
+            extra = f" with {', '.join(kwargs)}" if kwargs else "" if method == "__call__" else f".{method}"
+            message = f"np.{ufunc.__name__}{extra} cannot be traced; accepted: {', '.join(sorted(UFUNCS))}, matmul"
+            raise TraceError(message)
+        return _elementwise(UFUNCS[ufunc.__name__], *inputs)
+
+    def __array_function__(self, function: Any, _: Any, args: Any, kwargs: Any) -> Any:
+        """Apply a function of arrays."""
+        name = function.__name__
+        if name not in FUNCTIONS:
+            message = f"np.{name} cannot be traced; accepted: {', '.join(sorted({*FUNCTIONS, *UFUNCS}))}"
+            raise TraceError(message)
+        return _called(name, FUNCTIONS[name], args, kwargs)
+
+    def apply(self, op: Op, *arrays: Any) -> Traced:
+        """Apply an op of the catalogue: one step, or the steps of its formula."""
+        return Traced(applied(op, [step_of(array) for array in arrays], 0))
+
+    def sum(self, axis: Any = None, *, keepdims: bool = False) -> Traced:
+        """Add elements up."""
+        return total(self, axis, keepdims=keepdims)
+
+    def mean(self, axis: Any = None, *, keepdims: bool = False) -> Traced:
+        """Average elements."""
+        return mean(self, axis, keepdims=keepdims)
+
+    def max(self, axis: Any = None, *, keepdims: bool = False) -> Traced:
+        """Return the largest element."""
+        return extreme(-1)(self, axis, keepdims=keepdims)
+
+    def min(self, axis: Any = None, *, keepdims: bool = False) -> Traced:
+        """Return the smallest element."""
+        return extreme(0)(self, axis, keepdims=keepdims)
+
+    def prod(self, axis: Any = None, *, keepdims: bool = False) -> Traced:
+        """Multiply elements."""
+        return product(self, axis, keepdims=keepdims)
+
+    def cumsum(self, axis: Any = None) -> Traced:
+        """Add elements up so far."""
+        return cumsum(self, axis)
+
+    def reshape(self, *shape: Any) -> Traced:
+        """Give the elements another shape."""
+        return _of_places(self, lambda places: places.reshape(*shape))
+
+    def transpose(self, *axes: Any) -> Traced:
+        """Permute axes."""
+        return _of_places(self, lambda places: places.transpose(*axes))
+
+    def swapaxes(self, one: int, other: int) -> Traced:
+        """Exchange two axes."""
+        return _of_places(self, lambda places: places.swapaxes(one, other))
+
+    def ravel(self) -> Traced:
+        """Lay the elements out in one row."""
+        return self.reshape(-1)
+
+    def squeeze(self, axis: Any = None) -> Traced:
+        """Remove axes of length 1."""
+        return _of_places(self, lambda places: np.squeeze(places, axis=axis))
+
+
+def traced(formula: Any, arrays: Sequence[Any], name: str, context: Mapping[str, Any] | None = None) -> Step:
+    """Call a formula with arrays, and with tensors that are not differentiated, and return the step that it makes.
+
+    Raises TraceError, which names the op, the line of the formula and what is accepted.
+    """
+    try:
+        result = formula(*arrays, **(context or {}))
+    except (TraceError, ValueError, LookupError, TypeError, AttributeError) as error:
+        extra = (
+            "" if "accepted: " in str(error) else "; accepted: numpy's functions of whole arrays, as numpy takes them"
+        )
+        message = f"{name}: {_place(formula, error)}{error}{extra}"
+        raise TraceError(message) from error
+    if not isinstance(result, Traced | int | float | Expr | np.ndarray):
+        message = f"{name}: {_start(formula)}the formula returns {result!r}; accepted: an array"
+        raise TraceError(message)
+    return step_of(result)
+
+
+def _place(formula: Callable[..., Any], error: Exception) -> str:
+    """Say at which line of the file that has the formula an exception arose."""
+    code = getattr(formula, "__code__", None)
+    frames = [
+        f for f in traceback.extract_tb(error.__traceback__) if code is not None and f.filename == code.co_filename
+    ]
+    return f"line {frames[-1].lineno}, `{frames[-1].line}`: " if frames else ""
+
+
+def _start(formula: Callable[..., Any]) -> str:
+    """Say at which line of its file a formula begins."""
+    code = getattr(formula, "__code__", None)
+    if code is None:
+        return ""
+    return f"line {code.co_firstlineno}, `{linecache.getline(code.co_filename, code.co_firstlineno).strip()}`: "
+
+
+def _called(name: str, function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """Call what stands for a function of numpy; refuse arguments that it does not take."""
+    signature = inspect.signature(function)
+    try:
+        signature.bind(*args, **kwargs)
+    except TypeError as error:
+        message = f"np.{name}: {error}; accepted: {', '.join(signature.parameters)}"
+        raise TraceError(message) from error
+    return function(*args, **kwargs)
+
+
+def step_of(value: Any) -> Step:
+    """Return what a formula may use as an array as a step: traced, exact numbers, or numpy's."""
+    if isinstance(value, Traced):
+        return value.step
+    if isinstance(value, Expr):
+        return Map((), (), value, ())
+    if isinstance(value, int | float | bool | np.generic):
+        return Map((), (), exact(value), ())
+    return constant(value)
+
+
+def exact(number: Any) -> Expr:
+    """Return a number as it is: a float is a dyadic rational."""
+    return (
+        sympy.Integer(int(number))
+        if isinstance(number, bool | int | np.integer | np.bool_)
+        else Rational(float(number))
+    )
+
+
+def _elementwise(function: Callable[..., Any], *inputs: Any) -> Traced:
+    """Apply a function of expressions to arrays; numbers become part of the expression."""
+    steps = [step_of(value) for value in inputs]
+    arguments = [_number(step) for step in steps]
+    names = [sympy.Symbol(f"x{i}", real=True) for i in range(len(steps))]
+    used = [(name, step) for name, step, number in zip(names, steps, arguments, strict=True) if number is None]
+    expression = sympy.sympify(
+        function(*(name if number is None else number for name, number in zip(names, arguments, strict=True)))
+    )
+    shapes = [step.shape for step in steps]
+    try:
+        return Traced(mapped(expression, [name for name, _ in used], [step for _, step in used]))
+    except ValueError as error:
+        message = f"arrays of shapes {', '.join(map(str, shapes))}; accepted: shapes that broadcast"
+        raise TraceError(message) from error
+
+
+def _number(step: Step) -> Expr | None:
+    """Return the one exact number that a step is, where it is one."""
+    if isinstance(step, Map) and not step.sources and not step.shape:
+        return step.expression
+    if isinstance(step, Constant) and not step.shape:
+        return exact(step.values[()])
+    return None
+
+
+def applied(op: Op, sources: Sequence[Step], seed: int) -> Step:
+    """Apply an op to arrays: an elementwise one is one step, with its own kinks and what torch saves of it.
+
+    The seed is that of the tensors that are not differentiated. Raises TraceError where the op does not
+    take such arrays.
+    """
+    if isinstance(op.formula, Expr):
+        try:
+            return mapped(op.formula, (x, y, z)[: len(sources)], sources, op=op, saved=op.saving)
+        except ValueError as error:
+            message = f"{op.name}: {error}; accepted: shapes that broadcast"
+            raise TraceError(message) from error
+    context = op.context([source.shape for source in sources], seed)
+    arrays = [Traced(source) for source in sources]
+    result = traced(op.formula, arrays, op.name, context)
+    if not callable(op.saved):
+        return result
+    value = result if op.saves is None else traced(op.saves, arrays, op.name)
+    (source,) = sources
+    at = step_of(op.saved(*arrays, Traced(value)))
+    return Through((result, source), result.shape, traced(op.formula, [Traced(at)], op.name, context), (at,))
+
+
+def _of_places(array: Traced, move: Callable[[Any], Any]) -> Traced:
+    """Move elements as numpy moves their numbers."""
+    source = array.step
+    try:
+        table = np.asarray(move(graph.places(source.shape)))
+    except (ValueError, TypeError) as error:  # not IndexError: it ends a loop over an array
+        message = f"{error}, of an array of shape {source.shape}; accepted: what numpy takes for that shape"
+        raise TraceError(message) from error
+    if table.size == source.size and np.array_equal(table.ravel(), np.arange(source.size)):
+        return Traced(reshaped(source, table.shape))
+    if table.size == source.size and (axes := _permutation(source.shape, table)) is not None:
+        return Traced(transposed(source, axes))
+    return Traced(gathered(source, table))
+
+
+def _permutation(shape: Shape, table: Any) -> tuple[int, ...] | None:
+    """Return the permutation of axes that makes a table, if one of exchanging two or reversing all does."""
+    rank = len(shape)
+    if table.ndim != rank:
+        return None
+    swaps = [(i, j) for i in range(rank) for j in range(i + 1, rank)]
+    candidates = [tuple(j if k == i else i if k == j else k for k in range(rank)) for i, j in swaps] + [
+        tuple(range(rank))[::-1]
+    ]
+    places = graph.places(shape)
+    return next((axes for axes in candidates if np.array_equal(places.transpose(axes), table)), None)
+
+
+def _axes(array: Traced, axis: Any) -> tuple[int, ...]:
+    if axis is None:
+        return tuple(range(array.ndim))
+    several = (axis,) if isinstance(axis, int | np.integer) else tuple(axis)
+    if any(not -array.ndim <= a < array.ndim for a in several):
+        message = f"axis={axis} of an array of shape {array.shape}; accepted: from {-array.ndim} to {array.ndim - 1}"
+        raise TraceError(message)
+    if len({a % array.ndim for a in several}) < len(several):
+        message = f"axis={axis} of an array of shape {array.shape}; accepted: each axis once"
+        raise TraceError(message)
+    return tuple(a % array.ndim for a in several)
+
+
+def _kept(array: Traced, result: Step, axes: tuple[int, ...], *, keepdims: bool) -> Traced:
+    shape = tuple(1 if i in axes else n for i, n in enumerate(array.shape))
+    return Traced(reshaped(result, shape) if keepdims else result)
+
+
+def total(a: Traced, axis: Any = None, *, keepdims: bool = False) -> Traced:
+    """Add elements up."""
+    axes = _axes(a, axis)
+    return _kept(a, summed(a.step, axes), axes, keepdims=keepdims)
+
+
+def mean(a: Traced, axis: Any = None, *, keepdims: bool = False) -> Traced:
+    """Average elements."""
+    count = np.prod([a.shape[i] for i in _axes(a, axis)], dtype=int)
+    return total(a, axis, keepdims=keepdims) * Rational(1, int(count))
+
+
+def var(a: Traced, axis: Any = None, *, ddof: int = 0, keepdims: bool = False) -> Traced:
+    """Average squared deviations from the mean."""
+    count = np.prod([a.shape[i] for i in _axes(a, axis)], dtype=int)
+    deviation = a - mean(a, axis, keepdims=True)
+    return total(deviation**2, axis, keepdims=keepdims) * Rational(1, int(count) - ddof)
+
+
+def product(a: Traced, axis: Any = None, *, keepdims: bool = False) -> Traced:
+    """Multiply elements, as a tree of products: no division, so that zeros are ordinary."""
+    axes = _axes(a, axis)
+    rest = tuple(i for i in range(a.ndim) if i not in axes)
+    kept = tuple(1 if i in axes else n for i, n in enumerate(a.shape)) if keepdims else tuple(a.shape[i] for i in rest)
+    count = prod(a.shape[i] for i in axes)
+    row = a.transpose((*rest, *axes)).reshape((*(a.shape[i] for i in rest), count))
+    while row.shape[-1] > 1:
+        half = row.shape[-1] // 2
+        products = row[..., :half] * row[..., half : 2 * half]
+        row = concatenate([products, row[..., 2 * half :]], -1) if row.shape[-1] % 2 else products
+    return row.reshape(kept)
+
+
+def cumsum(a: Traced, axis: Any = None) -> Traced:
+    """Add elements up so far: a product with a triangle of ones."""
+    a, at = (a.ravel(), 0) if axis is None else (a, _axes(a, axis)[0])
+    letters = "".join(chr(ord("a") + i) for i in range(a.ndim))
+    triangle = constant(np.triu(np.ones((a.shape[at], a.shape[at]))))
+    return Traced(contracted([letters, letters[at] + "z"], letters.replace(letters[at], "z"), [a.step, triangle]))
+
+
+def extreme(rank: int) -> Callable[..., Traced]:
+    """Return the function that finds an element of a rank; equal elements share the derivative."""
+
+    def found(a: Traced, axis: Any = None, *, keepdims: bool = False) -> Traced:
+        axes = _axes(a, axis)
+        rest = tuple(i for i in range(a.ndim) if i not in axes)
+        count = prod(a.shape[i] for i in axes)
+        row = a.transpose((*rest, *axes)).reshape((*(a.shape[i] for i in rest), count)).step
+        weights = Select((row,), row.shape, len(rest), rank, shares=True)
+        letters = "".join(chr(ord("a") + i) for i in range(len(rest) + 1))
+        result = contracted([letters, letters], letters[:-1], [weights, row], terms=1)
+        return _kept(a, result, axes, keepdims=keepdims)
+
+    return found
+
+
+def shift(a: Any, axis: int = -1) -> Any:
+    """Return a value near the largest along an axis, kept with length 1, to subtract before exponentials.
+
+    For functions that do not depend on it, since it has no derivative here.
+    """
+    (at,) = _axes(a, axis)
+    shape = tuple(1 if i == at else n for i, n in enumerate(a.shape))
+    return Traced(Shift((a.step,), shape, at))
+
+
+def matmul(a: Any, b: Any) -> Traced:
+    """Multiply matrices, or stacks of them that broadcast."""
+    left, right = (value if isinstance(value, Traced) else Traced(step_of(value)) for value in (a, b))
+    if not left.ndim or not right.ndim or left.shape[-1] != right.shape[-2 if right.ndim > 1 else 0]:
+        accepted = "the last length of the one is the last but one of the other"
+        message = f"matmul of shapes {left.shape} and {right.shape}; accepted: {accepted}"
+        raise TraceError(message)
+    rank = max(left.ndim, right.ndim, 2) - 2
+    letters = "".join(chr(ord("a") + i) for i in range(rank))
+    ours = letters[rank - max(left.ndim - 2, 0) :]
+    theirs = letters[rank - max(right.ndim - 2, 0) :]
+    if any(n != m for n, m in zip(left.shape[-3::-1], right.shape[-3::-1], strict=False)):
+        whole = np.broadcast_shapes(left.shape[:-2], right.shape[:-2])
+        left, right = (broadcast_to(v, (*whole, *v.shape[-2:])) for v in (left, right))
+        ours = theirs = letters
+    rows, columns = "x" * (left.ndim > 1), "z" * (right.ndim > 1)
+    return Traced(
+        contracted([f"{ours}{rows}y", f"{theirs}y{columns}"], letters[:rank] + rows + columns, [left.step, right.step])
+    )
+
+
+def dot(a: Any, b: Any) -> Traced:
+    """Multiply vectors or matrices; a number is a factor."""
+    if np.ndim(a) > 1 and np.ndim(b) > 2:
+        message = f"np.dot of shapes {np.shape(a)} and {np.shape(b)}; accepted: a matrix as the second, or np.matmul"
+        raise TraceError(message)
+    return a * b if not np.ndim(a) or not np.ndim(b) else matmul(a, b)
+
+
+def inner(a: Any, b: Any) -> Traced:
+    """Multiply vectors."""
+    if np.ndim(a) > 1 and np.ndim(b) > 1:
+        message = f"np.inner of shapes {np.shape(a)} and {np.shape(b)}; accepted: a vector as one of them, or np.einsum"
+        raise TraceError(message)
+    return total(a * b, -1 if np.ndim(a) and np.ndim(b) else ())
+
+
+def einsum(equation: str, *operands: Any, optimize: Any = None) -> Traced:
+    """Sum products of elements over named axes; of more than two arrays, the first two first."""
+    del optimize
+    arrows = equation.replace(" ", "").split("->")
+    labels = arrows[0].split(",")
+    if len(arrows) != 2 or "." in equation or len(labels) != len(operands) or any(len(set(n)) < len(n) for n in labels):
+        message = f"einsum({equation!r}); accepted: an equation with ->, without ..., each axis of an array named apart"
+        raise TraceError(message)
+    if len(set(arrows[1])) < len(arrows[1]) or not set(arrows[1]) <= {c for names in labels for c in names}:
+        message = f"einsum({equation!r}); accepted: a result with axes of the arrays, each once"
+        raise TraceError(message)
+    steps = [step_of(operand) for operand in operands]
+    while len(steps) > 2:
+        inner = "".join(sorted({c for c in labels[0] + labels[1] if c in arrows[1] or any(c in n for n in labels[2:])}))
+        steps[:2], labels[:2] = [contracted(labels[:2], inner, steps[:2])], [inner]
+    return Traced(contracted(labels, arrows[1], steps))
+
+
+def broadcast_to(array: Any, shape: Any) -> Traced:
+    """Repeat an array."""
+    whole = (shape,) if isinstance(shape, int | np.integer) else tuple(shape)
+    if np.broadcast_shapes(array.shape, whole) != whole:
+        message = f"broadcast_to of shape {array.shape} to {whole}; accepted: a shape that it broadcasts to"
+        raise TraceError(message)
+    return Traced(graph.broadcast(step_of(array), whole))
+
+
+def concatenate(arrays: Sequence[Any], axis: int = 0) -> Traced:
+    """Join arrays along an axis: each is gathered into its place, with zeros elsewhere, and they are added."""
+    steps = [step_of(array) for array in arrays]
+    rank = len(steps[0].shape)
+    if axis is None or not -rank <= axis < rank or any(len(step.shape) != rank for step in steps):
+        message = (
+            f"concatenate of shapes {[s.shape for s in steps]} along axis {axis}; accepted: from {-rank} to {rank - 1}"
+        )
+        raise TraceError(message)
+    axis %= rank
+    lengths = [step.shape[axis] for step in steps]
+    tables = [np.full((*s.shape[:axis], sum(lengths), *s.shape[axis + 1 :]), -1) for s in steps]
+    ends = np.cumsum([0, *lengths])
+    for step, table, start, end in zip(steps, tables, ends, ends[1:], strict=False):
+        np.moveaxis(table, axis, 0)[start:end] = np.moveaxis(graph.places(step.shape), axis, 0)
+    if len({table.shape for table in tables}) > 1:
+        message = f"concatenate of shapes {[s.shape for s in steps]} along axis {axis}; accepted: equal other lengths"
+        raise TraceError(message)
+    return Traced(_joined([gathered(step, table) for step, table in zip(steps, tables, strict=True)]))
+
+
+def _joined(parts: Sequence[Step]) -> Step:
+    """Add arrays of which at most one is not 0 at each place: no sum rounds."""
+    names = [sympy.Symbol(f"part{i}", real=True) for i in range(len(parts))]
+    return mapped(sympy.Add(*names), names, parts, exact=True)
+
+
+def stack(arrays: Sequence[Any], axis: int = 0) -> Traced:
+    """Join arrays along a new axis."""
+    return concatenate([expand_dims(array, axis) for array in arrays], axis)
+
+
+def expand_dims(array: Any, axis: Any) -> Traced:
+    """Add axes of length 1."""
+    return _of_places(Traced(step_of(array)), lambda places: np.expand_dims(places, axis))
+
+
+MOVING = ("constant", "edge", "reflect", "symmetric", "wrap")
+"""Modes of np.pad that repeat elements, or put zeros: no arithmetic is done with them."""
+
+
+def pad(array: Traced, width: Any, mode: str = "constant", **kwargs: Any) -> Traced:
+    """Put zeros, or repeated elements, around an array."""
+    if mode not in MOVING or (kwargs and (mode != "constant" or kwargs != {"constant_values": 0})):
+        message = (
+            f"np.pad with mode={mode!r}, {kwargs}; accepted: zeros, or mode={', '.join(MOVING[1:])} with nothing else"
+        )
+        raise TraceError(message)
+    kwargs = {"constant_values": -1} if mode == "constant" else {}
+    return _of_places(array, lambda places: np.pad(places, width, mode, **kwargs))  # type: ignore[call-overload]
+
+
+def holds(value: Expr) -> Any:
+    """Write that a number counts as true, as numpy has it: that it is not 0."""
+    return sympy.Or(value > 0, value < 0)
+
+
+def where(condition: Any, a: Any, b: Any) -> Traced:
+    """Take elements of one array where a condition holds, of another elsewhere."""
+    return _elementwise(lambda c, left, right: Piecewise((left, holds(c)), (right, True)), condition, a, b)
+
+
+def compared(relation: Callable[[Any, Any], Any]) -> Callable[..., Any]:
+    """Return a comparison as a function that is 1 where it holds and 0 elsewhere."""
+    return lambda a, b: Piecewise((1, relation(a, b)), (0, True))
+
+
+def clip(a: Any, a_min: Any, a_max: Any) -> Traced:
+    """Keep elements between bounds."""
+    return _elementwise(lambda v, low, high: Piecewise((low, v < low), (v, v <= high), (high, True)), a, a_min, a_max)
+
+
+def norm(a: Traced, ord: Any = None, axis: Any = None, *, keepdims: bool = False) -> Traced:  # noqa: A002 - numpy's name
+    """Return the Euclidean norm."""
+    if ord not in {None, 2} or (axis is None and a.ndim > 1) or (ord == 2 and len(_axes(a, axis)) > 1):
+        message = f"np.linalg.norm with ord={ord}, axis={axis}; accepted: the Euclidean norm along an axis"
+        raise TraceError(message)
+    root: Traced = np.sqrt(total(a * a, axis, keepdims=keepdims))  # type: ignore[assignment]  # by the protocol
+    return root
+
+
+REDUCTIONS = {np.add: total, np.multiply: product, np.maximum: extreme(-1), np.minimum: extreme(0)}
+
+UFUNCS: dict[str, Callable[..., Any]] = {
+    "add": operator.add,
+    "subtract": operator.sub,
+    "multiply": operator.mul,
+    "divide": operator.truediv,
+    "true_divide": operator.truediv,
+    "negative": operator.neg,
+    "positive": operator.pos,
+    "power": operator.pow,
+    "float_power": operator.pow,
+    "square": lambda a: a**2,
+    "reciprocal": lambda a: 1 / a,
+    "sqrt": sympy.sqrt,
+    "cbrt": lambda a: Sign(a) * Abs(a) ** Rational(1, 3),
+    "exp": sympy.exp,
+    "exp2": lambda a: 2**a,
+    "expm1": lambda a: sympy.exp(a) - 1,
+    "log": sympy.log,
+    "log2": lambda a: sympy.log(a) / sympy.log(2),
+    "log10": lambda a: sympy.log(a) / sympy.log(10),
+    "log1p": lambda a: sympy.log(1 + a),
+    **{name: getattr(sympy, name) for name in ("sin", "cos", "tan", "sinh", "cosh", "tanh")},
+    **{f"arc{name}": getattr(sympy, f"a{name}") for name in ("sin", "cos", "tan", "sinh", "cosh", "tanh")},
+    "arctan2": sympy.atan2,
+    "hypot": lambda a, b: sympy.sqrt(a**2 + b**2),
+    "logaddexp": lambda a, b: sympy.log(sympy.exp(a) + sympy.exp(b)),
+    "absolute": Abs,
+    "fabs": Abs,
+    "sign": Sign,
+    "floor": Floor,
+    "ceil": lambda a: -Floor(-a),
+    "rint": Nearest,
+    "maximum": lambda a, b: Piecewise((a, a > b), (b, True)),
+    "minimum": lambda a, b: Piecewise((a, a < b), (b, True)),
+    "greater": compared(operator.gt),
+    "greater_equal": compared(operator.ge),
+    "less": compared(operator.lt),
+    "less_equal": compared(operator.le),
+    "logical_and": lambda a, b: Piecewise((1, sympy.And(holds(a), holds(b))), (0, True)),
+    "logical_not": lambda a: Piecewise((0, holds(a)), (1, True)),
+}
+"""Functions of scalars, as sympy writes them."""
+
+FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "sum": total,
+    "mean": mean,
+    "average": mean,
+    "var": var,
+    "std": lambda a, axis=None, **kwargs: np.sqrt(var(a, axis, **kwargs)),
+    "prod": product,
+    "cumsum": cumsum,
+    "max": extreme(-1),
+    "amax": extreme(-1),
+    "min": extreme(0),
+    "amin": extreme(0),
+    "dot": dot,
+    "einsum": einsum,
+    "outer": lambda a, b: a.reshape(-1, 1) * b.reshape(1, -1),
+    "inner": inner,
+    "norm": norm,
+    "reshape": lambda a, shape: a.reshape(shape),
+    "ravel": lambda a: a.ravel(),
+    "transpose": lambda a, axes=None: a.transpose(axes),
+    "swapaxes": lambda a, one, other: a.swapaxes(one, other),
+    "moveaxis": lambda a, source, to: _of_places(a, lambda p: np.moveaxis(p, source, to)),
+    "expand_dims": expand_dims,
+    "squeeze": lambda a, axis=None: a.squeeze(axis),
+    "broadcast_to": broadcast_to,
+    "concatenate": concatenate,
+    "stack": stack,
+    "flip": lambda a, axis=None: _of_places(a, lambda p: np.flip(p, axis)),
+    "roll": lambda a, by, axis=None: _of_places(a, lambda p: np.roll(p, by, axis)),
+    "rot90": lambda a, k=1, axes=(0, 1): _of_places(a, lambda p: np.rot90(p, k, axes)),
+    "take": lambda a, indices, axis=None: _of_places(a, lambda p: np.take(p, indices, axis)),
+    "take_along_axis": lambda a, indices, axis: _of_places(a, lambda p: np.take_along_axis(p, indices, axis)),
+    "repeat": lambda a, often, axis=None: _of_places(a, lambda p: np.repeat(p, often, axis)),
+    "tile": lambda a, often: _of_places(a, lambda p: np.tile(p, often)),
+    "diagonal": lambda a, *args, **kwargs: _of_places(a, lambda p: np.diagonal(p, *args, **kwargs)),
+    "trace": lambda a: total(_of_places(a, np.diagonal), -1),
+    "tril": lambda a, k=0: a * np.tril(np.ones(a.shape), k),
+    "triu": lambda a, k=0: a * np.triu(np.ones(a.shape), k),
+    "pad": pad,
+    "where": where,
+    "clip": clip,
+    "shape": lambda a: a.shape,
+    "ndim": lambda a: a.ndim,
+    "size": lambda a: a.size,
+}
+"""Functions of arrays."""
