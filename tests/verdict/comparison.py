@@ -11,10 +11,11 @@ import torch
 from flint import arb
 
 from reference import oracle
+from reference.balls import OWN
 from reference.case import NARROW, PROMISES
 from reference.compiler import STEPS
 from reference.domain import REAL
-from reference.format import precision
+from reference.format import fraction, precision
 from reference.oracle import NIL, answer, filtered, may_be_zero
 from tests.subject import binding
 
@@ -122,7 +123,7 @@ class Miss:
         if not self.truth.is_finite():
             return str(float(self.truth))
         rounded = self.case.form.round_enclosure(self.truth)
-        return (float(self.truth) if rounded is None else rounded).hex()
+        return (self.case.form.round(fraction(self.truth)) if rounded is None else rounded).hex()
 
 
 @dataclass
@@ -317,7 +318,7 @@ def _judge_input(case: Case, found: Found, number: int, got: Floats, judgement: 
         if len(judgement.misses) >= MOST_MISSES:
             break  # enough to say what is wrong
         index = tuple(int(i) for i in np.unravel_index(int(place), got.shape))
-        truth = _ball(float(centre[place]), float(found.rest.ravel()[place]))
+        truth = _ball(float(centre[place]), float(found.rest.ravel()[place]), float(radius[place]))
         miss = _miss(case, number, index, flat[place], truth, ulp[place], share[place])
         if not by_convention[place] and overflows(miss.case):
             overflowed[place] = True
@@ -338,10 +339,12 @@ def _judge_input(case: Case, found: Found, number: int, got: Floats, judgement: 
     return ~overflowed
 
 
-def _ball(centre: float, rest: float) -> arb:
-    """Return the truth, of its two parts, as a ball of some hundred bits."""
+def _ball(centre: float, rest: float, radius: float) -> arb:
+    """Return the truth as a ball: of its two parts, or by float64, whose errors are a part of the allowance."""
     with precision(160):
-        return arb(centre) + arb(rest) if np.isfinite(centre) else arb(centre)
+        if not np.isfinite(centre):
+            return arb(centre)
+        return arb(centre) + arb(rest) if rest or not np.isfinite(radius) else arb(centre, radius * OWN)
 
 
 def _distances(got: Floats, found: Found) -> Floats:
