@@ -84,7 +84,7 @@ EXPONENTIAL = (
 
 PARAMETRIC = (
     Op(
-        name="prelu", torch="torch.nn.functional.prelu", inside="wide", formula=lambda x, weight: np.where(x > 0, x, x * weight), axes="n,k", sizes={"n": 4096, "k": 1},
+        name="prelu", torch="torch.nn.functional.prelu", inside="saved", formula=lambda x, weight: np.where(x > 0, x, x * weight), axes="n,k", sizes={"n": 4096, "k": 1},
         shapes=(((4,), (1,)),), composes=False,
     ),
 )

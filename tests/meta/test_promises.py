@@ -1,0 +1,72 @@
+"""The table of promises says what the entries declare, and its command what torch keeps."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from reference.case import PROMISES
+from reference.catalogue import OPS
+from reference.format import FORMATS
+from reference.op import Op
+from strategies.cases import fixed_cases, long_case
+from tests.runs.promises import DTYPES, NONE, kept, row
+
+TABLE = (Path(__file__).parents[2] / "docs/promises.md").read_text(encoding="utf-8")
+ROWS = [[cell.strip() for cell in line.split("|")[1:-1]] for line in TABLE.splitlines() if line.startswith("| ")][1:]
+
+
+def test_table_has_every_tensor_op() -> None:
+    """Each tensor op of the catalogue has a row in each 16-bit format, with what its entry declares."""
+    due = [(op.name, dtype, op.inside) for op in OPS.values() if not op.elementwise for dtype in DTYPES]
+    assert [tuple(cells[:3]) for cells in ROWS] == due
+
+
+@pytest.mark.parametrize("cells", ROWS, ids=lambda cells: "-".join(cells[:2]))
+def test_no_promise_is_looser_than_the_declared(cells: list[str]) -> None:
+    """What torch keeps is at least as sharp as what the entry declares, at every size."""
+    declared, *found = (PROMISES.index(cell) for cell in cells[2:] if cell)
+    assert max(found) <= declared
+
+
+def test_row_says_what_torch_keeps() -> None:
+    """The command finds again what the table has of an op that keeps different promises at different sizes."""
+    assert row(OPS["softmax"], FORMATS["bfloat16"]) in ROWS
+
+
+class RoundedSum(torch.autograd.Function):
+    """A sum over rows whose backward accumulates the cotangent of the weight in the format, or breaks altogether."""
+
+    @staticmethod
+    def forward(ctx, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        """Multiply."""
+        ctx.save_for_backward(x, weight)
+        return x * weight
+
+    @staticmethod
+    def backward(ctx, cotangent: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Add the rows up one after the other, each sum rounded."""
+        x, weight = ctx.saved_tensors
+        total = torch.zeros_like(weight)
+        for term in (cotangent * x).reshape(-1, weight.numel()):
+            total = total + term
+        return cotangent * weight, total
+
+
+def scaled(name: str) -> Op:
+    """Return an entry for a kernel that multiplies rows with a weight."""
+    path = f"tests.meta.test_promises.{name}"
+    return Op(name="scaled", torch=path, formula=lambda x, weight: x * weight, axes="n,n", sizes={"m": 300, "n": 4})
+
+
+def broken(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Multiply, with a gradient that is twice what it should be."""
+    product = x * weight
+    return product + (product - product.detach())
+
+
+def test_accumulation_in_the_format_is_told_apart() -> None:
+    """A kernel that accumulates 300 rows in bfloat16 keeps `format` only; one that is wrong keeps nothing."""
+    form = FORMATS["bfloat16"]
+    assert kept([long_case(scaled("RoundedSum.apply"), form, 300)]) == PROMISES[-1]
+    assert kept(fixed_cases(scaled("broken"), form, whole=True)) == NONE
