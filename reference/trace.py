@@ -46,6 +46,10 @@ if TYPE_CHECKING:
     from reference.op import Op
 
 
+MOST_FACTORS = 16
+"""Factors of a product that rounds as often in a tree, four times a step, as one after the other."""
+
+
 class TraceError(TypeError):
     """A formula cannot be traced; the message says where, what, and what is accepted."""
 
@@ -358,11 +362,17 @@ def var(a: Traced, axis: Any = None, *, ddof: int = 0, keepdims: bool = False) -
 
 
 def product(a: Traced, axis: Any = None, *, keepdims: bool = False) -> Traced:
-    """Multiply elements, as a tree of products: no division, so that zeros are ordinary."""
+    """Multiply elements, as a tree of products: no division, so that zeros are ordinary.
+
+    A kernel may multiply one after the other, which rounds more often than a tree of many factors allows for.
+    """
     axes = _axes(a, axis)
     rest = tuple(i for i in range(a.ndim) if i not in axes)
     kept = tuple(1 if i in axes else n for i, n in enumerate(a.shape)) if keepdims else tuple(a.shape[i] for i in rest)
     count = prod(a.shape[i] for i in axes)
+    if count > MOST_FACTORS:
+        message = f"np.prod of {count} elements; accepted: at most {MOST_FACTORS}"
+        raise TraceError(message)
     row = a.transpose((*rest, *axes)).reshape((*(a.shape[i] for i in rest), count))
     while row.shape[-1] > 1:
         half = row.shape[-1] // 2

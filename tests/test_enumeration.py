@@ -54,7 +54,7 @@ def test_gradient_at_hard_combinations(op, form, assay) -> None:
 @pytest.mark.enumerated(arguments=(0,), bits=(16, 32, 64))
 def test_gradient_of_a_tensor_op(op, form, assay) -> None:
     """The gradient could have come from correctly rounded steps: small, of block length, and in real use."""
-    lengths = [long_case(op, form, length) for length in LENGTHS] if op.axes else []
+    lengths = [long_case(op, form, length) for length in LENGTHS if length > 1] if op.axes and not op.shapes else []
     for case in (*fixed_cases(op, form, whole=True), *lengths, *real_cases(op, form)):
         assay.assert_agrees(case)
 

@@ -31,7 +31,7 @@ def log_of_sum_of_exp(x: Any) -> Any:
 OPS = (
     Op(name="sum", torch="torch.sum", inside="wide", formula=total, kwargs=LAST, axes="n"),
     Op(name="mean", torch="torch.mean", inside="wide", formula=average, kwargs=LAST, axes="n"),
-    Op(name="prod", torch="torch.prod", inside="saved", formula=lambda x: np.prod(x, axis=-1, keepdims=True), kwargs=LAST, axes="n", sizes={"n": 65}, shapes=(((3,),), ((5,),))),
+    Op(name="prod", torch="torch.prod", inside="saved", formula=lambda x: np.prod(x, axis=-1, keepdims=True), kwargs=LAST, axes="n", sizes={"n": 8}, shapes=(((3,),), ((5,),))),
     Op(name="var", torch="torch.var", inside="saved", formula=lambda x: total((x - average(x)) ** 2) * Rational(1, x.shape[-1] - 1), kwargs=LAST, axes="n"),
     Op(name="norm", torch="torch.linalg.vector_norm", formula=lambda x: np.sqrt(total(x**2)), kwargs=LAST, axes="n", domain={"x": POSITIVE}),
     Op(name="logsumexp", torch="torch.logsumexp", formula=log_of_sum_of_exp, kwargs=LAST, axes="n", saved=lambda x, output: x - output),

@@ -59,7 +59,7 @@ def kept(cases: Iterable[Case]) -> str:
 
 def row(op: Op, form: Format) -> list[str]:
     """Return what an op promises, and what it keeps: at small shapes, at each length, and in real use."""
-    lengths = [[long_case(op, form, length)] if op.axes else [] for length in LENGTHS]
+    lengths = [[long_case(op, form, length)] if op.axes and not op.shapes else [] for length in LENGTHS]
     asked = [fixed_cases(op, form, whole=True), *lengths, real_cases(op, form)]
     return [op.name, form.name, op.inside, *map(kept, asked)]
 
