@@ -195,7 +195,7 @@ def _unit_cases(case: Case) -> Iterator[Case]:
 
 
 def _evaluated(case: Case) -> Answer:
-    if case.form.precision <= FILTERED_BITS and not _is_simple(case):
+    if is_for_float64(case):
         rough = in_arrays(case)
         if rough is not None:
             found = tuple(_from_balls(balls) for balls in rough)
@@ -261,9 +261,10 @@ def by_flint(case: Case, known: tuple[list[Array], list[Mask]] | None = None) ->
     return tuple(_reached(*each) for each in zip(truths, allowed(case), flags, strict=True))
 
 
-def _is_simple(case: Case) -> bool:
-    """Say whether a case is one elementwise op: it is cheap, and its worst points are hard."""
-    return case.tree.is_single and case.tree.root.op.elementwise and case.promise is None
+def is_for_float64(case: Case) -> bool:
+    """Say whether float64 is asked first: of narrow formats, but not of one elementwise op, whose points are hard."""
+    is_simple = case.tree.is_single and case.tree.root.op.elementwise and case.promise is None
+    return case.form.precision <= FILTERED_BITS and not is_simple
 
 
 def _beside(form: Format, truth: Array, rough: Balls, flags: Mask) -> Found:

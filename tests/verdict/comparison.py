@@ -318,7 +318,8 @@ def _judge_input(case: Case, found: Found, number: int, got: Floats, judgement: 
         if len(judgement.misses) >= MOST_MISSES:
             break  # enough to say what is wrong
         index = tuple(int(i) for i in np.unravel_index(int(place), got.shape))
-        truth = _ball(float(centre[place]), float(found.rest.ravel()[place]), float(radius[place]))
+        off = float(radius[place]) * OWN if oracle.is_for_float64(case) else 0.0
+        truth = _ball(float(centre[place]), float(found.rest.ravel()[place]), off)
         miss = _miss(case, number, index, flat[place], truth, ulp[place], share[place])
         if not by_convention[place] and overflows(miss.case):
             overflowed[place] = True
@@ -339,12 +340,12 @@ def _judge_input(case: Case, found: Found, number: int, got: Floats, judgement: 
     return ~overflowed
 
 
-def _ball(centre: float, rest: float, radius: float) -> arb:
-    """Return the truth as a ball: of its two parts, or by float64, whose errors are a part of the allowance."""
+def _ball(centre: float, rest: float, off: float) -> arb:
+    """Return the truth as a ball, of its two parts; float64 may be off, by a part of the allowance."""
     with precision(160):
         if not np.isfinite(centre):
             return arb(centre)
-        return arb(centre) + arb(rest) if rest or not np.isfinite(radius) else arb(centre, radius * OWN)
+        return arb(centre) + arb(rest) + (arb(0, off) if np.isfinite(off) else arb(0))
 
 
 def _distances(got: Floats, found: Found) -> Floats:
