@@ -237,13 +237,6 @@ class Emitter:
             return self.assign(code)
         return self.assign(f"({code}) * W + S" if underflows else f"({code}) * W")
 
-    def amplified(self, gradient: str, cotangent: str) -> str:
-        """Widen a gradient for the order of multiplication.
-
-        A local derivative that underflowed may meet a cotangent above 1.
-        """
-        return self.assign(f"{gradient} if abs({cotangent}) <= 1 else {gradient} + S * abs({cotangent})")
-
     def total(self, terms: Sequence[str]) -> str:
         """Write a sum of variables, each with a minus sign or none, in any order of summation.
 

@@ -1,8 +1,9 @@
 """How a case becomes an answer: the certified derivative, and how far rounding may take one from it.
 
 1. The case's word and shapes make a graph (`reference.derivative`).
-2. It is evaluated in float64 balls on whole arrays, which carry the value, how far float64 may be off, and the
-   reach of rounding (`reference.balls`). Where the value is tight beside that reach, this decides.
+2. For narrow formats it is evaluated in float64 on whole arrays, which carry the value and the reach of rounding, of
+   which float64's own errors are a small part (`reference.balls`). Where both are finite, this decides; one
+   elementwise op goes to flint at once, since its points are hard.
 3. What it does not decide, and all of float64, is evaluated by flint, with the precision doubled until the
    enclosure is tight; otherwise UncertifiedError is raised, never a pass. At kinks and edges torch's rule
    says what the derivative is (`reference.convention`).
@@ -107,6 +108,10 @@ class Kept:
 
     def __init__(self) -> None:
         """Start with none."""
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget all."""
         self._answers: OrderedDict[Case, Answer] = OrderedDict()
         self._floats = 0
 
@@ -120,10 +125,6 @@ class Kept:
         while self._floats > MOST_KEPT and len(self._answers) > 1:
             self._floats -= _size(self._answers.popitem(last=False)[1])
         return found
-
-    def clear(self) -> None:
-        """Forget all."""
-        self.__init__()  # type: ignore[misc]  # it starts anew
 
 
 def _size(found: Answer) -> int:
