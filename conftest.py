@@ -13,6 +13,7 @@ import torch
 from hypothesis import HealthCheck, Phase, settings
 
 from reference.case import PROMISES
+from reference.catalogue import OPS
 from reference.convention import clause, infinite_places, places
 from reference.format import FORMATS
 from reference.op import Op
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from tests.verdict.choice import Choice
 
 CHOICE = pytest.StashKey["Choice"]()
+COMPILED = ("float32", *FORMATS)
+"""The formats in which a user's own op is compiled, in the first of them that it takes."""
 
 
 class Recorder:
@@ -129,6 +132,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def _load_profiles(choice: Choice) -> None:
     suppressed = [
         HealthCheck.function_scoped_fixture,  # an assay sums up the examples of its test
+        HealthCheck.large_base_example,  # an op of six inputs, each of many points
         HealthCheck.too_slow,  # a machine may be loaded
     ]
     # Explaining traces every line, for minutes, and a failure explains itself; the first call compiles.
@@ -209,7 +213,11 @@ def _is_chosen(item: pytest.Item, choice: Choice) -> bool:
     params = item.callspec.params if hasattr(item, "callspec") else {}
     if "assay" in getattr(item, "fixturenames", ()) and not _asks(item, params, choice):
         return False
+    if item.get_closest_marker("plainly") and params["mode"] is not next(iter(choice.modes.values())):
+        return False
     if item.get_closest_marker("fixed") and params["form"].name not in choice.profile.fixed:
+        return False
+    if isinstance(params.get("op"), Op) and "mode" in params and params["mode"].order > params["op"].orders:
         return False
     if "op" in params and "mode" in params:
         op, listed = params["op"], item.get_closest_marker("enumerated")
@@ -256,11 +264,15 @@ def _showing(deviation: Deviation, choice: Choice) -> list[Mode]:
 def _is_sampled(params: Mapping[str, Any], choice: Choice) -> bool:
     """Say whether a mode that takes seconds each is asked for this.
 
-    It is asked for all where it is named or the profile has every mode, else for its sample.
+    It is asked for all where it is named or the profile has every mode, of a user's own op in one format; else for
+    its sample.
     """
     mode = params["mode"]
     if mode.name in choice.drawing:
         return True
+    if isinstance(params.get("op"), Op) and params["op"].name not in OPS:
+        name: str = params["form"].name
+        return name == next(each for each in COMPILED if params["op"].takes(FORMATS[each]))
     return choice.profile.samples and "op" in params and mode.sampled.get(params["op"].name) == params["form"].name
 
 

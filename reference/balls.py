@@ -40,28 +40,31 @@ FUNCTION = 2.0**-48
 SLACK = 2.0**-36
 """What radii may have lost to their own rounding, as a share: they are sums and products of positive numbers."""
 
-OWN = 2.0**-20
+OWN = 2.0**-21
 """The part of a reach that float64's own errors stay below."""
+
+NIL = 2.0**-1000
+"""What float64 does not tell from 0: far below any value of a narrower format."""
 
 VANISHING = -745.0
 """Below its exponential float64 has only 0."""
 
-NEGLIGIBLE = 2.0**-18
-"""A share that is not multiplied with itself."""
+TAIL = 26.0
+"""Up to which what the error function lacks to 1 is a normal float64."""
 
 LEAST = 2.0**-1070
 """What an operation may lose to underflow, and more."""
 
 SomeBalls = TypeVar("SomeBalls", bound="Balls")
 
-erf = np.frompyfunc(math.erf, 1, 1)
+erf, erfc = np.frompyfunc(math.erf, 1, 1), np.frompyfunc(math.erfc, 1, 1)
 
 
 class Runs(Protocol):
     """A compiled function of balls."""
 
     @property
-    def at(self) -> Callable[[Iterable[Sequence[Any]]], list[tuple[Any, ...]]]:
+    def at(self) -> Callable[[Iterable[Sequence[Any]]], tuple[list[Any], ...]]:
         """Evaluate it at each row of arguments."""
 
 
@@ -79,11 +82,11 @@ def evaluated(program: Runs, columns: Sequence[SomeBalls]) -> list[SomeBalls]:
 
     Where a comparison holds at some of the points, those and the others are evaluated apart.
     """
-    shape, kind = np.broadcast_shapes(*(column.mid.shape for column in columns)), type(columns[0])
+    kind, shapes = type(columns[0]), {column.mid.shape for column in columns}
+    shape = np.broadcast_shapes(*shapes) if len(shapes) > 1 else columns[0].mid.shape
     try:
-        with np.errstate(all="ignore"):
-            (results,) = program.at([columns])
-            return [kind.of(result).repeated(shape) for result in results]
+        with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+            return [kind.of(result).repeated(shape) for (result,) in program.at([columns])]
     except MixedError as mixed:
         holds = np.broadcast_to(mixed.holds, shape).ravel()
     flat = [column.repeated(shape).reshaped((-1,)) for column in columns]
@@ -103,7 +106,7 @@ def times(magnitude: Floats, radius: Radius) -> Radius:
     return None if radius is None else magnitude * radius
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Balls:
     """An array of intervals, each a midpoint and a radius; one of infinity or NaN says nothing."""
 
@@ -114,12 +117,13 @@ class Balls:
     """The radius of an argument up to which a sine is followed."""
 
     @classmethod
-    def _made(cls, mid: Floats, spread: Radius, error: float = STEP) -> Self:
+    def _made(cls, mid: Floats, spread: Radius, error: float = STEP, least: float = LEAST) -> Self:
         """Make the result of a step, of what becomes of the radii of its operands and of float64's own error."""
         result = cls(mid)
         own = result.size * error
-        own += LEAST
-        object.__setattr__(result, "rad", own if spread is None else own + spread)
+        if least:
+            own += least
+        result.rad = own if spread is None else own + spread
         return result
 
     @classmethod
@@ -146,6 +150,11 @@ class Balls:
     def size(self) -> Floats:
         """The magnitude of the midpoint."""
         return np.abs(self.mid)
+
+    @cached_property
+    def above(self) -> Floats:
+        """The magnitude of the midpoint where it is above 1, else 0."""
+        return (self.size > 1) * self.size
 
     def moved(self, move: Callable[[Floats], Floats]) -> Self:
         """Move the elements of midpoints and radii alike."""
@@ -179,14 +188,14 @@ class Balls:
         return self.size if radius is None else (self.size + radius) * (1 + STEP)
 
     def __add__(self, other: Operand) -> Self:
-        """Add."""
+        """Add: no sum underflows, and one that is 0 is exact."""
         other = self.of(other)
-        return self._made(self.mid + other.mid, plus(self.rad, other.rad))
+        return self._made(self.mid + other.mid, plus(self.rad, other.rad), least=0.0)
 
     def __sub__(self, other: Operand) -> Self:
         """Subtract."""
         other = self.of(other)
-        return self._made(self.mid - other.mid, plus(self.rad, other.rad))
+        return self._made(self.mid - other.mid, plus(self.rad, other.rad), least=0.0)
 
     def __mul__(self, other: Operand) -> Self:
         """Multiply."""
@@ -202,8 +211,7 @@ class Balls:
         mid = self.mid / other.mid
         numerator = plus(self.rad, times(np.abs(mid), other.rad))
         if numerator is not None:
-            low = other.low()
-            numerator = numerator * np.where(low > 0, 1 / low, np.inf)  # where it may be 0, nothing is said
+            numerator = numerator * (1 / other.low())  # where it may be 0, nothing is said
         return self._made(mid, numerator)
 
     def __pow__(self, other: Operand) -> Self:
@@ -303,7 +311,7 @@ class Balls:
         mid = np.exp(self.mid)
         if self.rad is None:
             return self._made(mid, None, FUNCTION)
-        wide = mid * np.expm1(self.rad) * (1 + FUNCTION)
+        wide = np.expm1(self.rad) * (1 + FUNCTION) * mid
         if (mid == 0).any():
             wide = np.where((mid > 0) | (self.mid + self.rad < VANISHING), wide, np.inf)
         return self._made(mid, wide, FUNCTION)
@@ -349,9 +357,44 @@ class Balls:
         """Return the hyperbolic tangent."""
         return self._function(np.tanh, lambda: 1 / np.cosh(self.low()) ** 2)
 
+    def asin(self) -> Self:
+        """Return the arc sine."""
+        return self._function(np.arcsin, self._slope_of_arc)
+
+    def acos(self) -> Self:
+        """Return the arc cosine."""
+        return self._function(np.arccos, self._slope_of_arc)
+
+    def _slope_of_arc(self) -> Floats:
+        high = self.high()
+        return 1 / np.sqrt((1 - high) * (1 + high))
+
+    def atan(self) -> Self:
+        """Return the arc tangent."""
+        return self._function(np.arctan, lambda: 1 / (1 + self.low() ** 2))
+
+    def asinh(self) -> Self:
+        """Return the inverse of the hyperbolic sine."""
+        return self._function(np.arcsinh, lambda: 1 / np.sqrt(1 + self.low() ** 2))
+
+    def acosh(self) -> Self:
+        """Return the inverse of the hyperbolic cosine."""
+        return self._function(np.arccosh, lambda: 1 / np.sqrt((self.low() - 1) * (self.low() + 1)))
+
+    def atanh(self) -> Self:
+        """Return the inverse of the hyperbolic tangent."""
+        return self._function(np.arctanh, lambda: self._slope_of_arc() ** 2)
+
+    def _slope_of_erf(self) -> Floats:
+        return 2 / math.sqrt(math.pi) * np.exp(-(self.low() ** 2))
+
     def erf(self) -> Self:
         """Return the error function."""
-        return self._function(erf, lambda: 2 / math.sqrt(math.pi) * np.exp(-(self.low() ** 2)))
+        return self._function(erf, self._slope_of_erf)
+
+    def erfc(self) -> Self:
+        """Return what the error function lacks to 1; near its underflow nothing is said of a wide ball."""
+        return self._function(erfc, lambda: np.where(self.mid + _or_nil(self.rad) < TAIL, self._slope_of_erf(), np.inf))
 
     def floor(self) -> Self:
         """Return the largest integer that is no greater."""
@@ -375,14 +418,16 @@ class Widened(Balls):
     most_turned = 2.0**-4  # of a wider one the sine has no symmetric reach
 
     @classmethod
-    def _made(cls, mid: Floats, spread: Radius, error: float = STEP) -> Self:
+    def _made(cls, mid: Floats, spread: Radius, error: float = STEP, least: float = LEAST) -> Self:
         """Make the result of a step, of what becomes of the reaches of its operands."""
-        del error  # it is a part of the reach
+        del error, least  # they are a part of the reach
         return cls(mid, spread)
 
     @classmethod
     def of(cls, value: Operand) -> Self:
         """Convert a constant; what float64 is off by is a part of the reach that the step has which rounds it."""
+        if isinstance(value, cls):
+            return value
         found = super().of(value)
         inexact = found.rad is not None and not bool((found.rad > STEP * found.size).any())
         return cls(found.mid) if inexact else found
@@ -393,14 +438,14 @@ class Widened(Balls):
         if least:
             wide += least
         if self.rad is not None:
-            wide += self.rad * (1 + share) if share > NEGLIGIBLE else self.rad
+            wide += self.rad * (1 + share)
         result = type(self)(self.mid, wide)
         result.__dict__["size"] = self.size
         return result
 
-    def amplified(self, seeds: Floats, least: float) -> Self:
-        """Widen the reach for what underflowed before a factor above 1 met it, of which the magnitudes are given."""
-        return type(self)(self.mid, plus(np.where(seeds > 1, seeds * least, 0.0), self.rad))
+    def amplified(self, seeds: Balls, least: float) -> Self:
+        """Widen the reach for what underflowed before a factor above 1 met it."""
+        return type(self)(self.mid, plus(seeds.above * least, self.rad))
 
     def union(self, other: Operand) -> Self:
         """Say nothing: of which branch the value is one does not know, and a reach is around the value."""

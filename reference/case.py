@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from math import prod
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -39,6 +40,10 @@ LAYOUTS: dict[str, Callable[[Shape], bool]] = {
 """How the elements of an input lie in memory, and which shapes can be laid out so."""
 
 
+Layout: TypeAlias = "str | tuple[tuple[int, ...], int]"
+"""One of LAYOUTS, or strides and an offset in elements."""
+
+
 @dataclass(frozen=True, repr=False, eq=False)
 class Case:
     """A tree, the values of its inputs, and how its derivative is asked for.
@@ -57,8 +62,14 @@ class Case:
     """Exact values of the format, in the shape of the output; ones unless root is cotangent."""
 
     root: str = "cotangent"
-    layouts: tuple[str, ...] = ()
-    """One of LAYOUTS for each input; contiguous where there is none."""
+    layouts: tuple[Layout, ...] = ()
+    """One of LAYOUTS for each input, and one for the cotangent, or strides and an offset; contiguous where none is."""
+
+    wrt: tuple[int, ...] | None = None
+    """The numbers of the inputs that require grad; None for all that the op differentiates."""
+
+    silent: tuple[int, ...] = ()
+    """The outputs of an op of several that have no cotangent; it is 0 there."""
 
     along: int | None = None
     """For a derivative of higher order: the number of the input by which the function is differentiated first."""
@@ -112,6 +123,7 @@ class Case:
             self.seed,
             self.independent,
             self.only_tangent,
+            self.asked,
         )
         return (*said, self.inside, *((array.shape, array.tobytes()) for array in arrays))
 
@@ -122,6 +134,35 @@ class Case:
     def __hash__(self) -> int:
         """Hash what is asked."""
         return hash(self.question)
+
+    @cached_property
+    def asked(self) -> tuple[int, ...]:
+        """The numbers of the inputs by which the derivative is asked for."""
+        if self.wrt is not None:
+            return self.wrt
+        return self.tree.root.op.differentiable if self.tree.is_single else tuple(range(len(self.primals)))
+
+    @property
+    def asked_shapes(self) -> tuple[Shape, ...]:
+        """The shapes of these inputs."""
+        return tuple(self.primals[number].shape for number in self.asked)
+
+    @property
+    def outputs(self) -> tuple[Shape, ...]:
+        """The shapes of the outputs, without batch dimensions."""
+        return self.tree.root.outputs
+
+    def layout(self, number: int) -> Layout:
+        """Return how an input lies in memory; after the last of them, how the cotangent does."""
+        return self.layouts[number] if number < len(self.layouts) else "contiguous"
+
+    def without(self, *silent: int) -> Case:
+        """Return the case in which some outputs of an op of several have no cotangent."""
+        ends = np.cumsum([0, *(prod(shape) for shape in self.outputs)])
+        cotangent = self.cotangent.copy()
+        for number in silent:
+            cotangent[..., ends[number] : ends[number + 1]] = 0
+        return replace(self, cotangent=cotangent, silent=silent)
 
     @cached_property
     def batches(self) -> tuple[Shape, ...]:
@@ -143,8 +184,8 @@ class Case:
 
     @property
     def entries(self) -> int:
-        """The number of entries of the gradient, over all inputs."""
-        return sum(primal.size for primal in self.primals)
+        """The number of entries of the gradient, over all inputs that are asked for."""
+        return sum(prod(shape) for shape in self.asked_shapes)
 
     @property
     def is_pointwise(self) -> bool:
@@ -239,8 +280,9 @@ DIRECTIONS = np.array([1.0, -2.0, 0.5])
 
 def repeated_order(case: Case, word: str) -> Iterator[Case]:
     """Yield the derivatives of a case that a word of more than one letter asks for: by each input in turn."""
-    for along, primal in enumerate(case.primals):
-        yield replace(case, along=along, direction=np.resize(DIRECTIONS, primal.shape), word=word)
+    for along in case.asked:
+        direction = np.resize(DIRECTIONS, case.primals[along].shape)
+        yield replace(case, along=along, direction=direction, word=word)
 
 
 def twice(case: Case) -> Iterator[Case]:

@@ -11,6 +11,7 @@ each result r becomes r (1 ± k u) ± s, with u the unit roundoff and s the smal
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import sympy
@@ -22,7 +23,7 @@ from reference.functions import nearest, poly_gamma, scaled_bessel_i, scaled_erf
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from sympy import Expr, Symbol
+    from sympy import Basic, Expr, Symbol
 
     from reference.format import Format
 
@@ -39,13 +40,12 @@ that in practice, and is the only number of this kind in the project.
 class Program:
     """A compiled function of balls."""
 
-    at: Callable[[Iterable[Sequence[Any]]], list[tuple[Any, ...]]]
-    """Evaluate it at each row of arguments, flint's balls or arrays of balls: a tuple of results for each."""
+    at: Callable[[Iterable[Sequence[Any]]], tuple[list[Any], ...]]
+    """Evaluate it at each row of arguments, flint's balls or arrays of balls: a column of each result."""
 
-    def __call__(self, *arguments: arb) -> tuple[arb, ...]:
+    def __call__(self, *arguments: Any) -> tuple[Any, ...]:
         """Evaluate it at one point."""
-        (results,) = self.at([arguments])
-        return results
+        return tuple(result for (result,) in self.at([arguments]))
 
 
 class UnsupportedExpressionError(TypeError):
@@ -157,6 +157,12 @@ def is_dyadic(value: Expr) -> bool:
     return denominator & (denominator - 1) == 0 and numerator.bit_length() <= EXACT_BITS
 
 
+@lru_cache(maxsize=4096)
+def is_constant(expression: Basic) -> bool:
+    """Say whether an expression has no symbols."""
+    return not expression.is_Symbol and all(map(is_constant, expression.args))
+
+
 def by_precision(evaluate: Callable[[], tuple[arb, ...]]) -> Callable[[], tuple[arb, ...]]:
     """Keep what a function of no arguments returns, for each working precision."""
     kept: dict[int, tuple[arb, ...]] = {}
@@ -208,6 +214,7 @@ class Emitter:
         elif form is not None:
             self.namespace["S"] = arb(0, form.smallest_subnormal)
             self.namespace["W"] = arb(1, STEPS * form.unit)
+        self.namespace["ONE"] = self.held(arb(1))
 
     def scope(self, env: Mapping[Symbol, str]) -> Scope:
         """Open a scope in which these symbols stand for these variables."""
@@ -225,8 +232,12 @@ class Emitter:
             name = f"K{len(self._constants)}"
             self._constants[value] = name
             exact = fmpq(int(value.p), int(value.q))
-            self.namespace[name] = arb(exact) if is_dyadic(value) else exact
+            self.namespace[name] = self.held(arb(exact)) if is_dyadic(value) else exact
         return self._constants[value]
+
+    def held(self, ball: arb) -> Any:
+        """Return a constant as the code's balls have it."""
+        return self.namespace["balls"].of(ball) if self.arrays else ball
 
     def rounded(self, code: str, *, underflows: bool = True) -> str:
         """Write a step that rounds once."""
@@ -280,17 +291,21 @@ class Emitter:
 
     def program(self, arguments: Sequence[str], results: Iterable[str]) -> Program:
         """Compile what was written: from a ball for each argument to a ball for each result."""
-        source = [
+        columns = {f"column{number}": name for number, name in enumerate(results)}
+        fixed = [
             "@by_precision",
             "def fixed():",
             *self._fixed_lines,
             f"    return {_tuple(self._fixed)}",
+        ]
+        source = [
+            *(fixed if self._fixed else ()),
             "def at(rows):",
-            "    out = []",
-            f"    {_tuple(self._fixed)} = fixed()",
+            f"    {_tuple(columns)} = out = ({'[], ' * len(columns)})",
+            *([f"    {_tuple(self._fixed)} = fixed()"] if self._fixed else ()),
             f"    for {_tuple(arguments)} in rows:",
             *self.lines,
-            f"        out.append({_tuple(results)})",
+            *(f"        {column}.append({name})" for column, name in columns.items()),
             "    return out",
         ]
         namespace = dict(self.namespace)
@@ -313,7 +328,7 @@ class Scope:
     def emit(self, expression: Expr) -> str:
         """Write the steps of an expression and return the variable that holds its value."""
         if expression not in self._memo:
-            once = not expression.free_symbols and not is_dyadic(expression)
+            once = is_constant(expression) and not is_dyadic(expression)
             self._memo[expression] = (
                 self._emitter.fixed(lambda: self._write(expression)) if once else self._write(expression)
             )
@@ -362,7 +377,7 @@ class Scope:
         if exponent == -sympy.S.Half:
             return emitter.rounded(f"{self.emit(base)}.rsqrt()")
         if exponent.is_negative:
-            return emitter.rounded(f"1 / {self.emit(base**-exponent)}")
+            return emitter.rounded(f"ONE / {self.emit(base**-exponent)}")
         if exponent == sympy.S.Half:
             return emitter.rounded(f"{self.emit(base)}.sqrt()")
         if exponent.is_Integer:
@@ -371,7 +386,8 @@ class Scope:
             return emitter.rounded(
                 " * ".join([name] * int(exponent)) if short else f"integer_power({name}, {int(exponent)})"
             )
-        power = f"arb({emitter.constant(exponent)})" if exponent.is_Rational else self.emit(exponent)
+        exact = exponent.is_Rational and not is_dyadic(exponent)
+        power = f"arb({emitter.constant(exponent)})" if exact else self.emit(exponent)
         return emitter.rounded(f"{self.emit(base)} ** {power}")
 
     def _function(self, e: Expr) -> str:

@@ -13,18 +13,17 @@ from __future__ import annotations
 from fractions import Fraction
 from functools import cache, lru_cache
 from itertools import chain
-from math import copysign
+from math import copysign, inf
 from typing import TYPE_CHECKING, Any
 
 import sympy
 from flint import arb
 from sympy import Abs, Expr, Piecewise, Rational, Symbol, sign
-from sympy.core.relational import Relational
 
 from reference.compiler import STEPS, compiled
 from reference.format import fraction, precision
-from reference.functions import Flat, ScaledBesselI, Sign, tractable
-from reference.op import x, y, z
+from reference.functions import Flat, ScaledBesselI, tractable
+from reference.scalars import turns
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,8 +32,10 @@ if TYPE_CHECKING:
     from reference.format import Format
     from reference.op import Op
 
-SYMBOLS = (x, y, z)
 STEP = Symbol("step", real=True)
+WHOLE = (-1, 0, 1)
+"""Slopes by which a product is exact."""
+
 NEARBY = Rational(1, 2**1200)
 """The distance at which branches are looked up: nearer than two values of any format."""
 
@@ -57,21 +58,14 @@ def critical_expressions(op: Op, order: int = 1) -> tuple[Expr, ...]:
 
     That is where there are kinks and edges of the domain; for the second order seams too.
     """
-    edges = [s - e for s, n in zip(SYMBOLS, op.inputs, strict=False) for e in op.interval(n).edges]
+    edges = [s - e for s, n in zip(op.symbols, op.inputs, strict=True) for e in op.interval(n).edges]
     return (*op.kinks, *edges, *(seams(op) if order > 1 else ()))
 
 
 def seams(op: Op) -> tuple[Expr, ...]:
     """Return what vanishes where pieces of an elementwise formula meet."""
     assert isinstance(op.formula, Expr)
-    compared = {
-        side.lhs - side.rhs
-        for piecewise in op.formula.atoms(Piecewise)
-        for _, c in piecewise.args
-        for side in c.atoms(Relational)
-    }
-    turned = {function.args[0] for function in op.formula.atoms(Abs, sign, Sign)}
-    return tuple(sorted(compared | turned, key=sympy.default_sort_key))
+    return turns(op.formula)
 
 
 def critical(op: Op, rows: Sequence[Sequence[arb]], order: int = 1) -> list[bool]:
@@ -92,16 +86,19 @@ def critical(op: Op, rows: Sequence[Sequence[arb]], order: int = 1) -> list[bool
         return [is_infinite or float(row[0]) in places for row, is_infinite in zip(rows, infinite, strict=True)]
     program = critical_program(op, order)
     with precision(2200):  # exact: the exponents of two float64 differ by no more
-        values = program.at(points)
+        values = zip(*program.at(points), strict=True)
     return [is_infinite or any(map(arb.is_zero, balls)) for balls, is_infinite in zip(values, infinite, strict=True)]
 
 
 def places(op: Op) -> list[Point]:
     """Return finite points at which the rule is needed: all of an op of one input, of two inputs one for each kink."""
+    if not op.elementwise:
+        return []
     if len(op.inputs) == 1:
         return [(Fraction(place),) for place in sorted(_places(op))]
-    roots = (root for kink in op.kinks for root in sympy.solve(kink.subs(y, 2), x))
-    return [(Fraction(root.p, root.q), Fraction(2)) for root in roots]
+    first, *others = op.symbols
+    roots = (root for kink in op.kinks for root in sympy.solve(kink.subs(dict.fromkeys(others, 2)), first))
+    return [(Fraction(root.p, root.q), *[Fraction(2)] * len(others)) for root in roots if root.is_Rational]
 
 
 @cache
@@ -117,14 +114,20 @@ def infinite_places(op: Op) -> list[Point]:
 @cache
 def _places(op: Op) -> frozenset[float]:
     """Return the kinks and edges of an op of one input that are floats."""
-    roots = {root for e in critical_expressions(op) for root in sympy.solve(e, x)}
+    roots = {root for e in critical_expressions(op) for root in sympy.solve(e, op.symbols[0])}
     return frozenset(float(root) for root in roots if root.is_Rational and Rational(float(root)) == root)
+
+
+@cache
+def marked(op: Op) -> frozenset[float]:
+    """Return every float at which the rule decides for an op of one input."""
+    return _places(op) | {inf, -inf}
 
 
 @cache
 def critical_program(op: Op, order: int = 1) -> Program:
     """Compile the expressions that vanish at critical points: inputs to values, in balls."""
-    return compiled(critical_expressions(op, order), SYMBOLS[: len(op.inputs)])
+    return compiled(critical_expressions(op, order), op.symbols)
 
 
 def conventional(op: Op, arguments: Sequence[arb], form: Format) -> tuple[tuple[arb, ...], tuple[arb, ...]]:
@@ -132,9 +135,52 @@ def conventional(op: Op, arguments: Sequence[arb], form: Format) -> tuple[tuple[
     point = tuple(fraction(ball) if ball.is_finite() else float(ball) for ball in arguments[:-1])
     with precision(128):
         cotangent = arguments[-1]
-        widening = arb(1, STEPS * form.unit)
-        truth = tuple(_times(component, cotangent) for component in _enclosed(op, point))
-        return truth, tuple(ball * widening if ball.is_finite() else ball for ball in truth)
+        widening, least = arb(1, STEPS * form.unit), arb(0, form.smallest_subnormal)
+        slopes = _enclosed(op, _standing_for(op, arguments[:-1], point))
+        truth = tuple(_times(component, cotangent) for component in slopes)
+        wide = (
+            ball * widening + (0 if slope in WHOLE else least) if ball.is_finite() else ball
+            for ball, slope in zip(truth, slopes, strict=True)
+        )
+        return truth, tuple(wide)
+
+
+def slopes_at(op: Op, rows: Sequence[Sequence[float]]) -> list[tuple[arb, ...] | None]:
+    """Return the gradient by the rule at each of some exact finite points; None where the rule does not decide."""
+    balls = [list(map(arb, row)) for row in rows]
+    with precision(128):
+        return [
+            _enclosed(op, _standing_for(op, row, tuple(map(Fraction, floats)))) if is_critical else None
+            for row, floats, is_critical in zip(balls, rows, critical(op, balls), strict=True)
+        ]
+
+
+def _standing_for(op: Op, arguments: Sequence[arb], point: Point) -> Point:
+    """Return the first point that was met on the same sides of all kinks, where no more than these matters."""
+    if len(point) == 1 or any(isinstance(c, float) for c in point) or not _is_of_planes(op):
+        return point
+    with precision(2200):
+        sides = tuple((ball > 0) - (ball < 0) for ball in critical_program(op)(*arguments))
+    return _first_met(op).setdefault(sides, point)
+
+
+@cache
+def _first_met(op: Op) -> dict[tuple[int, ...], Point]:
+    """Return the points of an op that stand for others, by the sides of its kinks."""
+    del op
+    return {}
+
+
+@cache
+def _is_of_planes(op: Op) -> bool:
+    """Say whether a formula is made of planes that meet at its kinks: its gradient depends on the sides alone."""
+    formula, kinks = sympy.sympify(op.formula), critical_expressions(op)
+    planes = [e for e, _ in formula.args] if isinstance(formula, Piecewise) else list(formula.args)
+    return (
+        isinstance(formula, Piecewise | Abs)
+        and set(seams(op)) <= set(op.kinks) == set(kinks)
+        and all(e.diff(v).is_number for e in (*planes, *kinks) for v in op.symbols)
+    )
 
 
 def _times(component: arb, cotangent: arb) -> arb:
@@ -208,7 +254,7 @@ def _exact(point: Point) -> Vector:
 def _at_infinity(op: Op, point: Vector) -> Vector | None:
     """Return the limit of the gradient at an infinite input; None where it or that of the function does not exist."""
     far = tuple(c if c.is_finite else sympy.sign(c) / NEARBY for c in point)
-    variables = SYMBOLS[: len(op.inputs)]
+    variables = op.symbols
     smooth = smooth_branch(op.formula, dict(zip(variables, far, strict=True)))
     ((variable, end),) = ((v, c) for v, c in zip(variables, point, strict=True) if c.is_infinite)
     rest = {v: c for v, c in zip(variables, point, strict=True) if c.is_finite}
@@ -227,9 +273,9 @@ def _limit_at(expression: Expr, variable: Symbol, end: Expr) -> Expr:
 
 def _across(op: Op, point: Vector) -> Vector:
     """Return the direction from one side of a critical point to the other."""
-    at = dict(zip(SYMBOLS, point, strict=False))
+    at = dict(zip(op.symbols, point, strict=True))
     expression = next(e for e in critical_expressions(op) if e.subs(at, simultaneous=True) == 0)
-    return tuple(expression.diff(s).subs(at) for s in SYMBOLS[: len(op.inputs)])
+    return tuple(expression.diff(s).subs(at) for s in op.symbols)
 
 
 def _is_inside(op: Op, point: Vector) -> bool:
@@ -243,7 +289,7 @@ def _limit(op: Op, point: Vector, direction: Vector) -> Vector | None:
     nearby = tuple(p + NEARBY * d for p, d in zip(point, direction, strict=True))
     if not _is_inside(op, nearby):
         return None
-    variables = SYMBOLS[: len(op.inputs)]
+    variables = op.symbols
     smooth = smooth_branch(op.formula, dict(zip(variables, nearby, strict=True)))
     line = {v: p + STEP * d for v, p, d in zip(variables, point, direction, strict=True)}
     return tuple(_approach(smooth.diff(v), line) for v in variables)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -33,7 +33,7 @@ class Function:
 
 @dataclass(frozen=True, eq=False)
 class Derivative:
-    """A derivative of a function: a step for each of its inputs, and those that it was made of."""
+    """A derivative of a function: a step for each input that is asked for, and those that it was made of."""
 
     function: Function
     results: tuple[Step, ...]
@@ -60,7 +60,8 @@ def function(tree: Tree, shapes: tuple[Shape, ...], root: str, seed: int) -> Fun
 def of_case(case: Case, *, saved: bool) -> Derivative:
     """Return the derivative that a case asks for: the textbook's, or as torch composes it with what it saved."""
     shapes = tuple(primal.shape for primal in case.primals)
-    return _derivative(case.tree, shapes, case.root, case.seed, case.word, case.along, saved=saved)
+    whole = _derivative(case.tree, shapes, case.root, case.seed, case.word, case.along, saved=saved)
+    return replace(whole, results=tuple(whole.results[number] for number in case.asked))
 
 
 def value_of(case: Case) -> Function:
@@ -123,7 +124,8 @@ def given(case: Case) -> dict[str, Floats]:
     """Return the value of every input that a derivative of a case may have, by name."""
     values = {f"x{number}": primal for number, primal in enumerate(case.primals)}
     values["cotangent"] = case.cotangent if case.root == "cotangent" else np.ones(())
-    values |= {f"tangent{number}": tangent for number, tangent in enumerate(case.tangents)}
+    if "f" in case.word:
+        values |= {f"tangent{number}": tangent for number, tangent in enumerate(case.tangents)}
     if case.along is not None and case.direction is not None:
         values |= {f"direction{n}": case.last_direction if n > 1 else case.direction for n in range(case.order)}
     return values

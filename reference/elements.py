@@ -15,8 +15,9 @@ import sympy
 from sympy import Expr, Symbol
 
 from reference.evaluation import evaluate, moved
-from reference.graph import Contract, Gather, Input, Map, Scatter, Select, Shift, Step, Through
-from reference.trace import applied, exact
+from reference.graph import Contract, Detached, Gather, Input, Map, Scatter, Select, Shift, Step, Through
+from reference.scalars import exact
+from reference.trace import applied
 from reference.transform import slope
 
 if TYPE_CHECKING:
@@ -122,7 +123,7 @@ class Symbols:
                 return _selected(sources[0], step)
             case Shift():
                 return _filled(step.shape, [sympy.S.Zero] * step.size)
-            case Through():
+            case Through() | Detached():
                 return sources[0]
         raise NotImplementedError(type(step).__name__)
 

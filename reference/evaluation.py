@@ -8,8 +8,7 @@ Comput. 41(5), 2019) has 8 sqrt(n) in place of n - 1, with a failure less likely
 from __future__ import annotations
 
 import math
-from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -18,8 +17,29 @@ from flint import arb, arb_mat
 
 from reference.balls import LEAST, STEP, Balls, Widened, evaluated
 from reference.compiler import STEPS, compiled
-from reference.convention import conventional, critical, critical_expressions, critical_program
-from reference.graph import Constant, Contract, Gather, Input, Map, Scatter, Select, Shift, Step, Through, ordered
+from reference.convention import (
+    WHOLE,
+    conventional,
+    critical,
+    critical_expressions,
+    critical_program,
+    marked,
+    slopes_at,
+)
+from reference.graph import (
+    Constant,
+    Contract,
+    Detached,
+    Gather,
+    Input,
+    Map,
+    Scatter,
+    Select,
+    Shift,
+    Step,
+    Through,
+    ordered,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -29,7 +49,7 @@ if TYPE_CHECKING:
     from reference.compiler import Program
     from reference.format import Floats, Format
     from reference.graph import Labels, Shape
-    from reference.op import Array
+    from reference.op import Array, Op
 
     Mask = np.ndarray[Shape, np.dtype[np.bool_]]
 
@@ -87,32 +107,33 @@ def evaluate(
     `forward` are the outputs of the function that was differentiated: what it hands on is kept for the backward.
     A value is let go of as soon as no step needs it.
     """
-    order = ordered(roots)
-    uses = Counter(source for step in order for source in step.sources) + Counter(roots)
-    kept = _kept(order, forward)
     values: dict[Step, Any] = {}
-    for step in order:
+    for step, is_kept, done in _plan(tuple(roots), tuple(forward)):
         if isinstance(step, Input):
             values[step] = arithmetic.of(given[step.name])
         elif isinstance(step, Constant):
             values[step] = arithmetic.of(step.values)
         else:
             values[step] = arithmetic.step(step, [values[source] for source in step.sources])
-        if step in kept:
+        if is_kept:
             values[step] = arithmetic.kept(values[step])
-        for source in step.sources:
-            uses[source] -= 1
-            if not uses[source]:
-                del values[source]
+        for source in done:
+            del values[source]
     return [arithmetic.result(values[root]) for root in roots]
 
 
-def _kept(order: Sequence[Step], forward: Sequence[Step]) -> set[Step]:
-    """Return the steps of the forward pass that a step of the backward refers to."""
-    first = set(ordered(forward))
-    return {
+@lru_cache(maxsize=256)
+def _plan(roots: tuple[Step, ...], forward: tuple[Step, ...]) -> list[tuple[Step, bool, list[Step]]]:
+    """Return the steps in order: each, whether a backward step refers to it, and which sources nothing needs after."""
+    order, first = ordered(roots), set(ordered(forward))
+    kept = {
         source for step in order if step not in first for source in step.sources if source in first and source.sources
     }
+    last = {source: step for step in order for source in step.sources}
+    return [
+        (step, step in kept, [s for s in dict.fromkeys(step.sources) if last[s] is step and s not in roots])
+        for step in order
+    ]
 
 
 @lru_cache(maxsize=4096)
@@ -128,6 +149,8 @@ class Arrays:
     """
 
     rounding: Rounding = EXACT
+    ruled: dict[Step, Mask] = field(default_factory=dict, compare=False)
+    """Where a rule gave the value of a step: that for kinks and edges, or that for ties."""
 
     @property
     def kind(self) -> type[Balls]:
@@ -161,10 +184,12 @@ class Arrays:
             case Scatter():
                 return self._scatter(step, sources[0])
             case Select():
-                return _selected(step, sources[0])
+                value, tied = _selected(step, sources[0])
+                self._note(step, tied)
+                return value
             case Shift():
                 return self.of(sources[0].mid.max(step.axis, keepdims=True))
-            case Through():
+            case Through() | Detached():
                 return sources[0]
         raise NotImplementedError(type(step).__name__)
 
@@ -172,16 +197,58 @@ class Arrays:
         form = None if step.exact else self.rounding.steps
         program = _program(step.expression, step.variables, form, arrays=True)
         if not sources:
-            (result,) = program.at([()])
-            return self.kind.of(result[0])
+            return self.kind.of(*program())
         (value,) = evaluated(program, sources)
         if form is not None:
             for seed in step.seeds:
                 assert isinstance(value, Widened)
-                value = value.amplified(sources[step.variables.index(seed)].size, form.smallest_subnormal)
+                value = value.amplified(sources[step.variables.index(seed)], form.smallest_subnormal)
         if step.ruled is not None and critical_expressions(step.ruled.op):
-            value = _unsaid(value, step, sources)
+            value = self._by_rule(value, step, sources)
         return value
+
+    def _note(self, step: Step, places: Mask) -> None:
+        if places.any():
+            self.ruled[step] = places
+
+    def _by_rule(self, value: Balls, step: Map, sources: Sequence[Balls]) -> Balls:
+        """Put what torch's rule says where an op is at a kink or an edge for certain; where it may be, say nothing.
+
+        It is so for certain at inputs of which no step has lost anything: x - y where both are equal, say.
+        An infinite derivative is left to flint too.
+        """
+        assert step.ruled is not None
+        op, shape = step.ruled.op, value.mid.shape
+        inputs = [Balls(source.mid, source.rad).repeated(shape) for source in sources[: len(op.inputs)]]
+        apart = np.ones(shape, dtype=bool)
+        for place in evaluated(critical_program(op), inputs):
+            apart &= np.abs(place.mid) > (0 if place.rad is None else place.rad)
+        if apart.all():
+            return value
+        mid = np.array(np.where(apart, value.mid, np.nan))
+        rad = np.zeros(shape) if value.rad is None else np.array(np.broadcast_to(value.rad, shape))
+        sure = np.array(~apart)
+        for each in inputs:
+            sure &= np.isfinite(each.mid) & (True if each.rad is None else each.rad == 0)
+        if sure.any():
+            slopes, errors = _slopes(op, np.stack([each.mid[sure] for each in inputs], -1), step.ruled.number)
+            seed = sources[len(op.inputs)].repeated(shape).moved(lambda part: part[sure])
+            mid[sure], rad[sure] = self._times(slopes, errors, seed)
+            sure[sure] = np.isfinite(slopes)
+            self._note(step, sure)
+        return type(value)(mid, rad)
+
+    def _times(self, slopes: Floats, errors: Floats, seed: Balls) -> tuple[Floats, Floats]:
+        """Multiply slopes, which are off by so much, with cotangents or tangents; return midpoints and radii.
+
+        A product with -1, 0 or 1 does not underflow.
+        """
+        form, reach = self.rounding.steps, np.zeros(()) if seed.rad is None else seed.rad
+        share, least = (STEP, LEAST) if form is None else (STEPS * form.unit, form.smallest_subnormal)
+        with np.errstate(invalid="ignore", over="ignore"):
+            mid = slopes * seed.mid
+            spread = np.abs(slopes) * reach + errors * (seed.size + reach)
+            return mid, spread * (1 + share) + np.abs(mid) * share + np.where(np.isin(slopes, WHOLE), 0.0, least)
 
     def _contract(self, step: Contract, sources: Sequence[Balls]) -> Balls:
         mid = contraction(step, [source.mid for source in sources])
@@ -236,19 +303,21 @@ def _spread(step: Contract, sources: Sequence[Balls]) -> Floats | None:
     return second if first is None else first + second
 
 
-def _unsaid(value: Balls, step: Map, sources: Sequence[Balls]) -> Balls:
-    """Say nothing where an op may be at a kink or an edge: the rule decides there."""
-    assert step.ruled is not None
-    op, shape = step.ruled.op, value.mid.shape
-    inputs = [Balls(source.mid, source.rad).repeated(shape) for source in sources[: len(op.inputs)]]
-    apart = np.ones(shape, dtype=bool)
-    for place in evaluated(critical_program(op), inputs):
-        apart &= np.abs(place.mid) > (0 if place.rad is None else place.rad)
-    return value if apart.all() else type(value)(np.where(apart, value.mid, np.nan), value.rad)
+def _slopes(op: Op, points: Floats, number: int) -> tuple[Floats, Floats]:
+    """Return the slope by an input that the rule gives at each of some exact points, and how far float64 is off.
+
+    Where there is no finite one it is NaN.
+    """
+    rows, which = np.unique(points, axis=0, return_inverse=True)
+    found = [None if each is None else each[number] for each in slopes_at(op, rows.tolist())]
+    balls = [Balls.of(arb.nan() if slope is None or not slope.is_finite() else slope) for slope in found]
+    mids = np.array([float(ball.mid) for ball in balls])
+    errors = np.array([0.0 if ball.rad is None else float(ball.rad) for ball in balls])
+    return mids[which.ravel()], errors[which.ravel()]
 
 
-def _selected(step: Select, keys: Balls) -> Balls:
-    """Find the elements of a rank; where the order is not certain, say nothing."""
+def _selected(step: Select, keys: Balls) -> tuple[Balls, Mask]:
+    """Find the elements of a rank, and those that are tied; where the order is not certain, say nothing."""
     chosen = np.sort(keys.mid, axis=step.axis).take([step.rank], axis=step.axis)
     at = keys.mid == chosen
     counts = at.sum(step.axis, keepdims=True)
@@ -258,7 +327,8 @@ def _selected(step: Select, keys: Balls) -> Balls:
     widest = outer.max(step.axis, keepdims=True, initial=0.0)
     certain = (gap > 2 * widest) & ((counts == 1) | (widest == 0))
     inexact = step.shares and bool((np.log2(counts) % 1 != 0).any())
-    return type(keys)(np.where(certain, weights, np.nan), weights * STEP if inexact and type(keys) is Balls else None)
+    found = type(keys)(np.where(certain, weights, np.nan), weights * STEP if inexact and type(keys) is Balls else None)
+    return found, at & certain & (counts > 1)
 
 
 def moved(part: np.ndarray[Any, Any], step: Gather) -> np.ndarray[Any, Any]:
@@ -354,7 +424,7 @@ class Exact:
     """The format whose rule for kinks and edges is asked for; none where that does not matter."""
 
     def __post_init__(self) -> None:
-        """Start without any step at which the rule decided."""
+        """Start without any step at which a rule decided: that for kinks and edges, or that for ties."""
         self.ruled: dict[Step, Mask] = {}
         self.has_infinite = False
 
@@ -365,7 +435,7 @@ class Exact:
         self.has_infinite |= not np.isfinite(values).all()
         if values.size and (values == values.flat[0]).all():
             return objects([arb(float(values.flat[0]))] * values.size, values.shape)  # ones, mostly
-        return objects([arb(v) for v in values.ravel().tolist()], values.shape)
+        return objects(list(map(arb, values.ravel().tolist())), values.shape)
 
     def _widened(self, value: Array, form: Format | None) -> Array:
         if form is None:
@@ -393,25 +463,29 @@ class Exact:
             case Scatter():
                 return self._scatter(step, sources[0])
             case Select():
-                return _selected_exactly(step, sources[0])
+                value, tied = _selected_exactly(step, sources[0])
+                if tied.any():
+                    self.ruled[step] = tied
+                return value
             case Shift():
                 mids = np.array([float(ball.mid()) for ball in sources[0].ravel().tolist()]).reshape(sources[0].shape)
                 return self.of(mids.max(step.axis, keepdims=True))
-            case Through():
+            case Through() | Detached():
                 return sources[0]
         raise NotImplementedError(type(step).__name__)
 
     def _map(self, step: Map, sources: Sequence[Array]) -> Array:
         form = None if step.exact else self.rounding.steps
         program = _program(step.expression, step.variables, form, arrays=False)
-        columns = [np.broadcast_to(source, step.shape).ravel().tolist() for source in sources]
+        same = [s if s.shape == step.shape else np.broadcast_to(s, step.shape) for s in sources]
+        columns = [source.ravel().tolist() for source in same]
         rows = list(zip(*columns, strict=True)) if columns else [()]
-        results = [ball for (ball,) in program.at(rows)]
+        (results,) = program.at(rows)
         if form is not None:
-            least = arb(0, form.smallest_subnormal)
+            least, one = arb(0, form.smallest_subnormal), arb(1)
             for column in (columns[step.variables.index(seed)] for seed in step.seeds):
                 results = [
-                    ball if abs(seed) <= 1 else ball + least * abs(seed)
+                    ball if abs(seed) <= one else ball + least * abs(seed)
                     for ball, seed in zip(results, column, strict=True)
                 ]
         if step.ruled is not None and self.form is not None:
@@ -422,18 +496,21 @@ class Exact:
         """Put what torch's rule says in the place of derivatives at kinks, edges and infinite inputs."""
         assert step.ruled is not None
         assert self.form is not None
-        if not (self.has_infinite or critical_expressions(step.ruled.op)):
-            return
         count = len(step.ruled.op.inputs)
-        points = [row[:count] for row in rows]
-        if not all(ball.is_exact() for row in points for ball in row):
+        if not (self.has_infinite or critical_expressions(step.ruled.op)) or (
+            count == 1 and marked(step.ruled.op).isdisjoint(float(row[0]) for row in rows)
+        ):
             return
-        flags = critical(step.ruled.op, points)
-        if any(flags):
-            for number in (i for i, flag in enumerate(flags) if flag):
+        known = [number for number, row in enumerate(rows) if _is_known(row[:count])]
+        critical_ones = critical(step.ruled.op, [rows[number][:count] for number in known])
+        decided = [number for number, is_critical in zip(known, critical_ones, strict=True) if is_critical]
+        if decided:
+            flags = np.zeros(len(rows), dtype=bool)
+            flags[decided] = True
+            for number in decided:
                 truth, wide = conventional(step.ruled.op, rows[number][: count + 1], self.form)
                 results[number] = (truth if self.rounding.steps is None else wide)[step.ruled.number]
-            self.ruled[step] = np.array(flags, dtype=bool).reshape(step.shape)
+            self.ruled[step] = flags.reshape(step.shape)
 
     def _contract(self, step: Contract, sources: Sequence[Array]) -> Array:
         form, count = self.rounding.steps, step.count
@@ -488,10 +565,16 @@ def _contracted(step: Contract, sources: Sequence[Array]) -> Array:
     return restored(step, found, names)
 
 
-def _selected_exactly(step: Select, keys: Array) -> Array:
-    """Find the elements of a rank; where the order is not certain, nothing is."""
+def _is_known(point: Sequence[arb]) -> bool:
+    """Say whether a point is known exactly, with at most one coordinate infinite: there are limits then, or none."""
+    return all(map(arb.is_exact, point)) and sum(not ball.is_finite() for ball in point) < 2
+
+
+def _selected_exactly(step: Select, keys: Array) -> tuple[Array, Mask]:
+    """Find the elements of a rank, and those that are tied; where the order is not certain, nothing is."""
     rows = np.moveaxis(keys, step.axis, -1)
     weights = np.empty(rows.shape, dtype=object)
+    tied = np.zeros(rows.shape, dtype=bool)
     for place in np.ndindex(rows.shape[:-1]):
         row = rows[place].tolist()
         chosen = sorted(row, key=lambda ball: float(ball.mid()))[step.rank]
@@ -501,18 +584,17 @@ def _selected_exactly(step: Select, keys: Array) -> Array:
         certain = apart and below <= step.rank % len(row) < below + sum(at)
         share = arb(1) / sum(at) if step.shares else arb(1)
         first = at.index(True)
+        tied[place] = certain and sum(at) > 1 and np.array(at)
         weights[place] = [
             arb.nan() if not certain else share if is_at and (step.shares or i == first) else arb(0)
             for i, is_at in enumerate(at)
         ]
-    return np.moveaxis(weights, -1, step.axis)
+    return np.moveaxis(weights, -1, step.axis), np.moveaxis(tied, -1, step.axis)
 
 
 def objects(balls: Sequence[arb], shape: Shape) -> Array:
     """Return balls as an array of a shape."""
-    array = np.empty(len(balls), dtype=object)
-    array[:] = balls
-    return array.reshape(shape)
+    return np.fromiter(balls, dtype=object, count=len(balls)).reshape(shape)
 
 
 def flagged(roots: Sequence[Step], ruled: Mapping[Step, Mask]) -> list[Mask]:
@@ -527,6 +609,8 @@ def flagged(roots: Sequence[Step], ruled: Mapping[Step, Mask]) -> list[Mask]:
                     own = own | source
                 flags[step] = own
             case Contract():
+                if isinstance(step.sources[0], Select) and step.sources[0].sources[0] is step.sources[-1]:
+                    sources = [np.zeros_like(sources[0]), sources[1]]  # that largest itself, which is no derivative
                 counts = [source.astype(np.float64) for source in sources]
                 ones = [np.ones_like(count) for count in counts]
                 parts = [contraction(step, [*ones[:i], count, *ones[i + 1 :]]) for i, count in enumerate(counts)]
@@ -535,6 +619,8 @@ def flagged(roots: Sequence[Step], ruled: Mapping[Step, Mask]) -> list[Mask]:
                 flags[step] = moved(sources[0].astype(np.float64), step) > 0
             case Scatter():
                 flags[step] = scattered(sources[0].astype(np.float64), step) > 0
+            case Select():
+                flags[step] = ruled.get(step, np.zeros(step.shape, dtype=bool))
             case _:
                 flags[step] = (
                     np.zeros(step.shape, dtype=bool) if not sources or not isinstance(step, Through) else sources[0]

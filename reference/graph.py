@@ -12,6 +12,7 @@ in which arithmetic it is evaluated is the affair of `reference.evaluation`.
 | `Gather`, `Scatter` | a static table of places, -1 for zero: each is the other's derivative |
 | `Select` | which elements have a rank along an axis, as weights that sum to 1: it has no derivative of its own |
 | `Through` | an op at other inputs with the same derivative: torch differentiates through what it saved |
+| `Detached` | an array as it is, without a derivative where torch documents none |
 | `Shift` | a value near the largest along an axis, for functions that do not depend on it |
 """
 
@@ -181,6 +182,11 @@ class Through(Step):
 
     again: Step
     at: tuple[Step, ...]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Detached(Step):
+    """An array as it is, which has no derivative: what torch documents where that is not the mathematics."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -1,24 +1,40 @@
-"""The record of one op: its formula beside torch's name for it."""
+"""The entry of one op: its mathematics beside torch's name for it.
+
+An entry has four parts, each a class of its own here, and all of them fields of `Op`, so that an entry reads like a
+row of a table: how torch is called (`Call`), what it computes (`Mathematics`), where it is defined and at what sizes
+(`Inputs`), and how it composes (`Composition`). Its `variants` are further rows, which say what differs.
+"""
 
 from __future__ import annotations
 
 import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property, partial
+from inspect import Parameter
 from itertools import cycle
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import numpy as np
 import sympy
-from sympy import Expr, Symbol
+from sympy import Expr, Piecewise, Symbol
 
 from reference.domain import REAL, Interval
+from reference.format import FORMATS
 from reference.graph import Saved
+from reference.scalars import turns, written
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from reference.format import Format
 
 SMALL = ((3, 2, 4), (5, 1, 2))
 """Lengths of the axes of a tensor op where it is small, in turn."""
+
+BITS = 8
+"""Significant bits of the floats of a context, so that every format has them."""
 
 Context: TypeAlias = "Callable[[Sequence[Shape], np.random.Generator], Any]"
 
@@ -27,6 +43,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 Formula: TypeAlias = "Expr | Callable[..., Any]"
 Shape = tuple[int, ...]
+T = TypeVar("T")
 
 x, y, z = sympy.symbols("x y z", real=True)
 """The inputs of elementwise formulas, in the order torch takes them."""
@@ -39,53 +56,62 @@ class InvalidOpError(ValueError):
     """An entry of the catalogue contradicts itself."""
 
 
+class Variant:
+    """A further row of an op: other fixed arguments, the formula where that differs, and any other field."""
+
+    def __init__(
+        self, formula: Formula | None = None, *, changed: Mapping[str, Any] | None = None, **kwargs: Any
+    ) -> None:
+        """Take the fixed arguments by name, as torch does; `changed` has fields of `Op` by name."""
+        self.kwargs = kwargs
+        self.changed = dict(changed or {}) | ({} if formula is None else {"formula": formula})
+
+
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class Op:
-    """One op: everything that is known of it, and nothing that follows from the rest.
+class Call:
+    """How torch is called."""
 
-    An elementwise op has a sympy expression in `x`, `y`, `z` as its formula. A tensor op has
-    a function in plain numpy, and the `axes` of its inputs.
-    """
-
-    name: str
-    """The id of the op, as it stands in test ids and on the command line."""
-
-    torch: str
-    """Dotted path of the callable, such as ``"torch.nn.functional.softplus"``."""
-
-    formula: Formula
-    """The mathematics, exact: no Python float occurs in it."""
+    torch: str | Callable[..., Any]
+    """Dotted path of the callable, such as ``"torch.nn.functional.softplus"``, or the callable itself."""
 
     aliases: tuple[str, ...] = ()
     """Dotted paths of other names that torch has for it, on real inputs."""
 
     kwargs: Mapping[str, Any] = field(default_factory=dict)
-    """Fixed keyword arguments of the callable."""
+    """Fixed arguments by name, also for the formula if it names them; a function is called with the inputs' shapes."""
 
     leading: tuple[Any, ...] = ()
     """Fixed positional arguments that come before the inputs (the equation of einsum)."""
 
-    keywords: tuple[str, ...] = ()
-    """Names to pass the inputs by; by position where it is empty."""
-
     packed: bool = False
     """Whether the callable takes its inputs as one tuple, as ``torch.cat`` does."""
 
-    contexts: Mapping[str, Context] = field(default_factory=dict)
-    """Tensors that are not differentiated: class targets, indices, masks.
+    in_place: bool = True
+    """Whether torch differentiates the variant that overwrites its input, where there is one."""
 
-    Each is drawn with the inputs: by a function of their shapes and a generator of random numbers. The
-    formula takes it by name, as an array of numpy, and so does the callable.
+    @property
+    def path(self) -> str:
+        """The dotted path, or the name of the callable."""
+        return self.torch if isinstance(self.torch, str) else str(getattr(self.torch, "__name__", self.torch))
+
+    def settings(self, shapes: Sequence[Shape]) -> dict[str, Any]:
+        """Return the fixed arguments for inputs of some shapes."""
+        return {name: value(*shapes) if callable(value) else value for name, value in self.kwargs.items()}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Mathematics:
+    """What an op computes, and what torch makes its derivative of."""
+
+    formula: Formula
+    """The mathematics, exact: a sympy expression in `x`, `y`, `z`, or a function in plain numpy.
+
+    A function takes what the callable takes, in its order; what it takes by keyword only is passed by keyword. That of
+    a tensor op, whose entry has `axes`, is of whole arrays, and may return several; any other is of their elements.
     """
 
-    domain: Mapping[str, Interval] = field(default_factory=dict)
-    """The interval of each input that is not the whole real line."""
-
-    second_domain: Mapping[str, Interval] = field(default_factory=dict)
-    """The interval of each input in which second derivatives are asked for, where that is less."""
-
-    kinks: tuple[Expr, ...] = ()
-    """Expressions that vanish where the formula is continuous but not differentiable."""
+    symbols: tuple[Symbol, ...] = ()
+    """What an elementwise formula calls its inputs, in order: `x`, `y`, `z`, or the parameters of a function."""
 
     saved: Callable[..., Any] | Mapping[Expr, Any] | None = None
     """Set where torch differentiates through a value it rounded before: its output, say.
@@ -99,6 +125,57 @@ class Op:
     saves: Formula | None = None
     """That value, where it is not the output."""
 
+    orders: int = 3
+    """How often it may be differentiated: 1 for a backward that takes what it saved for constant."""
+
+    inside: str = "format"
+    """What its reverse mode promises of its inside in 16-bit formats: one of `reference.case.PROMISES`."""
+
+    @property
+    def elementwise(self) -> bool:
+        """Whether the formula is applied to each element by itself."""
+        return isinstance(self.formula, Expr)
+
+    @cached_property
+    def parameters(self) -> Mapping[str, Parameter]:
+        """What a formula in numpy takes, in order."""
+        return {} if isinstance(self.formula, Expr) else inspect.signature(self.formula).parameters
+
+    @cached_property
+    def saving(self) -> Saved | None:
+        """What torch rounds before the backward pass of an elementwise op, and differentiates through."""
+        if not isinstance(self.saved, Mapping):
+            return None
+        value = self.saves if isinstance(self.saves, Expr) else None
+        return Saved(value, tuple((before, sympy.sympify(after)) for before, after in self.saved.items()), OUTPUT)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Inputs:
+    """Where an op is defined, and at what sizes it is used."""
+
+    domain: Mapping[str, Interval] = field(default_factory=dict)
+    """The interval of each input that is not the whole real line."""
+
+    second_domain: Mapping[str, Interval] = field(default_factory=dict)
+    """The interval of each input in which second derivatives are asked for, where that is less."""
+
+    dtypes: tuple[str, ...] = ()
+    """The formats that it takes, all of them unless it is said; whatever it raises in others is a refusal."""
+
+    frozen: tuple[str, ...] = ()
+    """Inputs that are drawn as the others are, and not differentiated: the target of a loss."""
+
+    kinks: tuple[Expr, ...] = ()
+    """Expressions that vanish where the formula is continuous but not differentiable."""
+
+    contexts: Mapping[str, Context] = field(default_factory=dict)
+    """Tensors that are not differentiated: class targets, indices, masks.
+
+    Each is drawn with the inputs: by a function of their shapes and a generator of random numbers. The
+    formula takes it by name, as an array of numpy.
+    """
+
     axes: str = ""
     """The axes of each input of a tensor op, without batch dimensions: ``"mk,nk,n"`` for linear."""
 
@@ -108,14 +185,47 @@ class Op:
     shapes: tuple[tuple[Shape, ...], ...] = ()
     """Small shapes of the inputs, without batch dimensions, where not any lengths of the axes will do."""
 
-    inside: str = "format"
-    """What its reverse mode promises of its inside in 16-bit formats: one of `reference.case.PROMISES`."""
-
     batched: int = 1
     """How many of a tensor op's inputs, from the first, may have further dimensions in front."""
 
     broadcasts: bool = True
     """Whether the inputs of an elementwise op may differ in shape."""
+
+    def interval(self, name: str, order: int = 1) -> Interval:
+        """Return the interval that an input lies in, for a derivative of an order."""
+        domain = self.domain.get(name, REAL)
+        return domain if order == 1 else self.second_domain.get(name, domain)
+
+    def context(self, shapes: Sequence[Shape], seed: int) -> dict[str, Any]:
+        """Return the tensors that are not differentiated, the same for the same shapes and seed."""
+        drawn = {name: draw(shapes, np.random.default_rng(seed)) for name, draw in self.contexts.items()}
+        return {name: _of_few_bits(np.asarray(values)) for name, values in drawn.items()}
+
+    @cached_property
+    def cores(self) -> tuple[tuple[Shape, ...], ...]:
+        """The small shapes of the inputs, without batch dimensions, that a tensor op is tried at."""
+        return self.shapes or tuple(self.shaped(dict(zip(self.letters, cycle(n), strict=False))) for n in SMALL)
+
+    @cached_property
+    def letters(self) -> str:
+        """The axes of a tensor op, each once, in the order of the inputs."""
+        return "".join(dict.fromkeys(self.axes.replace(",", "")))
+
+    @property
+    def rows(self) -> Shape:
+        """The batch in real use: the axis m where no input has it, two rows of vectors, or none."""
+        if "m" in self.sizes and "m" not in self.axes:
+            return (self.sizes["m"],)
+        return (2,) if self.batched and all(len(part) < 2 for part in self.axes.split(",")) else ()
+
+    def shaped(self, lengths: Mapping[str, int]) -> tuple[Shape, ...]:
+        """Return the shapes of the inputs for given lengths of the axes."""
+        return tuple(tuple(lengths[letter] for letter in part) for part in self.axes.split(","))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Composition:
+    """How an op composes with others."""
 
     composes: bool = True
     """Whether drawn trees may have it; the entry says why not."""
@@ -123,12 +233,23 @@ class Op:
     composes_forwards: bool = True
     """Whether drawn trees through which tangents are pushed may have it; the entry says why not."""
 
-    in_place: bool = True
-    """Whether torch differentiates the variant that overwrites its input, where there is one."""
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Op(Call, Mathematics, Inputs, Composition):
+    """One op: everything that is known of it, and nothing that follows from the rest."""
+
+    name: str
+    """The id of the op, as it stands in test ids and on the command line."""
+
+    variants: Mapping[str, Variant] = field(default_factory=dict)
+    """Further rows by what their names end in: ``tanh`` of gelu is ``gelu_tanh``."""
+
+    base: str = ""
+    """The op that this is a variant of, where it is one."""
 
     def __repr__(self) -> str:
         """Name the op and its formula."""
-        return f"<{self.name}: {self.formula if self.elementwise else self.torch}>"
+        return f"<{self.name}: {self.formula if self.elementwise else self.path}>"
 
     def _repr_pretty_(self, printer: Any, _: bool) -> None:  # noqa: FBT001 - the protocol of IPython, which Hypothesis prints arguments by
         printer.text(repr(self))
@@ -137,26 +258,58 @@ class Op:
         """Refuse an entry that contradicts itself, naming the field and what it accepts."""
         if not re.fullmatch(r"[a-z][a-z0-9_]*", self.name):
             self._refuse("name", "lower-case letters, digits and underscores")
-        if not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", self.torch):
+        if not callable(self.torch) and not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", str(self.torch)):
             self._refuse("torch", "a dotted path such as 'torch.sin'")
-        if self.elementwise:
-            self._validate_elementwise()
-        elif not callable(self.formula):
+        if not self.elementwise and not callable(self.formula):
             self._refuse("formula", "a sympy expression, or a function in plain numpy")
+        if not self.axes and not self.shapes:
+            self._write()
+            self._validate_elementwise()
+        elif self.elementwise:
+            self._refuse("shapes", "nothing: an elementwise op has any shape")
         else:
             self._validate_tensor()
         for name in ("domain", "second_domain"):
             table = getattr(self, name)
             if not set(table) <= set(self.inputs) or not all(isinstance(i, Interval) for i in table.values()):
                 self._refuse(name, f"an Interval for each of {', '.join(self.inputs)}")
+        self._validate_names()
+
+    def _validate_names(self) -> None:
+        if not set(self.dtypes) <= set(FORMATS):
+            self._refuse("dtypes", f"some of {', '.join(FORMATS)}")
+        if not set(self.frozen) < set(self.inputs):
+            self._refuse("frozen", f"some of {', '.join(self.inputs)}, but not all")
+        accepted = {each.name for each in fields(self)} - {"name", "variants", "base", "kwargs"}
+        if not all(isinstance(v, Variant) and set(v.changed) <= accepted for v in self.variants.values()):
+            self._refuse(
+                "variants", f"a Variant by the end of its name, which changes some of {', '.join(sorted(accepted))}"
+            )
+
+    def _write(self) -> None:
+        """Write the formula of an elementwise op as an expression, and the kinks of one that is a function."""
+        if isinstance(self.formula, Expr):
+            used = self.formula.free_symbols
+            symbols, formula = self.symbols or (x, y, z)[: len(used)], self.formula
+        else:
+            names = [name for name in self.parameters if name not in self.kwargs]
+            symbols = tuple(Symbol(name, real=True) for name in names)
+            try:
+                formula = written(partial(self.formula, **self.known((), 0)), names)
+            except (TypeError, ValueError, AttributeError, LookupError) as error:
+                accepted = f"a letter for each axis of each of {', '.join(names)}, or a formula of scalars ({error})"
+                self._refuse("axes", accepted)
+            if not self.kinks:
+                object.__setattr__(self, "kinks", turns(formula))
+        formula = formula.replace(lambda e: isinstance(e, sympy.Max | sympy.Min), lambda e: e.rewrite(Piecewise))
+        for name, value in {"symbols": symbols, "formula": formula}.items():
+            object.__setattr__(self, name, value)
 
     def _validate_elementwise(self) -> None:
         assert isinstance(self.formula, Expr)
-        if self.shapes or self.axes:
-            self._refuse("shapes", "nothing: an elementwise op has any shape")
         used = self.formula.free_symbols
-        if not used or used != set((x, y, z)[: len(used)]):
-            self._refuse("formula", "the symbols x; x and y; or x, y and z of reference.op")
+        if not used or used != set(self.symbols):
+            self._refuse("formula", "the symbols x; x and y; or x, y and z of reference.op; or those of `symbols`")
         expressions = (self.formula, *self.kinks)
         if any(sympy.sympify(e).has(sympy.Float) for e in expressions):
             self._refuse("formula", "exact numbers: Rational(1, 10), not 0.1")
@@ -185,59 +338,58 @@ class Op:
         raise InvalidOpError(message)
 
     @property
-    def elementwise(self) -> bool:
-        """Whether the formula is applied to each element by itself."""
-        return isinstance(self.formula, Expr)
+    def entries(self) -> Iterator[Op]:
+        """The op and each of its variants."""
+        yield replace(self, variants={})
+        for end, variant in self.variants.items():
+            symbols = () if "formula" in variant.changed else self.symbols
+            changed = {"kwargs": {**self.kwargs, **variant.kwargs}, "symbols": symbols, **variant.changed}
+            yield replace(self, name=f"{self.name}_{end}", base=self.name, variants={}, **changed)
 
     @cached_property
     def inputs(self) -> tuple[str, ...]:
-        """The names of the differentiable inputs, in order."""
+        """The names of the inputs that are drawn, in order."""
         if isinstance(self.formula, Expr):
-            return ("x", "y", "z")[: len(self.formula.free_symbols)]
-        return tuple(name for name in inspect.signature(self.formula).parameters if name not in self.contexts)
-
-    def interval(self, name: str, order: int = 1) -> Interval:
-        """Return the interval that an input lies in, for a derivative of an order."""
-        domain = self.domain.get(name, REAL)
-        return domain if order == 1 else self.second_domain.get(name, domain)
+            return tuple(symbol.name for symbol in self.symbols)
+        given = {*self.contexts, *self.kwargs}
+        return tuple(n for n, p in self.parameters.items() if n not in given and p.default is Parameter.empty)
 
     @cached_property
-    def cores(self) -> tuple[tuple[Shape, ...], ...]:
-        """The small shapes of the inputs, without batch dimensions, that a tensor op is tried at."""
-        return self.shapes or tuple(self.shaped(dict(zip(self.letters, cycle(n), strict=False))) for n in SMALL)
+    def differentiable(self) -> tuple[int, ...]:
+        """The numbers of the inputs that are differentiated."""
+        return tuple(number for number, name in enumerate(self.inputs) if name not in self.frozen)
 
-    @cached_property
-    def letters(self) -> str:
-        """The axes of a tensor op, each once, in the order of the inputs."""
-        return "".join(dict.fromkeys(self.axes.replace(",", "")))
+    def takes(self, form: Format) -> bool:
+        """Say whether it takes inputs of a format."""
+        return not self.dtypes or form.name in self.dtypes
 
-    @property
-    def rows(self) -> Shape:
-        """The batch in real use: the axis m where no input has it, two rows of vectors, or none."""
-        if "m" in self.sizes and "m" not in self.axes:
-            return (self.sizes["m"],)
-        return (2,) if self.batched and all(len(part) < 2 for part in self.axes.split(",")) else ()
+    def known(self, shapes: Sequence[Shape], seed: int) -> dict[str, Any]:
+        """Return what the formula takes besides the inputs, by name: contexts, and fixed arguments that it names."""
+        named = {name: value for name, value in self.settings(shapes).items() if name in self.parameters}
+        return self.context(shapes, seed) | named
 
-    def shaped(self, lengths: Mapping[str, int]) -> tuple[Shape, ...]:
-        """Return the shapes of the inputs for given lengths of the axes."""
-        return tuple(tuple(lengths[letter] for letter in part) for part in self.axes.split(","))
-
-    def context(self, shapes: Sequence[Shape], seed: int) -> dict[str, Any]:
-        """Return the tensors that are not differentiated, the same for the same shapes and seed."""
-        return {name: draw(shapes, np.random.default_rng(seed)) for name, draw in self.contexts.items()}
-
-    def settings(self, shapes: Sequence[Shape]) -> dict[str, Any]:
-        """Return the fixed keyword arguments; one that is a function is of the inputs' shapes."""
-        return {name: value(*shapes) if callable(value) else value for name, value in self.kwargs.items()}
-
-    @cached_property
-    def saving(self) -> Saved | None:
-        """What torch rounds before the backward pass of an elementwise op, and differentiates through."""
-        if not isinstance(self.saved, Mapping):
-            return None
-        value = self.saves if isinstance(self.saves, Expr) else None
-        return Saved(value, tuple((before, sympy.sympify(after)) for before, after in self.saved.items()), OUTPUT)
+    def arranged(
+        self, tensors: Sequence[T], known: Mapping[str, Any], shapes: Sequence[Shape]
+    ) -> tuple[list[Any], dict[str, Any]]:
+        """Return what the callable is given by position and by keyword: inputs, what is known, and fixed arguments."""
+        settings = self.settings(shapes)
+        if self.packed:
+            return [*self.leading, tuple(tensors)], settings
+        named = {**dict(zip(self.inputs, tensors, strict=True)), **known}
+        places = [n for n, p in self.parameters.items() if n in named and p.kind is not Parameter.KEYWORD_ONLY]
+        places = places or list(self.inputs)
+        return [*self.leading, *(named[n] for n in places)], {
+            n: v for n, v in {**settings, **named}.items() if n not in places
+        }
 
     def __call__(self, *arrays: Any) -> Any:
         """Apply the op in the formula of another: one step, with its own derivative."""
         return next(array for array in arrays if hasattr(array, "apply")).apply(self, *arrays)
+
+
+def _of_few_bits(values: Array) -> Array:
+    """Round floats to so few bits that every format has them; leave integers and truths alone."""
+    if values.dtype.kind != "f":
+        return values
+    mantissa, exponent = np.frexp(values)
+    return np.ldexp(np.rint(np.ldexp(mantissa, BITS)), exponent - BITS)

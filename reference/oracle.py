@@ -2,8 +2,8 @@
 
 1. The case's word and shapes make a graph (`reference.derivative`).
 2. For narrow formats it is evaluated in float64 on whole arrays, which carry the value and the reach of rounding, of
-   which float64's own errors are a small part (`reference.balls`). Where both are finite, this decides; one
-   elementwise op goes to flint at once, since its points are hard.
+   which float64's own errors are a small part (`reference.balls`). Where both are finite, this decides; at the points
+   of one elementwise op, which are hard, only where the reach is small too, and in float32 alone.
 3. What it does not decide, and all of float64, is evaluated by flint, with the precision doubled until the
    enclosure is tight; otherwise UncertifiedError is raised, never a pass. At kinks and edges torch's rule
    says what the derivative is (`reference.convention`).
@@ -15,13 +15,16 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from dataclasses import dataclass, replace
+from functools import cache
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import sympy
 from flint import arb
 
 from reference import derivative
-from reference.balls import OWN, SLACK, Balls
+from reference.balls import NIL, OWN, SLACK, Balls
 from reference.compiler import UnsupportedExpressionError
 from reference.evaluation import Arrays, Exact, Rounding, evaluate, flagged, objects
 from reference.format import FORMATS, precision
@@ -33,7 +36,7 @@ if TYPE_CHECKING:
     from reference.case import Case
     from reference.format import Floats, Format
     from reference.graph import Shape, Step
-    from reference.op import Array
+    from reference.op import Array, Op
 
     Mask = np.ndarray[Shape, np.dtype[np.bool_]]
 
@@ -49,16 +52,22 @@ FILTERED_BITS = 24
 FEWEST = 1000
 """Points of one elementwise op from which float64 is worth its cost; fewer go to flint."""
 
-NEAR = 2.0**-3
+CONDITION = 16
+"""Bits by which a reach is smaller than a value of a hard op that float64 decides.
+
+The error of the value is as small as that of a certified one then, and the reach no wider than flint's.
+"""
+
+NEAR = 2.0**-2
 """The part of the reach that float64 may be off by, where flint has the truth and float64 gives the reach alone."""
+
+ROOM = 44
+"""Binades between what a reach may lose to underflow in float64 and the least that is granted in its place."""
 
 MOST_KEPT = 2**24
 """Floats of answers that are kept for the next one who asks the same: in every mode the same is asked."""
 
 UNCERTIFIED = f"no enclosure within {MOST_BITS} bits is tight enough for {{}}"
-
-NIL = 2.0**-1000
-"""What float64 does not tell from 0: far below any value of such a format."""
 
 
 class UncertifiedError(ArithmeticError):
@@ -135,7 +144,7 @@ kept = Kept()
 
 
 def answer(case: Case) -> Answer:
-    """Return the certified derivative of a case, by each input, and what rounding may make of it.
+    """Return the certified derivative of a case, by each input that is asked for, and what rounding may make of it.
 
     Raises UncertifiedError where no enclosure is tight enough.
     """
@@ -148,15 +157,15 @@ def _answered(case: Case) -> Answer:
         return _evaluated(case)
     answers = [_evaluated(part) for part in parts]
     if case.units and case.word in {"f", "ff"}:
-        ends = np.cumsum([0, *(primal.size for primal in case.primals)]).tolist()
+        ends = np.cumsum([0, *(prod(shape) for shape in case.asked_shapes)]).tolist()
         return tuple(
-            _shaped(_stacked([each[number] for each in answers[start:end]], -1), (case.cotangent.size, *primal.shape))
-            for number, (primal, start, end) in enumerate(zip(case.primals, ends, ends[1:], strict=False))
+            _shaped(_stacked([each[place] for each in answers[start:end]], -1), (case.cotangent.size, *shape))
+            for place, (shape, start, end) in enumerate(zip(case.asked_shapes, ends, ends[1:], strict=False))
         )
     lead = (len(parts),) if case.units else ()
     return tuple(
-        _shaped(_stacked([each[number] for each in answers], 0) if parts else EMPTY, (*lead, *primal.shape))
-        for number, primal in enumerate(case.primals)
+        _shaped(_stacked([each[place] for each in answers], 0) if parts else EMPTY, (*lead, *shape))
+        for place, shape in enumerate(case.asked_shapes)
     )
 
 
@@ -185,8 +194,8 @@ def pieces(case: Case) -> Iterator[Case]:
 def _unit_cases(case: Case) -> Iterator[Case]:
     one = replace(case, units=False, promise=case.inside)
     if case.word in {"f", "ff"}:
-        for number, primal in enumerate(case.primals):
-            for place in range(primal.size):
+        for number in case.asked:
+            for place in range(case.primals[number].size):
                 yield replace(one, only_tangent=(number, place))
         return
     for place in range(case.cotangent.size):
@@ -196,16 +205,16 @@ def _unit_cases(case: Case) -> Iterator[Case]:
 
 
 def _evaluated(case: Case) -> Answer:
-    if is_for_float64(case):
-        rough = in_arrays(case)
-        if rough is not None:
-            found = tuple(_from_balls(balls) for balls in rough)
-            undecided = [~_is_decided(balls) for balls in rough]
-            if not any(mask.any() for mask in undecided):
-                return found
-            if case.is_pointwise:
-                places = np.any([mask.ravel() for mask in undecided], axis=0)
-                return _replaced(found, exactly(case.only(places)), places)
+    if is_for_float64(case) and (rough := in_arrays(case)) is not None:
+        found = tuple(_from_balls(*each) for each in rough)
+        undecided = [~_is_decided(balls, is_hard=is_hard(case)) for balls, _ in rough]
+        if is_hard(case):
+            undecided += [~np.isfinite(primal) for primal in case.primals]  # torch's rule decides there
+        if not any(mask.any() for mask in undecided):
+            return found
+        if case.is_pointwise:
+            places = np.any([mask.ravel() for mask in undecided], axis=0)
+            return _replaced(found, exactly(case.only(places)), places)
     return exactly(case)
 
 
@@ -217,42 +226,75 @@ def _replaced(found: Answer, better: Answer, places: Mask) -> Answer:
     return found
 
 
-def in_arrays(case: Case) -> tuple[Balls, ...] | None:
-    """Evaluate a case in float64 balls; None where numpy lacks a function that it needs."""
-    asked = derivative.of_case(case, saved=True)
-    arithmetic = Arrays(rounding(case.form, case.inside, independent=case.independent))
+def in_arrays(case: Case) -> tuple[tuple[Balls, Mask], ...] | None:
+    """Evaluate a case in float64 balls, and say where a rule gave the value; None where numpy lacks a function.
+
+    Of hard points nothing is said where the rule for kinks and edges decides.
+
+    A reach of float64 itself may underflow on the way. It is taken from a format that underflows earlier, by far more
+    than may have been lost, where it is hardly another in that; elsewhere nothing is said.
+    """
+    asked, lost = derivative.of_case(case, saved=True), []
+    ruled: dict[Step, Mask] = {}
+
+    def reached(form: Format) -> list[Balls]:
+        arithmetic = Arrays(rounding(form, case.inside, independent=case.independent), ruled)
+        with precision(64), np.errstate(all="ignore", under="call", call=lambda *_: lost.append(form)):
+            return evaluate(asked.results, derivative.given(case), arithmetic, [asked.function.output])
+
     try:
-        with precision(64), np.errstate(all="ignore"):
-            found = evaluate(asked.results, derivative.given(case), arithmetic, [asked.function.output])
+        found = reached(case.form)
+        if lost and case.form.precision > FILTERED_BITS:
+            wider = reached(replace(case.form, emax=case.form.emax - ROOM))
+            found = [_the_same(*each) for each in zip(found, wider, strict=True)]
     except UnsupportedExpressionError:
         return None
-    return tuple(balls.repeated(step.shape) for balls, step in zip(found, asked.results, strict=True))
+    flags = flagged(asked.results, ruled) if ruled else [np.zeros(step.shape, dtype=bool) for step in asked.results]
+    whole = [balls.repeated(step.shape) for balls, step in zip(found, asked.results, strict=True)]
+    if ruled and is_hard(case):
+        whole = [type(b)(np.where(flag, np.nan, b.mid), b.rad) for b, flag in zip(whole, flags, strict=True)]
+    return tuple(zip(whole, flags, strict=True))
 
 
-def _is_decided(balls: Balls) -> Mask:
-    """Say where float64 knows the value, and what rounding may make of it: float64's own errors are a part of that."""
-    decided: Mask = np.isfinite(balls.mid) & (np.isfinite(balls.rad) if balls.rad is not None else True)
+def _the_same(balls: Balls, wider: Balls) -> Balls:
+    if balls.rad is None or wider.rad is None:
+        return balls
+    return type(balls)(balls.mid, np.where(wider.rad <= balls.rad * (1 + OWN), wider.rad, np.inf))
+
+
+def _is_decided(balls: Balls, *, is_hard: bool) -> Mask:
+    """Say where float64 knows the value, and what rounding may make of it: float64's own errors are a part of that.
+
+    Of a hard op they must be as small beside the value as what certifies one.
+    """
+    most = balls.size * 2.0**-CONDITION if is_hard else np.finfo(np.float64).max
+    decided: Mask = np.isfinite(balls.mid) & (True if balls.rad is None else balls.rad <= most)
     return decided
 
 
-def _from_balls(balls: Balls) -> Found:
+def _from_balls(balls: Balls, by_convention: Mask) -> Found:
     zeros = np.zeros(balls.mid.shape)
     outer = balls.outer()
     radius = zeros.copy() if outer is None else outer * (1 + OWN) + zeros
-    return Found(balls.mid.copy(), zeros, zeros.copy(), radius, np.zeros(balls.mid.shape, dtype=bool))
+    return Found(balls.mid.copy(), zeros, zeros.copy(), radius, by_convention.copy())
 
 
 def exactly(case: Case) -> Answer:
     """Evaluate a case by flint: the truth at the precision that certifies it, and what rounding makes of it."""
     truths, flags = certified(case)
     if case.form.precision > FILTERED_BITS and (rough := in_arrays(case)) is not None:
-        found = tuple(_beside(case.form, *each) for each in zip(truths, rough, flags, strict=True))
-        unknown = [~np.isfinite(each.radius) | each.by_convention for each in found]
+        found = tuple(
+            _beside(case.form, truth, balls, flag) for truth, (balls, _), flag in zip(truths, rough, flags, strict=True)
+        )
+        unknown = [
+            ~np.isfinite(f.radius) | (f.by_convention & ~ours) for f, (_, ours) in zip(found, rough, strict=True)
+        ]
         if not any(mask.any() for mask in unknown):
             return found
         if case.is_pointwise:
             places = np.any([mask.ravel() for mask in unknown], axis=0)
-            return _replaced(found, by_flint(case.only(places)), places)
+            known = [t.ravel()[places] for t in truths], [f.ravel()[places] for f in flags]
+            return _replaced(found, by_flint(case.only(places), known), places)
     return by_flint(case, (truths, flags))
 
 
@@ -262,10 +304,25 @@ def by_flint(case: Case, known: tuple[list[Array], list[Mask]] | None = None) ->
     return tuple(_reached(*each) for each in zip(truths, allowed(case), flags, strict=True))
 
 
+def is_hard(case: Case) -> bool:
+    """Say whether the points are hard: those of one elementwise op."""
+    return case.tree.is_single and case.tree.root.op.elementwise and case.promise is None
+
+
 def is_for_float64(case: Case) -> bool:
-    """Say whether float64 is asked first: of narrow formats, but not of one elementwise op, whose points are hard."""
-    is_simple = case.tree.is_single and case.tree.root.op.elementwise and case.promise is None
-    return case.form.precision <= FILTERED_BITS and not is_simple
+    """Say whether float64 is asked first: of float32, and of 16-bit formats where points are not hard.
+
+    In those the second order of a reach counts, which flint encloses more tightly; so it does of a sine of a sum.
+    """
+    if is_hard(case):
+        return case.form.precision == FILTERED_BITS and not _turns(case.tree.root.op)
+    return case.form.precision <= FILTERED_BITS
+
+
+@cache
+def _turns(op: Op) -> bool:
+    """Say whether an op has a sine of what it computes: it is near 1 on one side only, which a reach does not say."""
+    return any(not each.args[0].is_Symbol for each in sympy.S(op.formula).atoms(sympy.sin, sympy.cos))
 
 
 def _beside(form: Format, truth: Array, rough: Balls, flags: Mask) -> Found:
@@ -273,21 +330,28 @@ def _beside(form: Format, truth: Array, rough: Balls, flags: Mask) -> Found:
 
     Where float64's value is not near to it, beside that reach, the radius is infinite: float64 does not know.
     """
-    balls = truth.ravel().tolist()
-    centre = np.array([float(ball) for ball in balls])
-    with precision(160):
-        rest = np.array([_rest(ball, middle) for ball, middle in zip(balls, centre.tolist(), strict=True)])
-    mid = rough.mid.ravel()
-    reach = np.zeros(truth.size) if rough.rad is None else np.broadcast_to(rough.rad, truth.shape).ravel()
+    centre, rest = _split(truth)
+    reach = np.zeros(truth.shape) if rough.rad is None else rough.rad
+    size, bits = np.abs(centre), min(map(arb.rel_accuracy_bits, truth.ravel().tolist()), default=0)
     with np.errstate(invalid="ignore"):
-        knows = np.isfinite(centre) & (np.abs(mid - centre) <= NEAR * reach) & (reach > NIL) | (mid == centre) & (
-            reach == 0
-        )
-    own = (np.abs(centre) * form.unit + form.smallest_subnormal) * 2.0**-GUARD_BITS  # as it is certified
-    radius = np.where(knows, np.where(reach > 0, reach * (1 + SLACK) + own, 0.0), np.inf)
-    parts = (centre, rest, np.zeros(truth.size), radius)
-    whole = [part.astype(np.float64).reshape(truth.shape) for part in parts]
-    return Found(whole[0], whole[1], whole[2], whole[3], flags)
+        knows = (size < np.inf) & (np.abs(rough.mid - centre) <= NEAR * reach) & ((reach > NIL) | (reach == 0))
+        if bits > form.precision + GUARD_BITS:
+            own = size * 2.0 ** -min(bits, 2 * form.precision)
+        else:
+            own = (size * form.unit + form.smallest_subnormal) * 2.0**-GUARD_BITS  # as it is certified
+        radius = np.where(knows, np.where(reach > 0, reach * (1 + SLACK) + own, 0.0), np.inf)
+    return Found(centre, rest, np.zeros(truth.shape), radius, flags)
+
+
+def _split(truth: Array) -> tuple[Floats, Floats]:
+    """Return the floats next to balls, and the rest."""
+    balls = truth.ravel().tolist()
+    centre = np.fromiter(map(float, balls), np.float64, len(balls))
+    with precision(160):
+        rest = np.fromiter(map(float, map(arb.__sub__, balls, centre.tolist())), np.float64, len(balls))
+    if not np.isfinite(centre).all():
+        rest[~np.isfinite(centre)] = 0
+    return centre.reshape(truth.shape), rest.reshape(truth.shape)
 
 
 def certified(case: Case, bits: int = 0) -> tuple[list[Array], list[Mask]]:
@@ -341,8 +405,11 @@ def _enclosed(
 
 def _are_certified(value: Array, flags: Mask, form: Format) -> bool:
     balls = value.ravel().tolist()
-    bits = form.precision + GUARD_BITS
-    if not balls or (min(map(arb.rel_accuracy_bits, balls)) >= bits and all(map(arb.is_finite, balls))):
+    accuracies = list(map(arb.rel_accuracy_bits, balls))
+    if not balls or (
+        min(accuracies) >= form.precision + GUARD_BITS
+        and (max(accuracies) < MOST_BITS or all(map(arb.is_finite, balls)))  # what is exact may be infinite
+    ):
         return True
     return all(flag or is_certified(ball, form) for ball, flag in zip(balls, flags.ravel().tolist(), strict=True))
 
@@ -368,24 +435,16 @@ def allowed(case: Case) -> list[Array]:
 
 
 def _reached(truth: Array, wide: Array, flags: Mask) -> Found:
-    rows = []
+    centre, rest = _split(truth)
+    offset, radius = np.zeros(truth.size), np.zeros(truth.size)
     with precision(160):
-        for true, ball in zip(truth.ravel().tolist(), wide.ravel().tolist(), strict=True):
-            centre = float(true)
-            if not true.is_finite():
-                rows.append((centre, 0.0, 0.0, 0.0))
-            elif not ball.is_finite():
-                rows.append((centre, _rest(true, centre), 0.0, math.inf))
-            else:
-                offset = float((ball.mid() - true).mid())
-                rows.append((centre, _rest(true, centre), offset, float(ball.rad().upper() + true.rad().upper())))
-    columns = np.array(rows, dtype=np.float64).reshape(-1, 4).T
-    centres, rests, offsets, radii = (column.reshape(truth.shape).copy() for column in columns)
-    return Found(centres, rests, offsets, radii, flags)
-
-
-def _rest(true: arb, centre: float) -> float:
-    return float((true - arb(centre)).mid()) if math.isfinite(centre) else 0.0
+        for number, (true, ball) in enumerate(zip(truth.ravel().tolist(), wide.ravel().tolist(), strict=True)):
+            if true.is_finite():
+                radius[number] = math.inf
+                if ball.is_finite():
+                    away = ball - true  # its radius is the sum of both
+                    offset[number], radius[number] = float(away), float(away.rad().upper())
+    return Found(centre, rest, offset.reshape(truth.shape), radius.reshape(truth.shape), flags)
 
 
 def value(case: Case) -> Array:
@@ -413,10 +472,10 @@ def filtered(case: Case) -> tuple[Balls, ...] | None:
         return None
     form, trusted = case.form, np.ones(case.batch, dtype=bool)
     with np.errstate(over="ignore", invalid="ignore"):
-        for balls in found:
+        for balls, _ in found:
             reach = np.zeros(balls.mid.shape) if balls.rad is None else balls.rad
             trusted &= np.isfinite(balls.mid) & (reach * 4 <= balls.size + 32 * form.smallest_subnormal)
-    return tuple(type(balls)(np.where(trusted, balls.mid, np.nan), balls.rad) for balls in found)
+    return tuple(type(balls)(np.where(trusted & ~ruled, balls.mid, np.nan), balls.rad) for balls, ruled in found)
 
 
 def overflows(case: Case, *, results: bool) -> bool:
@@ -471,12 +530,12 @@ def _sizes(array: Array) -> Floats:
 
 
 def may_be_zero(case: Case, number: int, share: float) -> bool:
-    """Say whether a derivative is 0 at some inputs whose values are off by a share of themselves."""
+    """Say whether the derivative by an input is 0 at some inputs whose values are off by a share of themselves."""
     asked = derivative.of_case(case, saved=False)
     nearby = arb(1, share)
     values: dict[str, Any] = dict(derivative.given(case))
     with precision(4 * case.form.precision):
         for name, primal in ((f"x{i}", p) for i, p in enumerate(case.primals)):
             values[name] = objects([arb(v) * nearby for v in primal.ravel().tolist()], primal.shape)
-        (found,) = evaluate([asked.results[number]], values, Exact())
+        (found,) = evaluate([asked.results[case.asked.index(number)]], values, Exact())
     return any(ball.contains(0) for ball in found.ravel().tolist())

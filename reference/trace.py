@@ -9,21 +9,21 @@ from __future__ import annotations
 
 import inspect
 import linecache
-import operator
 import traceback
+from functools import lru_cache
 from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import sympy
 from numpy.lib import mixins
-from sympy import Abs, Expr, Piecewise, Rational
+from sympy import Expr, Rational
 
 from reference import graph
-from reference.functions import Nearest, Sign
-from reference.functions import Step as Floor
+from reference.domain import NON_NEGATIVE
 from reference.graph import (
     Constant,
+    Detached,
     Map,
     Select,
     Shift,
@@ -37,13 +37,15 @@ from reference.graph import (
     summed,
     transposed,
 )
-from reference.op import x, y, z
+from reference.op import Op
+from reference.scalars import SCALARS, UFUNCS, exact, turns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from sympy import Symbol
+
     from reference.graph import Shape
-    from reference.op import Op
 
 
 MOST_FACTORS = 16
@@ -121,7 +123,7 @@ class Traced(mixins.NDArrayOperatorsMixin):
             extra = f" with {', '.join(kwargs)}" if kwargs else "" if method == "__call__" else f".{method}"
             message = f"np.{ufunc.__name__}{extra} cannot be traced; accepted: {', '.join(sorted(UFUNCS))}, matmul"
             raise TraceError(message)
-        return _elementwise(UFUNCS[ufunc.__name__], *inputs)
+        return _elementwise(UFUNCS[ufunc.__name__], *inputs, rule=ufunc.__name__ if ufunc.__name__ in RULED else "")
 
     def __array_function__(self, function: Any, _: Any, args: Any, kwargs: Any) -> Any:
         """Apply a function of arrays."""
@@ -180,23 +182,33 @@ class Traced(mixins.NDArrayOperatorsMixin):
         return _of_places(self, lambda places: np.squeeze(places, axis=axis))
 
 
-def traced(formula: Any, arrays: Sequence[Any], name: str, context: Mapping[str, Any] | None = None) -> Step:
-    """Call a formula with arrays, and with tensors that are not differentiated, and return the step that it makes.
+def traced(formula: Any, arrays: Sequence[Any], name: str, known: Mapping[str, Any] | None = None) -> list[Step]:
+    """Call a formula with arrays, in order, and with what else it takes, by name; return the steps that it makes.
 
     Raises TraceError, which names the op, the line of the formula and what is accepted.
     """
     try:
-        result = formula(*arrays, **(context or {}))
+        result = _call(formula, arrays, known or {})
     except (TraceError, ValueError, LookupError, TypeError, AttributeError) as error:
         extra = (
             "" if "accepted: " in str(error) else "; accepted: numpy's functions of whole arrays, as numpy takes them"
         )
         message = f"{name}: {_place(formula, error)}{error}{extra}"
         raise TraceError(message) from error
-    if not isinstance(result, Traced | int | float | Expr | np.ndarray):
-        message = f"{name}: {_start(formula)}the formula returns {result!r}; accepted: an array"
+    outputs = result if isinstance(result, tuple | list) else (result,)
+    if not outputs or not all(isinstance(each, Traced | int | float | Expr | np.ndarray) for each in outputs):
+        message = f"{name}: {_start(formula)}the formula returns {result!r}; accepted: an array, or a tuple of arrays"
         raise TraceError(message)
-    return step_of(result)
+    return [step_of(each) for each in outputs]
+
+
+def _call(formula: Callable[..., Any], arrays: Sequence[Any], known: Mapping[str, Any]) -> Any:
+    """Call a formula, by name where it takes some of its arrays by keyword only, or other things between them."""
+    parameters = [each for each in inspect.signature(formula).parameters.values() if each.name not in known]
+    by_name = [each for each in parameters if each.kind is each.KEYWORD_ONLY and each.default is each.empty]
+    if (known or by_name) and len(arrays) <= len(parameters):
+        return formula(**{each.name: array for each, array in zip(parameters, arrays, strict=False)}, **known)
+    return formula(*arrays, **known)
 
 
 def _place(formula: Callable[..., Any], error: Exception) -> str:
@@ -238,16 +250,24 @@ def step_of(value: Any) -> Step:
     return constant(value)
 
 
-def exact(number: Any) -> Expr:
-    """Return a number as it is: a float is a dyadic rational."""
-    return (
-        sympy.Integer(int(number))
-        if isinstance(number, bool | int | np.integer | np.bool_)
-        else Rational(float(number))
-    )
+RULED = {"absolute", "fabs", "maximum", "minimum", "clip", "sqrt"}
+"""Functions with kinks or an edge, at which torch's rule says what the derivative is.
+
+The branches of a `where` its author chose, and the derivative is that of the branch.
+"""
 
 
-def _elementwise(function: Callable[..., Any], *inputs: Any) -> Traced:
+@lru_cache(maxsize=4096)
+def _ruled(name: str, expression: Expr, variables: tuple[Symbol, ...]) -> Op | None:
+    """Return a function of numpy as an op, whose kinks and edges the rule knows; None where it has none."""
+    edged = {variables[0].name: NON_NEGATIVE} if name == "sqrt" else {}
+    if expression.free_symbols != set(variables) or not (edged or turns(expression)):
+        return None
+    kinks = turns(expression)
+    return Op(name=name, torch=f"numpy.{name}", formula=expression, symbols=variables, kinks=kinks, domain=edged)
+
+
+def _elementwise(function: Callable[..., Any], *inputs: Any, rule: str = "") -> Traced:
     """Apply a function of expressions to arrays; numbers become part of the expression."""
     steps = [step_of(value) for value in inputs]
     arguments = [_number(step) for step in steps]
@@ -256,9 +276,10 @@ def _elementwise(function: Callable[..., Any], *inputs: Any) -> Traced:
     expression = sympy.sympify(
         function(*(name if number is None else number for name, number in zip(names, arguments, strict=True)))
     )
-    shapes = [step.shape for step in steps]
+    shapes, variables = [step.shape for step in steps], tuple(name for name, _ in used)
+    op = _ruled(rule, expression, variables) if rule and used else None
     try:
-        return Traced(mapped(expression, [name for name, _ in used], [step for _, step in used]))
+        return Traced(mapped(expression, variables, [step for _, step in used], op=op))
     except ValueError as error:
         message = f"arrays of shapes {', '.join(map(str, shapes))}; accepted: shapes that broadcast"
         raise TraceError(message) from error
@@ -274,26 +295,40 @@ def _number(step: Step) -> Expr | None:
 
 
 def applied(op: Op, sources: Sequence[Step], seed: int) -> Step:
-    """Apply an op to arrays: an elementwise one is one step, with its own kinks and what torch saves of it.
+    """Apply an op to arrays; several outputs lie one behind the other, along the last axis.
 
     The seed is that of the tensors that are not differentiated. Raises TraceError where the op does not
     take such arrays.
     """
+    outputs = results(op, sources, seed)
+    if len(outputs) == 1:
+        return outputs[0]
+    batch = len(sources[0].shape) - len(op.cores[0][0])
+    flat = [reshaped(each, (*each.shape[:batch], prod(each.shape[batch:]))) for each in outputs]
+    return concatenate([Traced(each) for each in flat], -1).step
+
+
+def results(op: Op, sources: Sequence[Step], seed: int) -> list[Step]:
+    """Apply an op to arrays, and return each output.
+
+    An elementwise op is one step, with its own kinks and what torch saves of it.
+    """
     if isinstance(op.formula, Expr):
         try:
-            return mapped(op.formula, (x, y, z)[: len(sources)], sources, op=op, saved=op.saving)
+            return [mapped(op.formula, op.symbols, sources, op=op, saved=op.saving)]
         except ValueError as error:
             message = f"{op.name}: {error}; accepted: shapes that broadcast"
             raise TraceError(message) from error
-    context = op.context([source.shape for source in sources], seed)
+    known = op.known([source.shape for source in sources], seed)
     arrays = [Traced(source) for source in sources]
-    result = traced(op.formula, arrays, op.name, context)
+    outputs = traced(op.formula, arrays, op.name, known)
     if not callable(op.saved):
-        return result
-    value = result if op.saves is None else traced(op.saves, arrays, op.name)
-    (source,) = sources
+        return outputs
+    (result,), (source,) = outputs, sources
+    (value,) = outputs if op.saves is None else traced(op.saves, arrays, op.name)
     at = step_of(op.saved(*arrays, Traced(value)))
-    return Through((result, source), result.shape, traced(op.formula, [Traced(at)], op.name, context), (at,))
+    (again,) = traced(op.formula, [Traced(at)], op.name, known)
+    return [Through((result, source), result.shape, again, (at,))]
 
 
 def _of_places(array: Traced, move: Callable[[Any], Any]) -> Traced:
@@ -415,6 +450,12 @@ def shift(a: Any, axis: int = -1) -> Any:
     return Traced(Shift((a.step,), shape, at))
 
 
+def detached(a: Any) -> Any:
+    """Return an array that has no derivative here: where torch documents a gradient that is not the derivative."""
+    step = step_of(a)
+    return Traced(Detached((step,), step.shape))
+
+
 def matmul(a: Any, b: Any) -> Traced:
     """Multiply matrices, or stacks of them that broadcast."""
     left, right = (value if isinstance(value, Traced) else Traced(step_of(value)) for value in (a, b))
@@ -531,24 +572,14 @@ def pad(array: Traced, width: Any, mode: str = "constant", **kwargs: Any) -> Tra
     return _of_places(array, lambda places: np.pad(places, width, mode, **kwargs))  # type: ignore[call-overload]
 
 
-def holds(value: Expr) -> Any:
-    """Write that a number counts as true, as numpy has it: that it is not 0."""
-    return sympy.Or(value > 0, value < 0)
-
-
 def where(condition: Any, a: Any, b: Any) -> Traced:
     """Take elements of one array where a condition holds, of another elsewhere."""
-    return _elementwise(lambda c, left, right: Piecewise((left, holds(c)), (right, True)), condition, a, b)
-
-
-def compared(relation: Callable[[Any, Any], Any]) -> Callable[..., Any]:
-    """Return a comparison as a function that is 1 where it holds and 0 elsewhere."""
-    return lambda a, b: Piecewise((1, relation(a, b)), (0, True))
+    return _elementwise(SCALARS["where"], condition, a, b)
 
 
 def clip(a: Any, a_min: Any, a_max: Any) -> Traced:
     """Keep elements between bounds."""
-    return _elementwise(lambda v, low, high: Piecewise((low, v < low), (v, v <= high), (high, True)), a, a_min, a_max)
+    return _elementwise(SCALARS["clip"], a, a_min, a_max, rule="clip")
 
 
 def norm(a: Traced, ord: Any = None, axis: Any = None, *, keepdims: bool = False) -> Traced:  # noqa: A002 - numpy's name
@@ -561,49 +592,6 @@ def norm(a: Traced, ord: Any = None, axis: Any = None, *, keepdims: bool = False
 
 
 REDUCTIONS = {np.add: total, np.multiply: product, np.maximum: extreme(-1), np.minimum: extreme(0)}
-
-UFUNCS: dict[str, Callable[..., Any]] = {
-    "add": operator.add,
-    "subtract": operator.sub,
-    "multiply": operator.mul,
-    "divide": operator.truediv,
-    "true_divide": operator.truediv,
-    "negative": operator.neg,
-    "positive": operator.pos,
-    "power": operator.pow,
-    "float_power": operator.pow,
-    "square": lambda a: a**2,
-    "reciprocal": lambda a: 1 / a,
-    "sqrt": sympy.sqrt,
-    "cbrt": lambda a: Sign(a) * Abs(a) ** Rational(1, 3),
-    "exp": sympy.exp,
-    "exp2": lambda a: 2**a,
-    "expm1": lambda a: sympy.exp(a) - 1,
-    "log": sympy.log,
-    "log2": lambda a: sympy.log(a) / sympy.log(2),
-    "log10": lambda a: sympy.log(a) / sympy.log(10),
-    "log1p": lambda a: sympy.log(1 + a),
-    **{name: getattr(sympy, name) for name in ("sin", "cos", "tan", "sinh", "cosh", "tanh")},
-    **{f"arc{name}": getattr(sympy, f"a{name}") for name in ("sin", "cos", "tan", "sinh", "cosh", "tanh")},
-    "arctan2": sympy.atan2,
-    "hypot": lambda a, b: sympy.sqrt(a**2 + b**2),
-    "logaddexp": lambda a, b: sympy.log(sympy.exp(a) + sympy.exp(b)),
-    "absolute": Abs,
-    "fabs": Abs,
-    "sign": Sign,
-    "floor": Floor,
-    "ceil": lambda a: -Floor(-a),
-    "rint": Nearest,
-    "maximum": lambda a, b: Piecewise((a, a > b), (b, True)),
-    "minimum": lambda a, b: Piecewise((a, a < b), (b, True)),
-    "greater": compared(operator.gt),
-    "greater_equal": compared(operator.ge),
-    "less": compared(operator.lt),
-    "less_equal": compared(operator.le),
-    "logical_and": lambda a, b: Piecewise((1, sympy.And(holds(a), holds(b))), (0, True)),
-    "logical_not": lambda a: Piecewise((0, holds(a)), (1, True)),
-}
-"""Functions of scalars, as sympy writes them."""
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     "sum": total,

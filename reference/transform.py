@@ -17,6 +17,7 @@ from sympy import Expr, Symbol
 from reference.functions import Sign
 from reference.graph import (
     Contract,
+    Detached,
     Gather,
     Map,
     Ruled,
@@ -110,7 +111,7 @@ def dependents(outputs: Sequence[Step], inputs: Sequence[Step], *, saved: bool) 
 
 def _differentiated(step: Step, *, saved: bool) -> Sequence[int]:
     """Return the numbers of the sources by which a step is differentiated."""
-    if isinstance(step, Select | Shift):
+    if isinstance(step, Detached | Select | Shift):
         return ()
     numbers = range(len(step.sources))
     return numbers if not isinstance(step, Through) else numbers[1:] if saved else numbers[:1]

@@ -13,7 +13,7 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from reference.graph import Input, Step
-from reference.trace import applied
+from reference.trace import applied, results
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -63,6 +63,11 @@ class Apply:
         """
         return result_shape(self.op, tuple(child.shape for child in self.children))
 
+    @property
+    def outputs(self) -> tuple[Shape, ...]:
+        """The shapes of what the op returns, without batch dimensions: several of an op of several outputs."""
+        return result_shapes(self.op, tuple(child.shape for child in self.children))
+
     def __str__(self) -> str:
         """Write the node as a call, with torch's underscore where it is in place."""
         mark = "" if self.manner == "call" else "_"
@@ -75,7 +80,15 @@ Node = Leaf | Apply
 @cache
 def result_shape(op: Op, shapes: tuple[Shape, ...]) -> Shape:
     """Return the shape of what an op makes of inputs of some shapes; raises TraceError where it does not take them."""
-    return applied(op, [Input((), shape, name) for name, shape in zip(op.inputs, shapes, strict=True)], 0).shape
+    outputs = result_shapes(op, shapes)
+    return outputs[0] if len(outputs) == 1 else (sum(map(prod, outputs)),)
+
+
+@cache
+def result_shapes(op: Op, shapes: tuple[Shape, ...]) -> tuple[Shape, ...]:
+    """Return the shape of each output of an op; raises TraceError as above."""
+    inputs = [Input((), shape, name) for name, shape in zip(op.inputs, shapes, strict=True)]
+    return tuple(output.shape for output in results(op, inputs, 0))
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,8 +1,18 @@
 """Where to look: Hypothesis strategies for points, shapes, trees and whole cases."""
 
-from strategies.cases import fixed_cases, op_cases, reached_cases, tree_cases
+from strategies.cases import fixed_cases, manner_cases, op_cases, reached_cases, tree_cases
 from strategies.points import points
 from strategies.shapes import batches, layouts
 from strategies.trees import trees
 
-__all__ = ["batches", "fixed_cases", "layouts", "op_cases", "points", "reached_cases", "tree_cases", "trees"]
+__all__ = [
+    "batches",
+    "fixed_cases",
+    "layouts",
+    "manner_cases",
+    "op_cases",
+    "points",
+    "reached_cases",
+    "tree_cases",
+    "trees",
+]

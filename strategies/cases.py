@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cache
+from itertools import combinations
 from typing import TYPE_CHECKING
 
 import numpy as np
 from flint import arb
 from hypothesis import strategies as st
 
-from reference.case import ROOTS, Case, repeated_order
+from reference.case import LAYOUTS, ROOTS, Case, repeated_order
 from reference.convention import critical
 from reference.domain import REAL
-from reference.oracle import value_allowance
+from reference.oracle import FILTERED_BITS, value_allowance
 from reference.tree import single
 from strategies.points import hard, moderate, points
 from strategies.shapes import batches, broadcastable, layouts, wholes
@@ -45,6 +46,21 @@ FIXED, FIXED_COTANGENTS = 61, np.array([1.0, 2.0, -0.75])
 REACHED, NEAR = 24, 2.0
 """How many points of an op stand for the whole range in which trees use it, and as many for that near 0."""
 
+RANKS: tuple[Shape, ...] = ((), (5,), (2, 3), (2, 1, 3), (2, 3, 4, 2))
+"""Batches of each rank, the last of one that has every layout."""
+
+MANY_ROWS = 4099
+"""Rows of a batch past what a kernel gives to one block or thread: a prime, so that the last one is not full."""
+
+MANY_COLUMNS = 1031
+"""A length past what a kernel gives to one block, a prime too."""
+
+MOST_INPUTS = 4
+"""Inputs of which every set is tried as those that require grad; of more, one alone and all but one."""
+
+DOMINATING = 12.0
+"""An element beside which the others of a row, of which the largest is about 4, are small: exp(12) is 160,000."""
+
 TENSOR_RANGE = 2.5
 """Inputs of tensor ops lie within this of 0, where their domain is the whole line."""
 
@@ -52,13 +68,14 @@ TENSOR_RANGE = 2.5
 @st.composite
 def op_cases(draw: st.DrawFn, op: Op, form: Format, most: int = 256, order: int = 1) -> Case:
     """Cases of one op. Shrinks towards one point at 1, a cotangent of 1 and contiguous inputs."""
-    case = _elementwise(draw, op, form, most, order) if op.elementwise else _tensor(draw, op, form)
+    case = _elementwise(draw, op, form, most, order) if op.elementwise else _tensor(draw, op, form, order)
     laid_out = _laid_out(draw, case)
     return laid_out if order == 1 else draw(st.sampled_from(list(repeated_order(laid_out, "r" * order))))
 
 
-def _tensor(draw: st.DrawFn, op: Op, form: Format) -> Case:
-    """Draw a case of a tensor op: small shapes and batches, or lengths around those of registers and blocks."""
+def _tensor(draw: st.DrawFn, op: Op, form: Format, order: int) -> Case:
+    """Draw a case of a tensor op: small shapes and batches, with ties or none, or lengths around those of registers."""
+    is_tied = False
     if op.axes and not op.shapes and draw(st.booleans()):
         lengths = {letter: draw(st.sampled_from(LENGTHS)) for letter in op.letters}
         shapes = op.shaped(lengths)
@@ -66,37 +83,69 @@ def _tensor(draw: st.DrawFn, op: Op, form: Format) -> Case:
     else:
         shapes = draw(st.sampled_from(op.cores))
         batch = draw(batches().filter(lambda b: len(b) < 3)) if op.batched else ()
+        is_tied = order == 1 and draw(st.booleans())  # no rule says what a second derivative is there
     tree = single(op, shapes)
     primals = tuple(
         _tensor_input(draw, op, form, leaf.name, (*(batch if i < op.batched else ()), *leaf.shape))
         for i, leaf in enumerate(tree.leaves)
     )
+    if is_tied:
+        primals = tied(op, primals, draw(st.integers(0, 3)))
     cotangent = _cotangent(draw, form, (*batch, *tree.root.shape))
     return Case(tree, form, primals, cotangent, seed=draw(st.integers(0, 7)))
+
+
+def tied(op: Op, primals: Sequence[Floats], start: int = 0) -> tuple[Floats, ...]:
+    """Return inputs of a tensor op in which every row has its largest value twice, and a 0 where there is room.
+
+    The first of a row is that of the input before, where it has the same shape. Rows are turned by so many places.
+    """
+    found: list[Floats] = []
+    for name, values in zip(op.inputs, primals, strict=True):
+        if not values.size or not values.ndim:
+            found.append(values)
+            continue
+        row = values.copy()
+        row[..., :2] = values.max(-1, keepdims=True)
+        if op.interval(name).encloses(0, 0):
+            row[..., 2:3] = 0
+        row = np.roll(row, start, -1)
+        if found and found[-1].shape == row.shape:
+            row[..., :1] = found[-1][..., :1]
+        found.append(row)
+    return tuple(found)
 
 
 @cache
 def fixed_cases(op: Op, form: Format, order: int = 1, *, whole: bool = False) -> tuple[Case, ...]:
     """Return cases of an op that are the same each time.
 
-    They are hard points of an elementwise op; of another its small shapes and, unless a whole Jacobian is asked
-    for, the lengths of real use.
+    They are hard points of an elementwise op; of another its small shapes, once with ties, and, unless a whole
+    Jacobian is asked for, the lengths of real use.
     """
     real = () if whole or order > 2 else real_cases(op, form)[: 3 - order]
     cases = [*_fixed(op, form, order), *real]
     if order == 1:
+        if not op.elementwise:
+            cases.insert(1, replace(cases[0], primals=tied(op, cases[0].primals)))
         return tuple(cases)
     return tuple(each for case in cases for each in repeated_order(_smooth(case), "r" * order))
 
 
 @cache
 def real_cases(op: Op, form: Format) -> tuple[Case, ...]:
-    """Return cases of a tensor op in real use: all bits drawn, and a cotangent that probes the last element."""
+    """Return cases of a tensor op in real use: all bits drawn, and one that probes the last element.
+
+    Its cotangent is that alone; where the outputs are sums of a whole row, the last element of the row dominates them.
+    """
     if op.elementwise or not op.axes:
         return ()
     case = case_in_use(op, form, op.sizes, op.rows)
-    if not case.cotangent.shape:
-        return (case,)
+    is_folded = case.cotangent.ndim < case.primals[0].ndim or case.cotangent.shape[-1:] == (1,)
+    if is_folded and op.interval(op.inputs[0]) == REAL:
+        probed = case.primals[0].copy()
+        probed[..., -1] = DOMINATING
+        return case, replace(case, primals=(probed, *case.primals[1:]))
     probe = np.zeros(case.cotangent.shape)
     probe[..., -1] = 1.0
     return case, replace(case, cotangent=probe)
@@ -126,6 +175,71 @@ def _spread_out(op: Op, form: Format, name: str, rng: np.random.Generator, shape
     if op.interval(name) == REAL:
         return _rounded(form, rng.standard_normal(shape))
     return _rounded(form, rng.uniform(*_tensor_range(op, name), size=shape))
+
+
+@cache
+def manner_cases(op: Op, form: Format) -> tuple[Case, ...]:
+    """Return cases that ask the same of an op in every manner, by rule and the same each time.
+
+    There is one for each rank of the batch, for many rows, for a length that is no multiple of a block, for each layout
+    of the inputs and of the cotangent, each set of inputs that require grad, and each output of several alone.
+    """
+    ranked = [_at_rank(op, form, batch) for batch in (RANKS if op.batched or op.elementwise else [()])]
+    whole = ranked[-1]
+    is_quick = form.precision <= FILTERED_BITS  # where lengths go wrong does not hang on the format
+    if op.batched and not op.elementwise and is_quick:
+        ranked.append(_at_rank(op, form, (MANY_ROWS,)))
+    if op.axes and not op.shapes and is_quick:
+        ranked.append(long_case(op, form, MANY_COLUMNS))
+    laid = [_in_layout(whole, layout, numbers) for layout in LAYOUTS for numbers in _places_in_memory(whole)]
+    numbers = whole.asked
+    subsets = [set_ for count in range(1, len(numbers)) for set_ in combinations(numbers, count)]
+    if len(numbers) > MOST_INPUTS:
+        subsets = [set_ for set_ in subsets if len(set_) in {1, len(numbers) - 1}]
+    frozen = [replace(whole, wrt=set_) for set_ in subsets]
+    outputs = range(len(whole.outputs))
+    alone = [whole.without(*(other for other in outputs if other != one)) for one in outputs if len(outputs) > 1]
+    return (*ranked, *(case for case in laid if case is not None), *frozen, *alone)
+
+
+def _at_rank(op: Op, form: Format, batch: Shape) -> Case:
+    """Return a small case with a batch."""
+    rng = np.random.default_rng(2)
+    if op.elementwise:
+        columns = [
+            np.resize(rng.permutation(hard(form, op.interval(name), op, FIXED)), batch).copy() for name in op.inputs
+        ]
+        return Case(single(op), form, tuple(columns), np.resize(FIXED_COTANGENTS, batch))
+    tree = single(op, op.cores[0])
+    primals = tuple(
+        _rounded(
+            form, rng.uniform(*_tensor_range(op, leaf.name), size=(*(batch if i < op.batched else ()), *leaf.shape))
+        )
+        for i, leaf in enumerate(tree.leaves)
+    )
+    return Case(tree, form, primals, np.resize(FIXED_COTANGENTS, (*batch, *tree.root.shape)))
+
+
+def _places_in_memory(case: Case) -> tuple[range, range]:
+    """Return the numbers of the inputs, and that of the cotangent, as layouts count them."""
+    count = len(case.primals)
+    return range(count), range(count, count + 1)
+
+
+def _in_layout(case: Case, layout: str, numbers: range) -> Case | None:
+    """Lay some tensors of a case out, those expanded with their first row; None where none of them can be."""
+    tensors = [*case.primals, case.cotangent]
+    batches = [*case.batches, case.batch]
+    fitting = [
+        n for n in numbers if LAYOUTS[layout](tensors[n].shape) and (layout != "expanded" or len(batches[n]) > 0)
+    ]
+    if not fitting or layout == "contiguous":
+        return None
+    if layout == "expanded":
+        for n in fitting:
+            tensors[n] = np.broadcast_to(tensors[n][:1], tensors[n].shape).copy()
+    chosen = tuple(layout if n in fitting else "contiguous" for n in range(len(tensors)))
+    return replace(case, primals=tuple(tensors[:-1]), cotangent=tensors[-1], layouts=chosen)
 
 
 @cache

@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 
 from reference.convention import critical_expressions
 from reference.domain import REAL
-from reference.op import x
 
 if TYPE_CHECKING:
     from reference.domain import Interval
@@ -76,7 +75,7 @@ def places(op: Op | None, form: Format, interval: Interval) -> Integers:
     )
     signed = [sign * place for place in found for sign in (1, -1)]
     if op is not None and len(op.inputs) == 1:
-        signed += [float(r) for e in critical_expressions(op) for r in sympy.solve(e, x)]
+        signed += [float(r) for e in critical_expressions(op) for r in sympy.solve(e, op.symbols[0])]
     return np.unique(
         form.ordinals(np.array(signed + [float(e) for e in (interval.lower, interval.upper) if e.is_finite]))
     )

@@ -19,7 +19,6 @@ from reference.convention import seams
 from reference.evaluation import Exact, evaluate, objects
 from reference.format import precision
 from reference.graph import Input, Map
-from reference.op import x, y, z
 from reference.trace import TraceError, applied
 from reference.tree import MANNERS, Apply, Leaf, Tree, result_shape
 
@@ -92,8 +91,8 @@ def _enclosed(
 ) -> tuple[Sequence[arb], Sequence[Sequence[arb]]]:
     """Enclose the values of an op over ranges, and what vanishes where it is not smooth."""
     if isinstance(op.formula, Expr):
-        program = compiled([op.formula, *op.kinks, *(seams(op) if order > 1 else ())], (x, y, z)[: len(ranges)])
-        values, *kinks = zip(*program.at(_cells(ranges)), strict=True)
+        program = compiled([op.formula, *op.kinks, *(seams(op) if order > 1 else ())], op.symbols)
+        values, *kinks = program.at(_cells(ranges))
         return values, kinks
     inputs = [Input((), shape, name) for name, shape in zip(op.inputs, shapes, strict=True)]
     given = {

@@ -16,7 +16,9 @@ from strategies.points import everything, hard, stratified
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from reference.format import Floats
+    from reference.format import Floats, Format
+    from reference.op import Op
+    from tests.verdict.assay import Assay
 
 CHUNK = 100_000
 """Points that are judged at once."""
@@ -26,24 +28,24 @@ HARD = {2: 300, 3: 45}
 
 
 @pytest.mark.enumerated(arguments=(1,), bits=(16,))
-def test_gradient_at_every_value(op, form, assay) -> None:
+def test_gradient_at_every_value(op: Op, form: Format, assay: Assay) -> None:
     """The gradient could have come from correctly rounded steps at every value of the domain."""
-    for case in cases(op, form, (everything(form, op.interval("x")),)):
+    for case in cases(op, form, (everything(form, op.interval(op.inputs[0])),)):
         assay.assert_agrees(case)
 
 
 @pytest.mark.enumerated(arguments=(1,), bits=(32, 64))
-def test_gradient_in_every_binade(op, form, assay) -> None:
+def test_gradient_in_every_binade(op: Op, form: Format, assay: Assay) -> None:
     """The gradient could have come from correctly rounded steps at 100,000 values.
 
     As many are of each binade, and all critical ones are among them.
     """
-    for case in cases(op, form, (stratified(form, op.interval("x"), op),)):
+    for case in cases(op, form, (stratified(form, op.interval(op.inputs[0]), op),)):
         assay.assert_agrees(case)
 
 
 @pytest.mark.enumerated(arguments=(2, 3), bits=(16, 32, 64))
-def test_gradient_at_hard_combinations(op, form, assay) -> None:
+def test_gradient_at_hard_combinations(op: Op, form: Format, assay: Assay) -> None:
     """The gradient could have come from correctly rounded steps at every combination of hard values."""
     sides = [hard(form, op.interval(name), op, HARD[len(op.inputs)]) for name in op.inputs]
     columns = tuple(column.ravel() for column in np.meshgrid(*sides, indexing="ij"))
@@ -52,14 +54,14 @@ def test_gradient_at_hard_combinations(op, form, assay) -> None:
 
 
 @pytest.mark.enumerated(arguments=(0,), bits=(16, 32, 64))
-def test_gradient_of_a_tensor_op(op, form, assay) -> None:
+def test_gradient_of_a_tensor_op(op: Op, form: Format, assay: Assay) -> None:
     """The gradient could have come from correctly rounded steps: small, of block length, and in real use."""
     lengths = [long_case(op, form, length) for length in LENGTHS if length > 1] if op.axes and not op.shapes else []
     for case in (*fixed_cases(op, form, whole=True), *lengths, *real_cases(op, form)):
         assay.assert_agrees(case)
 
 
-def cases(op, form, columns: tuple[Floats, ...]) -> Iterator[Case]:
+def cases(op: Op, form: Format, columns: tuple[Floats, ...]) -> Iterator[Case]:
     """Split columns of points into cases with a cotangent of 1."""
     for start in itertools.count(0, CHUNK):
         primals = tuple(column[start : start + CHUNK] for column in columns)

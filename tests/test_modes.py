@@ -3,6 +3,10 @@
 Each is asked at hard points of each op, the same for all of them, and of drawn trees.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,16 +14,21 @@ from hypothesis import strategies as st
 
 from reference.case import Case
 from reference.catalogue import OPS
-from reference.format import FORMATS
+from reference.format import FORMATS, Format
 from reference.tree import Apply, Leaf, Tree
 from strategies import fixed_cases, reached_cases, tree_cases
-from tests.subject.mode import MODES
+from tests.subject.mode import MODES, Mode
 from tests.verdict.comparison import judged
+
+if TYPE_CHECKING:
+    from reference.op import Op
+    from reference.tree import Node
+    from tests.verdict.assay import Assay
 
 
 @pytest.mark.any_order
 @pytest.mark.fixed
-def test_mode_gives_the_derivative(op, form, mode, assay) -> None:
+def test_mode_gives_the_derivative(op: Op, form: Format, mode: Mode, assay: Assay) -> None:
     """What a mode gives could have come from correctly rounded steps, or is a known deviation."""
     for case in fixed_cases(op, form, mode.order, whole=mode.whole):
         assay.assert_agrees(case)
@@ -29,7 +38,9 @@ def test_mode_gives_the_derivative(op, form, mode, assay) -> None:
 @pytest.mark.fixed
 @settings.get_profile("fewer_trees")
 @given(data=st.data())
-def test_mode_gives_the_derivative_of_a_tree(pool, form, mode, assay, data) -> None:
+def test_mode_gives_the_derivative_of_a_tree(
+    pool: tuple[Op, ...], form: Format, mode: Mode, assay: Assay, data: st.DataObject
+) -> None:
     """So it is for a composition of sound ops, whether its gradient comes from the root or from the leaves."""
     assay.assert_agrees(data.draw(tree_cases(form, assay.sound(pool, reached_cases), order=mode.order)))
 
@@ -40,13 +51,13 @@ def test_mode_gives_the_derivative_of_a_tree(pool, form, mode, assay, data) -> N
     "(unreported, found 2026-11-24)",
 )
 @pytest.mark.parametrize("name", ["maximum", "minimum", "fmax", "fmin"])
-def test_small_tangent_passes_beside_a_large_one(name, device) -> None:
+def test_small_tangent_passes_beside_a_large_one(name: str, device: str) -> None:
     """The tangent of what is chosen is that of the result, whatever the other one is.
 
     Here x**16 has one of 16/4**15, and -x or x one of 1.
     """
     leaf = Leaf("x")
-    power = leaf
+    power: Node = leaf
     for _ in range(4):
         power = Apply(OPS["square"], (power,))
     other = Apply(OPS["neg"], (leaf,)) if "max" in name else leaf

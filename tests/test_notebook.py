@@ -1,6 +1,9 @@
 """The teaching notebook's chains: the formula by hand, sympy's derivative, and torch's, side by side."""
 
+from __future__ import annotations
+
 import math
+from typing import TYPE_CHECKING
 
 import pytest
 import sympy
@@ -15,6 +18,10 @@ from reference.op import Op, x
 from reference.tree import Apply, Leaf, Tree
 from strategies.points import moderate
 
+if TYPE_CHECKING:
+    from reference.format import Format
+    from tests.verdict.assay import Assay
+
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
 
 
@@ -23,12 +30,19 @@ def slope(formula: sympy.Expr, at: float) -> float:
     return float(derivative(formula, x).subs(x, at).evalf(30))
 
 
+def grad_of(tensor: torch.Tensor) -> torch.Tensor:
+    """Return the `.grad` of a tensor, which must have one."""
+    gradient = tensor.grad
+    assert gradient is not None
+    return gradient
+
+
 def test_square_at_three() -> None:
     """d(x^2)/dx = 2x, which is 6 at 3."""
     point = torch.tensor(3.0, requires_grad=True)
     (point**2).backward()
     assert derivative(x**2, x) == 2 * x
-    assert point.grad.item() == slope(x**2, 3) == 6
+    assert grad_of(point).item() == slope(x**2, 3) == 6
 
 
 def test_sine_of_square_at_four() -> None:
@@ -36,14 +50,14 @@ def test_sine_of_square_at_four() -> None:
     point = torch.tensor(4.0, dtype=torch.float64, requires_grad=True)
     torch.sin(point**2).backward()
     assert derivative(sympy.sin(x**2), x) == 2 * x * sympy.cos(x**2)
-    assert f"{slope(sympy.sin(x**2), 4):.4f}" == f"{point.grad.item():.4f}" == "-7.6613"
+    assert f"{slope(sympy.sin(x**2), 4):.4f}" == f"{grad_of(point).item():.4f}" == "-7.6613"
 
 
 def test_mean_of_squares() -> None:
     """d mean(x^2)/dx_i = 2 x_i / 3 for three values."""
     values = torch.tensor([1.0, 2.0, 3.0], requires_grad=True)
     (values**2).mean().backward()
-    assert [f"{g:.4f}" for g in values.grad.tolist()] == ["0.6667", "1.3333", "2.0000"]
+    assert [f"{g:.4f}" for g in grad_of(values).tolist()] == ["0.6667", "1.3333", "2.0000"]
 
 
 # A neuron reads x, is to answer y, and has a weight and a bias.
@@ -114,12 +128,12 @@ def test_neuron_factors_by_autograd(dtype: torch.dtype) -> None:
     """What torch keeps at each step is the factors multiplied up to there."""
     step = neuron(dtype)
     found = {
-        "dL/dp": step["p"].grad,
-        "dp/dz": step["z"].grad / step["p"].grad,
-        "dz/dw": step["w"].grad / step["z"].grad,
-        "dz/db": step["b"].grad / step["z"].grad,
-        "dL/dw": step["w"].grad,
-        "dL/db": step["b"].grad,
+        "dL/dp": grad_of(step["p"]),
+        "dp/dz": grad_of(step["z"]) / grad_of(step["p"]),
+        "dz/dw": grad_of(step["w"]) / grad_of(step["z"]),
+        "dz/db": grad_of(step["b"]) / grad_of(step["z"]),
+        "dL/dw": grad_of(step["w"]),
+        "dL/db": grad_of(step["b"]),
     }
     assert {name: digits(gradient.item()) for name, gradient in found.items()} == FACTORS
 
@@ -128,7 +142,7 @@ def test_neuron_factors_by_autograd(dtype: torch.dtype) -> None:
 def test_neuron_loss(dtype: torch.dtype) -> None:
     """The loss is 6.7012, dL/dw 6.6918, dL/db 0.9988."""
     step = neuron(dtype)
-    shown = (step["L"].item(), step["w"].grad.item(), step["b"].grad.item())
+    shown = (step["L"].item(), grad_of(step["w"]).item(), grad_of(step["b"]).item())
     assert [f"{v:.4f}" for v in shown] == ["6.7012", "6.6918", "0.9988"]
 
 
@@ -154,7 +168,7 @@ def neuron_tree() -> Tree:
 
 
 @given(data=st.data())
-def test_neuron_at_any_point(form, assay, data) -> None:
+def test_neuron_at_any_point(form: Format, assay: Assay, data: st.DataObject) -> None:
     """The gradients by w, x, b and y of any neuron that is not saturated are what rounding allows."""
     ranges = [(-1.5, 1.5), (-1.5, 1.5), (-0.25, 0.25), (0.0625, 0.9375)]
     primals = tuple(data.draw(moderate(form, (64,), *extent)) for extent in ranges)
@@ -166,7 +180,7 @@ def test_neuron_at_any_point(form, assay, data) -> None:
     [(torch.float64, 1 - 1e-8, 18.4207, 0.0), (torch.float32, 1.0, math.inf, math.nan)],
     ids=["float64", "float32"],
 )
-def test_saturated_prediction(dtype, prediction, loss, gradient) -> None:
+def test_saturated_prediction(dtype: torch.dtype, prediction: float, loss: float, gradient: float) -> None:
     """In float64 the clamp bounds the loss and stops the gradient; in float32 it vanishes.
 
     1 - 1e-8 is 1 in float32, so a prediction that has rounded to 1 has the loss -log 0 = inf, and the
@@ -178,4 +192,4 @@ def test_saturated_prediction(dtype, prediction, loss, gradient) -> None:
     found.backward()
     assert guarded.item() == prediction
     assert found.item() == pytest.approx(loss, abs=5e-5)
-    assert score.grad.item() == pytest.approx(gradient, nan_ok=True, abs=0)
+    assert grad_of(score).item() == pytest.approx(gradient, nan_ok=True, abs=0)

@@ -17,6 +17,7 @@ from strategies.points import hard
 if TYPE_CHECKING:
     from reference.format import Format
     from reference.op import Op
+    from tests.verdict.assay import Assay
 
 PERIOD = 13
 """Different points, which come in turn.
@@ -26,7 +27,9 @@ It is no multiple of a register's width, so that each comes at every position in
 
 
 @pytest.mark.kernels
-def test_gradient_is_within_the_allowance_at_any_position(op, form, sizes, assay) -> None:
+def test_gradient_is_within_the_allowance_at_any_position(
+    op: Op, form: Format, sizes: tuple[int, ...], assay: Assay
+) -> None:
     """Hard points have gradients that could have come from correctly rounded steps.
 
     They are repeated to any size and laid out either way.

@@ -1,5 +1,7 @@
 """Histories of tensors, ops, hooks, backwards and zeroings: torch does what the model of its documentation predicts."""
 
+from __future__ import annotations
+
 import pytest
 import torch
 from hypothesis import settings
@@ -8,7 +10,7 @@ from hypothesis.stateful import run_state_machine_as_test
 from tests.tape.machine import Machine
 
 
-def test_torch_follows_the_model(device) -> None:
+def test_torch_follows_the_model(device: str) -> None:
     """Every history ends with torch in the state that is predicted, step by step."""
     try:
         torch.ones(1, dtype=torch.float64, device=device)

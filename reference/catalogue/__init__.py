@@ -3,6 +3,8 @@
 Nothing else in the project lists ops; tests, trees, benchmarks and reports follow from this.
 """
 
+from itertools import chain
+
 from reference.catalogue import (
     activations,
     binary,
@@ -31,9 +33,9 @@ FAMILIES: dict[str, tuple[Op, ...]] = {
 
 
 def by_name(ops: tuple[Op, ...]) -> dict[str, Op]:
-    """Index entries by name; raises InvalidOpError where two have the same."""
+    """Index entries and their variants by name; raises InvalidOpError where two have the same."""
     table: dict[str, Op] = {}
-    for op in ops:
+    for op in chain.from_iterable(entry.entries for entry in ops):
         if op.name in table:
             message = f"op {op.name!r} is defined twice"
             raise InvalidOpError(message)

@@ -1,20 +1,21 @@
 """Elementwise functions of two or three variables."""
 
-from sympy import Abs, Piecewise, atan2, exp, log, sqrt
+from sympy import Abs, Piecewise, Rational, atan2, exp, log, sqrt
 
-from reference.domain import NON_ZERO, POSITIVE, Interval
+from reference.domain import NON_NEGATIVE, NON_ZERO, POSITIVE, Interval
 from reference.functions import Sign, Step
-from reference.op import OUTPUT, Op, x, y, z
+from reference.op import OUTPUT, Op, Variant, x, y, z
 
 ARITHMETIC = (
-    Op(name="add", torch="torch.add", formula=x + y, aliases=("torch.Tensor.__radd__",)),
+    Op(name="add", torch="torch.add", formula=x + y, aliases=("torch.Tensor.__radd__",), variants={"scaled": Variant(x + 3 * y, alpha=3, changed={"aliases": ()})}),
     Op(name="sub", torch="torch.sub", formula=x - y, aliases=("torch.subtract",)),
     Op(name="mul", torch="torch.mul", formula=x * y, aliases=("torch.multiply", "torch.Tensor.__rmul__")),
-    Op(name="add_scaled", torch="torch.add", kwargs={"alpha": 3}, formula=x + 3 * y),
     Op(name="rsub", torch="torch.rsub", formula=y - x, aliases=("torch.Tensor.__rsub__",)),
-    Op(name="div", torch="torch.div", formula=x / y, domain={"y": NON_ZERO}, aliases=("torch.divide", "torch.true_divide")),
+    Op(
+        name="div", torch="torch.div", formula=x / y, domain={"y": NON_ZERO}, aliases=("torch.divide", "torch.true_divide"),
+        variants={"floor": Variant(Step(x / y), rounding_mode="floor", changed={"composes": False, "aliases": ()})},
+    ),
     Op(name="rdiv", torch="torch.Tensor.__rdiv__", formula=y / x, domain={"x": NON_ZERO}),
-    Op(name="div_floor", torch="torch.div", kwargs={"rounding_mode": "floor"}, formula=Step(x / y), domain={"y": NON_ZERO}, composes=False),
     Op(name="ldexp", torch="torch.ldexp", formula=x * 2**y),
     Op(name="addcdiv", torch="torch.addcdiv", formula=x + y / (2 * z), kwargs={"value": 0.5}, domain={"z": NON_ZERO}),
     Op(name="lerp", torch="torch.lerp", formula=x + z * (y - x)),
@@ -22,7 +23,13 @@ ARITHMETIC = (
 )
 
 TRANSCENDENTAL = (
-    Op(name="pow", torch="torch.pow", formula=x**y, domain={"x": POSITIVE}, saves=x ** (y - 1), saved={x**y: x * OUTPUT}),
+    Op(
+        name="pow", torch="torch.pow", formula=x**y, domain={"x": POSITIVE}, saves=x ** (y - 1), saved={x**y: x * OUTPUT},
+        variants={
+            "minus_two": Variant(x**-2, exponent=-2, changed={"domain": {"x": NON_ZERO}, "saves": None, "saved": None}),
+            "three_halves": Variant(x ** Rational(3, 2), exponent=1.5, changed={"domain": {"x": NON_NEGATIVE}, "saves": None, "saved": None}),
+        },
+    ),
     Op(name="rpow", torch="torch.Tensor.__rpow__", formula=y**x, domain={"y": POSITIVE}, saves=y ** (x - 1), saved={y**x: y * OUTPUT}),
     Op(name="atan2", torch="torch.atan2", aliases=("torch.arctan2",), formula=atan2(x, y), domain={"y": POSITIVE}),
     Op(name="hypot", torch="torch.hypot", formula=sqrt(x**2 + y**2), domain={"y": POSITIVE}),

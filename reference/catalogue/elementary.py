@@ -24,13 +24,11 @@ from sympy import (
 
 from reference.domain import NON_NEGATIVE, NON_ZERO, POSITIVE, Interval
 from reference.functions import Nearest, Sign, Step
-from reference.op import OUTPUT, Op, x
+from reference.op import OUTPUT, Op, Variant, x
 
 ARITHMETIC = (
     Op(name="square", torch="torch.square", formula=x**2),
     Op(name="cube", torch="torch.pow", formula=x**3, kwargs={"exponent": 3}),
-    Op(name="pow_minus_two", torch="torch.pow", formula=x**-2, kwargs={"exponent": -2}, domain={"x": NON_ZERO}),
-    Op(name="pow_three_halves", torch="torch.pow", formula=x ** Rational(3, 2), kwargs={"exponent": 1.5}, domain={"x": NON_NEGATIVE}),
     Op(name="positive", torch="torch.positive", formula=x, aliases=("torch.real", "torch.conj_physical", "torch.conj", "torch.nan_to_num")),
     Op(name="neg", torch="torch.neg", formula=-x, aliases=("torch.negative",)),
     Op(name="abs", torch="torch.abs", formula=Abs(x), kinks=(x,), aliases=("torch.absolute",)),
@@ -75,8 +73,10 @@ STEPS = (
     Op(name="floor", torch="torch.floor", formula=Step(x), composes=False),
     Op(name="ceil", torch="torch.ceil", formula=-Step(-x), composes=False),
     Op(name="trunc", torch="torch.trunc", formula=Sign(x) * Step(Abs(x)), aliases=("torch.fix",), composes=False),
-    Op(name="round", torch="torch.round", formula=Nearest(x), aliases=("torch.special.round",), composes=False),
-    Op(name="round_to_thousandths", torch="torch.round", kwargs={"decimals": 3}, formula=Nearest(1000 * x) / 1000, composes=False),
+    Op(
+        name="round", torch="torch.round", formula=Nearest(x), aliases=("torch.special.round",), composes=False,
+        variants={"to_thousandths": Variant(Nearest(1000 * x) / 1000, decimals=3, changed={"aliases": ()})},
+    ),
     Op(name="frac", torch="torch.frac", formula=x - Sign(x) * Step(Abs(x)), composes=False),
     Op(name="sign", torch="torch.sign", formula=Sign(x), aliases=("torch.sgn",), composes=False),
     Op(name="angle", torch="torch.angle", formula=Piecewise((pi, x < 0), (0, True)), composes=False),

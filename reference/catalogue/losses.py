@@ -8,7 +8,7 @@ from sympy import Abs, Piecewise, Rational, exp, log
 
 from reference.catalogue.normalisers import log_softmax
 from reference.domain import POSITIVE, Interval
-from reference.op import Op, Shape, x, y
+from reference.op import Op, Shape, Variant, x, y
 
 EACH = {"reduction": "none"}
 UNIT = Interval(0, 1)
@@ -19,14 +19,24 @@ def classes(shapes: Sequence[Shape], random: np.random.Generator) -> Any:
     return random.integers(0, shapes[0][-1], shapes[0][:-1])
 
 
-def cross_entropy(x: Any, target: Any) -> Any:
-    """Mean over the rows of minus the log-softmax at the row's class."""
-    return -np.mean(log_softmax(x)[np.arange(len(target)), target])
+def cross_entropy(x: Any, target: Any, *, reduction: str = "mean") -> Any:
+    """Minus the log-softmax at the class of each row, or the mean or sum of that over the rows."""
+    return reduced(-log_softmax(x)[np.arange(len(target)), target], reduction)
+
+
+def reduced(losses: Any, reduction: str) -> Any:
+    """Fold the losses as torch's losses are asked to."""
+    return losses if reduction == "none" else np.mean(losses) if reduction == "mean" else np.sum(losses)
 
 
 OPS = (
-    Op(name="mse_loss", torch="torch.nn.functional.mse_loss", formula=lambda x, target: np.mean((x - target) ** 2), axes="n,n", batched=0),
-    Op(name="l1_loss", torch="torch.nn.functional.l1_loss", kwargs=EACH, broadcasts=False, formula=Abs(x - y), kinks=(x - y,)),
+    Op(name="mse_loss", torch="torch.nn.functional.mse_loss", formula=lambda x, target, *, reduction="mean": reduced((x - target) ** 2, reduction), axes="n,n", batched=0, variants={"sum": Variant(reduction="sum")}),
+    Op(
+        name="l1_loss", torch="torch.nn.functional.l1_loss", kwargs=EACH, broadcasts=False, formula=Abs(x - y), kinks=(x - y,),
+        variants={
+            "mean": Variant(lambda x, target: np.mean(np.abs(x - target)), reduction="mean", changed={"axes": "n,n", "batched": 0, "kinks": ()}),
+        },
+    ),
     Op(
         name="huber_loss", torch="torch.nn.functional.huber_loss", kwargs=EACH, broadcasts=False,
         formula=Piecewise(((x - y) ** 2 / 2, Abs(x - y) <= 1), (Abs(x - y) - Rational(1, 2), True)),
@@ -50,5 +60,6 @@ OPS = (
     Op(
         name="cross_entropy", torch="torch.nn.functional.cross_entropy", contexts={"target": classes}, formula=cross_entropy,
         axes="mn", sizes={"m": 2, "n": 32000}, batched=0, saves=log_softmax, saved=lambda _, saved: saved,
+        variants={"sum": Variant(reduction="sum"), "each": Variant(reduction="none")},
     ),
 )

@@ -38,11 +38,11 @@ OPS = (
     Op(name="softmax", torch="torch.softmax", inside="saved", kwargs={"dim": -1}, axes="n", formula=softmax),
     Op(name="log_softmax", torch="torch.log_softmax", inside="saved", kwargs={"dim": -1}, axes="n", formula=log_softmax, saved=lambda _, output: output),
     Op(
-        name="layer_norm", torch="torch.nn.functional.layer_norm", kwargs={"normalized_shape": row}, keywords=("input", "weight", "bias"), axes="n,n,n",
-        formula=lambda x, weight, bias: standardised(x) * weight + bias,
+        name="layer_norm", torch="torch.nn.functional.layer_norm", kwargs={"normalized_shape": row}, axes="n,n,n",
+        formula=lambda x, *, weight, bias: standardised(x) * weight + bias,
     ),
     Op(
-        name="rms_norm", torch="torch.nn.functional.rms_norm", inside="wide", kwargs={"normalized_shape": row, "eps": 1e-5}, keywords=("input", "weight"), axes="n,n",
-        formula=lambda x, weight: x / np.sqrt(average(x**2) + EPSILON) * weight,
+        name="rms_norm", torch="torch.nn.functional.rms_norm", inside="wide", kwargs={"normalized_shape": row, "eps": 1e-5}, axes="n,n",
+        formula=lambda x, *, weight: x / np.sqrt(average(x**2) + EPSILON) * weight,
     ),
 )

@@ -6,7 +6,7 @@ import numpy as np
 from sympy import Rational
 
 from reference.domain import POSITIVE
-from reference.op import Op
+from reference.op import Op, Variant
 from reference.trace import shift
 
 LAST = {"dim": -1, "keepdim": True}
@@ -32,7 +32,11 @@ OPS = (
     Op(name="sum", torch="torch.sum", inside="wide", formula=total, kwargs=LAST, axes="n"),
     Op(name="mean", torch="torch.mean", inside="wide", formula=average, kwargs=LAST, axes="n"),
     Op(name="prod", torch="torch.prod", inside="saved", formula=lambda x: np.prod(x, axis=-1, keepdims=True), kwargs=LAST, axes="n", sizes={"n": 8}, shapes=(((3,),), ((5,),))),
-    Op(name="var", torch="torch.var", inside="saved", formula=lambda x: total((x - average(x)) ** 2) * Rational(1, x.shape[-1] - 1), kwargs=LAST, axes="n"),
+    Op(
+        name="var", torch="torch.var", kwargs=LAST, axes="n", variants={"biased": Variant(correction=0)},
+        formula=lambda x, *, correction=1: total((x - average(x)) ** 2) * Rational(1, x.shape[-1] - correction),
+    ),
+    # at 0 the rule says 0 of the whole; the formula has inf times 0 there, as a composition of steps, so that 0 is not asked
     Op(name="norm", torch="torch.linalg.vector_norm", formula=lambda x: np.sqrt(total(x**2)), kwargs=LAST, axes="n", domain={"x": POSITIVE}),
     Op(name="logsumexp", torch="torch.logsumexp", formula=log_of_sum_of_exp, kwargs=LAST, axes="n", saved=lambda x, output: x - output),
     Op(name="cumsum", torch="torch.cumsum", inside="wide", formula=lambda x: np.cumsum(x, axis=-1), kwargs={"dim": -1}, axes="n", sizes={"n": 257}),

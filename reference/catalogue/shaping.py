@@ -18,6 +18,11 @@ def places(shapes: Sequence[Shape], random: np.random.Generator) -> Any:
     return random.integers(0, shapes[0][-1], shapes[0][-1])
 
 
+def chosen(condition: Any, x: Any, y: Any) -> Any:
+    """Take elements of the one where a condition holds, of the other elsewhere."""
+    return np.where(condition, x, y)
+
+
 OPS = (
     Op(
         name="transpose", torch="torch.transpose", inside="wide", kwargs={"dim0": -2, "dim1": -1}, formula=lambda x: x.swapaxes(-2, -1),
@@ -29,12 +34,12 @@ OPS = (
     ),
     Op(name="flip", torch="torch.flip", inside="wide", kwargs={"dims": (-1,)}, formula=lambda x: x[..., ::-1], axes="n"),
     Op(
-        name="where", torch="torch.where", inside="wide", keywords=("input", "other"), contexts={"condition": choices},
-        formula=lambda x, y, condition: np.where(condition, x, y), axes="n,n", batched=2,
+        name="where", torch="torch.where", inside="wide", contexts={"condition": choices},
+        formula=chosen, axes="n,n", batched=2,
     ),
     Op(
         name="index_select", torch="torch.index_select", inside="wide", kwargs={"dim": -1}, contexts={"index": places},
-        formula=lambda x, index: x[..., index], axes="n",
+        formula=lambda x, *, index: x[..., index], axes="n",
     ),
     Op(
         name="cat", torch="torch.cat", inside="wide", kwargs={"dim": -1}, packed=True,

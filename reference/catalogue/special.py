@@ -4,7 +4,7 @@ from sympy import Piecewise, Rational, besseli, digamma, erf, erfc, erfinv, exp,
 
 from reference.domain import GAMMA_POLES, POSITIVE, Interval
 from reference.functions import ScaledBesselI, ScaledErfc
-from reference.op import OUTPUT, Op, x
+from reference.op import OUTPUT, Op, Variant, x
 
 ERROR = (
     Op(name="erf", torch="torch.erf", formula=erf(x), aliases=("torch.special.erf",)),
@@ -40,10 +40,14 @@ BESSEL = (
 
 LOGISTIC = (
     Op(name="sigmoid", torch="torch.sigmoid", formula=1 / (1 + exp(-x)), saved={x: log(OUTPUT / (1 - OUTPUT))}, aliases=("torch.special.expit",)),
-    Op(name="logit", torch="torch.logit", formula=log(x / (1 - x)), domain={"x": Interval(0, 1)}, aliases=("torch.special.logit",)),
     Op(
-        name="logit_clamped", torch="torch.logit", kwargs={"eps": 0.25}, kinks=(x - Rational(1, 4), x - Rational(3, 4)),
-        formula=Piecewise((-log(3), x < Rational(1, 4)), (log(x / (1 - x)), x <= Rational(3, 4)), (log(3), True)), domain={"x": Interval(0, 1)},
+        name="logit", torch="torch.logit", formula=log(x / (1 - x)), domain={"x": Interval(0, 1)}, aliases=("torch.special.logit",),
+        variants={
+            "clamped": Variant(
+                Piecewise((-log(3), x < Rational(1, 4)), (log(x / (1 - x)), x <= Rational(3, 4)), (log(3), True)), eps=0.25,
+                changed={"kinks": (x - Rational(1, 4), x - Rational(3, 4)), "aliases": ()},
+            ),
+        },
     ),
     Op(name="entr", torch="torch.special.entr", formula=-x * log(x), domain={"x": POSITIVE}),
 )

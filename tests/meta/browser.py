@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 WIDTHS = (400, 1600)
 TIMES = 3
 MATRIX = "[data-spec=matrix] canvas"
-PICTURES = ("findings", "speed", "notebook", "op-tanh", "op-layer_norm")
+PICTURES = ("findings", "promises", "speed", "notebook", "op-tanh", "op-layer_norm")
 """The parts that are photographed, beside the top."""
 
 

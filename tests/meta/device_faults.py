@@ -67,7 +67,7 @@ class Fault:
 def ulps(count: int) -> Strike:
     """Be off by so many ulps."""
 
-    def strike(result: torch.Tensor, _: tuple[object, ...]) -> torch.Tensor:
+    def strike(result: torch.Tensor, _arguments: tuple[object, ...]) -> torch.Tensor:
         for _ in range(count):
             result = torch.nextafter(result, torch.full_like(result, torch.inf).copysign(result))
         return result

@@ -39,7 +39,7 @@ class Pyrite(torch.Tensor):
     raw: torch.Tensor
 
     @staticmethod
-    def __new__(cls, raw: torch.Tensor) -> Self:
+    def __new__(cls: type[Self], raw: torch.Tensor) -> Self:
         """Wrap a tensor of the host."""
         made = torch.Tensor._make_wrapper_subclass(  # noqa: SLF001 - the way to make a subclass without data, public in torch's own notes only
             cls,
@@ -47,15 +47,15 @@ class Pyrite(torch.Tensor):
             strides=raw.stride(),
             storage_offset=raw.storage_offset(),
             dtype=raw.dtype,
-            device=f"{NAME}:0",
+            device=torch.device(f"{NAME}:0"),
         )
         made.raw = raw
         return made
 
-    __torch_function__ = torch._C._disabled_torch_function_impl  # noqa: SLF001 - as above
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]  # noqa: SLF001 - as above
 
     @classmethod
-    def __torch_dispatch__(
+    def __torch_dispatch__(  # type: ignore[override]  # torch's stub leaves the operator out
         cls, func: Any, _: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Run the CPU's kernel, and what is wrong with it."""

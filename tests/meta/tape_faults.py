@@ -80,7 +80,7 @@ def around_backward(
 
 def with_arguments(patch: pytest.MonkeyPatch, change: Callable[[dict[str, Any]], object]) -> None:
     """Change the keyword arguments of backward."""
-    backward = Tensor.backward
+    backward: Callable[..., None] = Tensor.backward
 
     def faulty(self: Tensor, gradient: Tensor | None = None, **kwargs: Any) -> None:
         change(kwargs)
@@ -241,7 +241,7 @@ def fan_out_counts_once(patch: pytest.MonkeyPatch) -> None:
 @breaks("test_hooks_run_in_order_and_replace")
 def hooks_run_in_reverse(patch: pytest.MonkeyPatch) -> None:
     """Run the hooks of a tensor last first."""
-    register = Tensor.register_hook
+    register: Callable[..., RemovableHandle] = Tensor.register_hook
     hooks: dict[int, list[Callable[[Tensor], Tensor | None]]] = {}
 
     def run(some: Iterable[Callable[[Tensor], Tensor | None]], gradient: Tensor) -> Tensor:
@@ -256,7 +256,7 @@ def hooks_run_in_reverse(patch: pytest.MonkeyPatch) -> None:
         if len(mine) == 1:
             register(self, lambda gradient: run(reversed(mine), gradient))
         handle = RemovableHandle(OrderedDict())
-        handle.remove = lambda: mine.remove(hook)
+        handle.remove = lambda: mine.remove(hook)  # type: ignore[method-assign]  # this handle has a list to remove from
         return handle
 
     patch.setattr(Tensor, "register_hook", faulty)
@@ -271,7 +271,7 @@ def removed_hook_runs(patch: pytest.MonkeyPatch) -> None:
 @breaks("test_hooks_run_in_order_and_replace")
 def hook_does_not_replace(patch: pytest.MonkeyPatch) -> None:
     """Ignore the gradient that a hook returns."""
-    register = Tensor.register_hook
+    register: Callable[..., RemovableHandle] = Tensor.register_hook
 
     def faulty(self: Tensor, hook: Callable[[Tensor], object]) -> RemovableHandle:
         def called(gradient: Tensor) -> None:

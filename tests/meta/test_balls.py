@@ -1,24 +1,36 @@
 """The filter in float64: its functions enclose, and it never passes what flint would not."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 import pytest
 from flint import arb, ctx
 
 import reference.oracle
-from reference.balls import OWN, Balls, MixedError, Widened, evaluated
+from reference.balls import NIL, OWN, Balls, MixedError, Widened, evaluated
 from reference.case import Case
 from reference.catalogue import OPS
 from reference.compiler import STEPS, choose, compiled
 from reference.format import FORMATS
 from reference.functions import nearest
 from reference.op import x
-from reference.oracle import FEWEST, NIL, allowed, certified, filtered
+from reference.oracle import FEWEST, allowed, certified, filtered, in_arrays
 from reference.tree import single
 from strategies.points import everything, hard
 from tests.subject.mode import MODES
 from tests.verdict.comparison import MARGIN, UnsupportedError, judged
 
-FUNCTIONS = ("sqrt", "rsqrt", "exp", "log", "sin", "cos", "tan", "sinh", "cosh", "tanh", "erf", "floor", "sgn")
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import ArrayLike
+
+FUNCTIONS = (
+    *("sqrt", "rsqrt", "exp", "log", "sin", "cos", "tan", "asin", "acos", "atan"),
+    *("sinh", "cosh", "tanh", "asinh", "acosh", "atanh", "erf", "erfc", "floor", "sgn"),
+)
 VALUES = np.concatenate(
     [
         everything(FORMATS["float16"], OPS["sin"].interval("x")),
@@ -50,7 +62,7 @@ UNFILTERED = (
 NARROW = ("float16", "bfloat16", "float32")
 
 
-def exact(values) -> Balls:
+def exact(values: ArrayLike) -> Balls:
     """Return balls of radius 0."""
     values = np.asarray(values, dtype=np.float64)
     return Balls(values, np.zeros_like(values))
@@ -58,8 +70,12 @@ def exact(values) -> Balls:
 
 def radius(balls: Balls) -> np.ndarray:
     """Return the radius of balls; to a reach float64's own errors come, a part of what it is with a rounding."""
-    own = OWN * balls.rounded(STEPS * FORMATS["float32"].unit, 0.0).rad if type(balls) is Widened else 0.0
-    return np.broadcast_to((0.0 if balls.rad is None else balls.rad) + own, balls.mid.shape)
+    found = np.zeros(()) if balls.rad is None else balls.rad
+    if type(balls) is Widened:
+        reach = balls.rounded(STEPS * FORMATS["float32"].unit, 0.0).rad
+        assert reach is not None
+        found = found + OWN * reach
+    return np.broadcast_to(found, balls.mid.shape)
 
 
 def encloses(balls: Balls, truths: list[arb]) -> bool:
@@ -75,7 +91,7 @@ def test_function_encloses(name: str) -> None:
     with np.errstate(all="ignore"):
         balls = getattr(exact(VALUES), name)()
     said = np.isfinite(balls.mid) & np.isfinite(radius(balls))
-    assert said.mean() > 0.3
+    assert said.mean() > 0.25
     assert encloses(balls.picked(np.flatnonzero(said)), [getattr(arb(v), name)() for v in VALUES[said].tolist()])
 
 
@@ -85,14 +101,14 @@ def test_function_spreads(name: str, kind: type[Balls]) -> None:
     """Of balls, the result contains the function at both ends and between; so it does with the reach of rounding."""
     ctx.prec = 120
     mid, rad = (
-        column.ravel() for column in np.meshgrid([-3.5, -0.75, 0, 0.25, 1.0, 2.5, 40.0], [1e-9, 0.01, 0.3, 2.0])
+        column.ravel() for column in np.meshgrid([-3.5, -0.75, 0, 0.25, 0.5, 1.0, 2.5, 40.0], [1e-9, 0.01, 0.3, 2.0])
     )
     with np.errstate(all="ignore"):
         balls = getattr(kind(mid, rad), name)()
     for part in (-1, -0.5, 0, 0.5, 1):
         truths = [getattr(arb(m) + part * arb(r), name)() for m, r in zip(mid.tolist(), rad.tolist(), strict=True)]
         defined = [i for i, truth in enumerate(truths) if truth.is_finite()]
-        assert len(defined) > 10
+        assert len(defined) > 6
         assert encloses(balls.picked(np.array(defined)), [truths[i] for i in defined])
 
 
@@ -113,7 +129,7 @@ def test_function_spreads(name: str, kind: type[Balls]) -> None:
     ],
     ids=["add", "sub", "mul", "div", "pow", "neg", "rsub", "rdiv", "rpow", "constant"],
 )
-def test_operator_spreads(operate, kind: type[Balls]) -> None:
+def test_operator_spreads(operate: Callable[..., Any], kind: type[Balls]) -> None:
     """Of balls, the result contains that of any numbers in them; so it does with the reach of rounding."""
     ctx.prec = 120
     narrow = () if kind is Balls or operate.__defaults__ is None else (2.0**-30,)
@@ -135,23 +151,29 @@ def test_comparisons_are_certain_or_mixed() -> None:
     """A comparison of arrays holds everywhere, nowhere, or is refused, saying where it holds."""
     balls = Balls(np.array([1.0, 2.0, 3.0]), np.array([0.5, 0.5, 0.5]))
     assert balls > arb(0.25)
-    assert balls >= 0.25
+    assert balls >= arb(0.25)
     assert balls < 4
     assert balls <= 4
     points = Balls(np.array([1.0, 2.0, 3.0]))
     assert points >= 1
     assert points <= 3
-    for is_certain in (lambda: points > 1, lambda: points < 3, lambda: balls >= 0.5, lambda: balls <= 3.5):
+    comparisons: list[Callable[[], bool]] = [
+        lambda: points > 1,
+        lambda: points < 3,
+        lambda: balls >= arb(0.5),
+        lambda: balls <= arb(3.5),
+    ]
+    for is_certain in comparisons:
         with pytest.raises(MixedError):
             is_certain()
     assert not balls > arb(4)
     with pytest.raises(MixedError) as mixed:
-        _ = balls > 1.75
+        _ = balls > arb(1.75)
     assert mixed.value.holds.tolist() == [False, False, True]
     with pytest.raises(TypeError):
         _ = balls == balls  # noqa: PLR0124 - what is tested
     with pytest.raises(TypeError):
-        nearest(balls)
+        nearest(balls)  # type: ignore[arg-type]  # as above
 
 
 def test_branches_are_evaluated_apart() -> None:
@@ -162,9 +184,23 @@ def test_branches_are_evaluated_apart() -> None:
 
 def test_union_encloses_both() -> None:
     """Where no branch is certain, the union of those that may hold is taken."""
-    either = choose([None, True], [lambda: exact([1.0, 2.0]), lambda: exact([3.0, -1.0])])
+    branches: list[Callable[[], Any]] = [lambda: exact([1.0, 2.0]), lambda: exact([3.0, -1.0])]
+    either: Any = choose([None, True], branches)  # written for flint's balls, and run on these
     assert encloses(either, [arb(1), arb(2)])
     assert encloses(either, [arb(3), arb(-1)])
+
+
+def test_reach_that_underflows_says_nothing() -> None:
+    """Where float64 loses a part of a reach to underflow and divides by it, flint decides, and only there.
+
+    At a divisor of 1e-154 its square has a reach near the smallest value, which is a large part of what comes out.
+    """
+    points = (np.ones(2), np.array([1e-154, 1.5]))
+    found = in_arrays(Case(single(OPS["div"]), FORMATS["float64"], points, np.ones(2)))
+    assert found is not None
+    by_divisor = found[1][0].rad
+    assert by_divisor is not None
+    assert np.isfinite(by_divisor).tolist() == [False, True]
 
 
 def many(name: str, dtype: str) -> Case:
@@ -202,7 +238,7 @@ def test_filter_has_the_truth_and_the_allowance(name: str, dtype: str) -> None:
 
 @pytest.mark.parametrize("dtype", NARROW)
 @pytest.mark.parametrize("name", ELEMENTWISE)
-def test_filter_judges_as_flint_does(name: str, dtype: str, monkeypatch) -> None:
+def test_filter_judges_as_flint_does(name: str, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the filter and without it, torch's gradients get the same verdicts, and the worst error is the same."""
     case = many(name, dtype)
     found = []

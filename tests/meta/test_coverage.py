@@ -20,6 +20,8 @@ from tests.subject import binding
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from reference.op import Op
+
 README = (Path(__file__).parents[2] / "README.md").read_text()
 
 
@@ -32,12 +34,12 @@ def covered() -> Mapping[str, tuple[str, ...]]:
     return found
 
 
-def test_what_is_not_covered_has_a_reason(covered) -> None:
+def test_what_is_not_covered_has_a_reason(covered: Mapping[str, tuple[str, ...]]) -> None:
     """An op of torch's table is covered, or is listed with the reason why not, not both."""
     assert {name for name, entries in covered.items() if not entries} == set(REASONS)
 
 
-def test_readme_tells_the_numbers(covered) -> None:
+def test_readme_tells_the_numbers(covered: Mapping[str, tuple[str, ...]]) -> None:
     """The README counts the ops that are covered, those that are not, and the entries."""
     count = sum(map(bool, covered.values()))
     assert f"{count} of {len(covered)} differentiable elementwise ops" in README
@@ -49,7 +51,7 @@ def test_readme_tells_the_numbers(covered) -> None:
     [(op, alias) for op in OPS.values() for alias in op.aliases],
     ids=lambda each: getattr(each, "name", each),
 )
-def test_aliases_are_the_same_function(op, alias: str) -> None:
+def test_aliases_are_the_same_function(op: Op, alias: str) -> None:
     """Every other name of an op gives the same value."""
     primals = tuple(
         np.full(3, float(max(op.interval(name).lower, 0)) + 0.375 + n / 4) for n, name in enumerate(op.inputs)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sympy import Expr
 
 from reference.catalogue import OPS
 from tests.meta import pyrite
@@ -17,7 +18,11 @@ from tests.meta.device_faults import ASKED, FAULTS, LIES
 from tests.verdict import record
 
 ROOT = Path(__file__).parents[2]
-FLAT = {name for name, op in OPS.items() if op.elementwise and not any(map(op.formula.diff, op.formula.free_symbols))}
+FLAT = {
+    name
+    for name, op in OPS.items()
+    if isinstance(op.formula, Expr) and not any(map(op.formula.diff, op.formula.free_symbols))
+}
 """Ops whose derivative is 0."""
 
 

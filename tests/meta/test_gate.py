@@ -356,7 +356,7 @@ def test_script_gates_the_ops_of_another_project(tmp_path: Path) -> None:
 
     def script(**environment: str) -> subprocess.CompletedProcess[str]:
         path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
-        command = [
+        command: list[str | Path] = [
             ROOT / ".ci/gate",
             catalogue,
             "my_swish",

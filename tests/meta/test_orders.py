@@ -6,6 +6,7 @@ The truth comes by two routes, inside an allowance that is narrow.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -30,14 +31,19 @@ from tests.subject.mode import MODES
 from tests.verdict.comparison import judged, overflows
 from tests.verdict.explanation import explained
 
+if TYPE_CHECKING:
+    from reference.tree import Node
+
 FLOAT32 = FORMATS["float32"]
 
 
 def applied(*names: str) -> Tree:
     """Return a chain of ops of one argument, the first applied first."""
-    leaf = node = Leaf("x")
+    leaf = Leaf("x")
+    node: Node = leaf
     for name in names:
         node = Apply(OPS[name], (node,))
+    assert isinstance(node, Apply)
     return Tree(node, (leaf,))
 
 
@@ -98,6 +104,7 @@ def second(word: str, inputs: list[np.ndarray], outputs: np.ndarray, along: int,
         return np.array(changes, dtype=object).reshape(array.shape)
 
     cotangent, direction = exact_array(case.cotangent), case.direction
+    assert direction is not None
     gradients = vjp(outputs, cotangent, inputs)
     match word:
         case "rr":
@@ -191,6 +198,8 @@ def test_fixed_cases_avoid_seams(name: str) -> None:
     assert {case.along for case in cases} == set(range(len(OPS[name].inputs)))
     for case in cases:
         assert case.order == 2
+        assert case.along is not None
+        assert case.direction is not None
         assert case.direction.shape == case.primals[case.along].shape
         if OPS[name].elementwise:
             assert not any(
@@ -205,6 +214,8 @@ def test_drawn_cases_of_the_second_order(data: st.DataObject) -> None:
     assert data.draw(op_cases(op, FLOAT32)).order == 1
     for case in (data.draw(op_cases(op, FLOAT32, order=2)), data.draw(tree_cases(FLOAT32, order=2))):
         assert case.order == 2
+        assert case.along is not None
+        assert case.direction is not None
         assert case.direction.shape == case.primals[case.along].shape
     assert not any(
         child.shape[-1:] == (1,)
@@ -218,7 +229,7 @@ def test_failure_says_which_second_derivative() -> None:
     """The explanation of a wrong second derivative names both inputs, and shows its formula."""
     sound = MODES["rr"]
     doubled = replace(
-        sound, gradients=lambda case, device: [gradient * 2 for gradient in sound.gradients(case, device)]
+        sound, gradients=lambda case, device: [None if g is None else g * 2 for g in sound.gradients(case, device)]
     )
     second = list(twice(case_of(single(OPS["atan2"]))))[1]
     said = explained(judged(second, doubled, "cpu").misses, doubled, "cpu")

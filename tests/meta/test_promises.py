@@ -1,6 +1,9 @@
 """The table of promises says what the entries declare, and its command what torch keeps."""
 
+from __future__ import annotations
+
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +13,8 @@ from reference.catalogue import OPS
 from reference.format import FORMATS
 from reference.op import Op
 from strategies.cases import fixed_cases, long_case
-from tests.runs.promises import DTYPES, NONE, kept, row
+from tests.runs.promises import DTYPES, kept, row
+from tests.runs.table import NONE
 
 TABLE = (Path(__file__).parents[2] / "docs/promises.md").read_text(encoding="utf-8")
 ROWS = [[cell.strip() for cell in line.split("|")[1:-1]] for line in TABLE.splitlines() if line.startswith("| ")][1:]
@@ -38,13 +42,13 @@ class RoundedSum(torch.autograd.Function):
     """A sum over rows whose backward accumulates the cotangent of the weight in the format, or breaks altogether."""
 
     @staticmethod
-    def forward(ctx, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    def forward(ctx: torch.autograd.function.FunctionCtx, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         """Multiply."""
         ctx.save_for_backward(x, weight)
         return x * weight
 
     @staticmethod
-    def backward(ctx, cotangent: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def backward(ctx: Any, cotangent: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Add the rows up one after the other, each sum rounded."""
         x, weight = ctx.saved_tensors
         total = torch.zeros_like(weight)

@@ -14,11 +14,18 @@ ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 
 
+def shown(pattern: str, text: str = README) -> str:
+    """Return the part that a pattern has in parentheses."""
+    found = re.search(pattern, text, re.DOTALL | re.MULTILINE)
+    assert found is not None
+    return str(found[1])
+
+
 @pytest.fixture
 def example(tmp_path: Path) -> Path:
     """Write the catalogue that the README shows."""
     path = tmp_path / "my_ops.py"
-    path.write_text(re.search(r"<!-- example: my_ops.py -->\n```python\n(.*?)```", README, re.DOTALL)[1])
+    path.write_text(shown(r"<!-- example: my_ops.py -->\n```python\n(.*?)```"))
     return path
 
 
@@ -39,9 +46,9 @@ def test_example_is_a_catalogue(example: Path) -> None:
 
 def test_failure_can_be_pasted(example: Path) -> None:
     """The snippet of the failure that the README shows prints what it says came."""
-    shown = re.search(r"```\n(d my_swish.*?)```", README, re.DOTALL)[1]
-    got = re.search(r"^got (\S+),", shown, re.MULTILINE)[1]
-    code = shown[shown.index("import my_ops") :]
+    failure = shown(r"```\n(d my_swish.*?)```")
+    got = shown(r"^got (\S+),", failure)
+    code = failure[failure.index("import my_ops") :]
     path = os.pathsep.join(map(str, (ROOT, example.parent)))
     done = subprocess.run(
         [sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, check=True

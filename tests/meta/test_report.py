@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
+import torch
 
+from reference.catalogue import OPS
+from reference.format import FORMATS
 from tests.meta import browser
+from tests.runs.report.along import MOST, stretches
 from tests.runs.report.page import cells, page
 from tests.runs.speed.table import Figure
+from tests.runs.table import NONE, kept, rendered
+from tests.subject.mode import MODES
 from tests.verdict.record import Record, Writer, read
 
 if TYPE_CHECKING:
@@ -17,23 +24,32 @@ if TYPE_CHECKING:
 
     from playwright.sync_api import Page
 
+    from reference.case import Case
+
 SMALL = 5_000_000
 """The bytes that a page may have."""
 
 
 def record(
-    op: str, verdict: str, *, mode: str = "backward", known: str | None = None, ulp: float | None = 1.0
+    op: str,
+    verdict: str,
+    *,
+    mode: str = "backward",
+    known: str | None = None,
+    ulp: float | None = 1.0,
+    dtype: str = "float32",
+    inside: str | None = "format",
 ) -> Record:
-    """Return a record in float32 on the CPU."""
+    """Return a record on the CPU."""
     return Record(
         op=op,
         mode=mode,
         order=1,
         device="cpu",
-        dtype="float32",
+        dtype=dtype,
         compared=3,
         size=3,
-        inside="format",
+        inside=inside,
         worst_ulp=ulp,
         worst_share=0.1,
         verdict=verdict,
@@ -52,6 +68,9 @@ RECORDS = [
     record("tanh", "lost", known="1 - y*y <b>", ulp=None),
     record("softmax", "inaccurate", ulp=900.0),
     record("erfcx", "unsupported"),
+    record("norm", "agrees", dtype="bfloat16", inside="wide"),
+    record("norm", "agrees", dtype="bfloat16", inside="saved", mode="grad"),
+    record("norm", "agrees", dtype="bfloat16", inside="format", mode="forward"),
 ]
 FIGURES = [
     *(
@@ -81,8 +100,35 @@ def test_page_needs_nothing_else(written: Path) -> None:
     assert len(text) < SMALL
     assert "1 - y*y <b>" not in text.split("<script", maxsplit=1)[0]
     assert "src=" not in text.split("<script", maxsplit=1)[0]
-    assert "5 tests compared 15 entries" in text
+    assert "8 tests compared 24 entries" in text
     assert all(f'id="op-{op}"' in text for op in ("sin", "tanh", "softmax", "erfcx"))
+
+
+def test_page_says_what_tensor_ops_compute_in(written: Path) -> None:
+    """The promise is the sharpest that every test in plain reverse mode kept, beside the declared one that differs."""
+    assert kept(RECORDS) == {("norm", "bfloat16", "cpu"): "saved"}
+    assert "<b>saved (format)</b>" in written.read_text()
+    assert "norm (format)" in rendered(RECORDS, color=False)
+    broken = record("norm", "inaccurate", dtype="bfloat16", inside=None)
+    assert kept([*RECORDS, broken]) == {("norm", "bfloat16", "cpu"): NONE}
+
+
+def test_errors_of_tensor_ops_show_a_wrong_tail(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of each stretch of an axis there is one entry, and the last ones of a gradient whose tail is zero are new."""
+    sound = MODES["backward"]
+
+    def gradients(case: Case, device: str) -> list[torch.Tensor | None]:
+        x, *others = sound.gradients(case, device)
+        assert x is not None
+        return [torch.cat([x[..., :-6], torch.zeros_like(x[..., -6:])], dim=-1), *others]
+
+    op, form = OPS["layer_norm"], FORMATS["float32"]
+    assert {each.state for each in stretches(op, form, "cpu", [])} == {"agrees"}
+    monkeypatch.setattr("tests.runs.report.along.MODES", {"backward": replace(sound, gradients=gradients)})
+    found = stretches(op, form, "cpu", [])
+    assert {name: sum(each.wrt == name for each in found) for name in op.inputs} == dict.fromkeys(op.inputs, MOST)
+    assert [(each.wrt, each.place >= 4090) for each in found if each.state == "new"] == [("x", True)]
+    assert all((each.ulp <= each.allowed) is (each.state == "agrees") for each in found)
 
 
 def test_cells_show_the_gravest_of_a_mode() -> None:
@@ -140,6 +186,9 @@ def test_page_in_a_browser(browser_page: Page, width: int) -> None:
     browser_page.evaluate("location.hash = '#op-tanh'")
     browser_page.wait_for_selector("#op-tanh [data-spec=errors-tanh] canvas")
     assert browser_page.locator("section.op:visible").count() == 1
+    browser_page.evaluate("location.hash = '#op-softmax'")
+    browser_page.wait_for_selector("#op-softmax [data-spec=along-softmax] canvas")
+    browser_page.evaluate("location.hash = '#op-tanh'")
     browser_page.locator("#op-tanh details summary").first.click()
     assert "x.grad" in browser_page.locator("#op-tanh details[open] pre").first.inner_text()
     browser_page.locator("#op-tanh details[open] button").first.click()
@@ -151,7 +200,7 @@ def test_filters_of_the_matrix(browser_page: Page, width: int) -> None:
     """The search, the verdict and the format each leave the ops that have it."""
     del width
     bindings = browser_page.locator("[data-spec=matrix] .vega-bindings")
-    assert cell_rows(browser_page) == {"sin", "tanh", "softmax", "erfcx"}
+    assert cell_rows(browser_page) == {"sin", "tanh", "softmax", "erfcx", "norm"}
     bindings.locator("input[type=search]").fill("tan")
     assert cell_rows(browser_page) == {"tanh"}
     bindings.locator("input[type=search]").fill("")
@@ -174,7 +223,7 @@ def test_order_of_the_matrix(browser_page: Page, width: int) -> None:
             "() => document.querySelector('[data-spec=matrix]').view.scale('y').domain()"
         )
     assert orders == {
-        "name": ["erfcx", "sin", "softmax", "tanh"],
-        "gravest first": ["softmax", "tanh", "erfcx", "sin"],
-        "largest error first": ["tanh", "softmax", "sin", "erfcx"],
+        "name": ["erfcx", "norm", "sin", "softmax", "tanh"],
+        "gravest first": ["softmax", "tanh", "erfcx", "sin", "norm"],
+        "largest error first": ["tanh", "softmax", "sin", "norm", "erfcx"],
     }

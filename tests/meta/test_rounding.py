@@ -128,7 +128,7 @@ def enclosed(terms: Values, rounding: Rounding) -> Balls:
 
 @pytest.mark.parametrize("name", FORMATS)
 @pytest.mark.parametrize("order", ORDERS)
-def test_sums_stay_within_the_allowance(name: str, order: str, record_property) -> None:
+def test_sums_stay_within_the_allowance(name: str, order: str, record_property: Callable[[str, object], None]) -> None:
     """Sums of drawn terms never leave the allowance of any terms, nor that of drawn ones; some come near it."""
     form, add = FORMATS[name], ORDERS[order]
     rng = np.random.default_rng(sum(map(ord, name + order)))

@@ -1,5 +1,9 @@
 """The strategies: what they reach, what they shrink to, what they refuse."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, Phase, find, given, settings
@@ -7,17 +11,20 @@ from hypothesis import strategies as st
 from hypothesis.errors import NoSuchExample
 from sympy import Rational
 
-from reference.case import LAYOUTS, ROOTS
+from reference.case import LAYOUTS, ROOTS, Case
 from reference.catalogue import OPS
 from reference.domain import NON_ZERO, POSITIVE, REAL, Interval
-from reference.format import FORMATS
-from reference.op import Op
+from reference.format import FORMATS, Format
 from reference.oracle import value
-from reference.tree import MANNERS
+from reference.tree import MANNERS, Tree
 from strategies import batches, layouts, op_cases, points, tree_cases, trees
 from strategies.cases import tie
 from strategies.points import EmptyDomainError, bounds, critical, everything, hard, moderate, places, stratified
 from strategies.trees import COMPOSABLE, LARGEST, LEAF_RANGE, image, is_composable
+
+if TYPE_CHECKING:
+    from reference.format import Floats
+    from reference.op import Op, Shape
 
 FORM = FORMATS["float32"]
 SEARCH = settings(
@@ -51,13 +58,13 @@ def test_points_reach_kinks(op: str, kink: float) -> None:
     "interval", [REAL, POSITIVE, Interval(-1, 1), Interval(0, 1, closed_below=True), Interval(1)], ids=str
 )
 @pytest.mark.parametrize("form", FORMATS.values(), ids=FORMATS)
-def test_points_lie_inside(form, interval) -> None:
+def test_points_lie_inside(form: Format, interval: Interval) -> None:
     """Every value drawn is a value of the format inside the interval."""
     first, last = bounds(form, interval)
 
     @DRAWS
     @given(points(form, (64,), interval))
-    def check(values) -> None:
+    def check(values: Floats) -> None:
         ordinals = form.ordinals(values)
         assert (form.values(ordinals) == values).all()
         assert ((ordinals >= first) & (ordinals <= last)).all()
@@ -66,7 +73,7 @@ def test_points_lie_inside(form, interval) -> None:
 
 
 @pytest.mark.parametrize("form", [FORMATS["float16"], FORMATS["bfloat16"]], ids=lambda form: form.name)
-def test_everything_is_every_value(form) -> None:
+def test_everything_is_every_value(form: Format) -> None:
     """All finite values of a format of 16 bits, zeros of either sign among them, but no pole."""
     values = everything(form, REAL)
     assert values.size == 2 * form.last_ordinal + 2
@@ -76,7 +83,7 @@ def test_everything_is_every_value(form) -> None:
 
 
 @pytest.mark.parametrize("form", FORMATS.values(), ids=FORMATS)
-def test_hard_values_are_spread_and_critical(form) -> None:
+def test_hard_values_are_spread_and_critical(form: Format) -> None:
     """Three hundred values go from end to end of the range.
 
     They have every critical place, and half of them lie within eight values of one.
@@ -93,7 +100,7 @@ def test_hard_values_are_spread_and_critical(form) -> None:
 
 
 @pytest.mark.parametrize("form", [FORMATS["float32"], FORMATS["float64"]], ids=lambda form: form.name)
-def test_strata_reach_every_binade(form) -> None:
+def test_strata_reach_every_binade(form: Format) -> None:
     """A hundred thousand values, of every binade of either sign, with the neighbours of a kink."""
     values = stratified(form, REAL, OPS["hardswish"])
     assert values.size >= 100_000
@@ -122,7 +129,7 @@ def test_domain_without_simple_values_is_drawn_from() -> None:
 
 @DRAWS
 @given(moderate(FORM, (3, 4), 0.25, 2.0))
-def test_moderate_values_differ(values) -> None:
+def test_moderate_values_differ(values: Floats) -> None:
     """Values of a row differ, and lie in the range."""
     assert (np.diff(np.sort(values, axis=-1)) > 0).all()
     assert ((values >= 0.25) & (values <= 2)).all()
@@ -143,14 +150,14 @@ def test_layouts_fit_the_shape() -> None:
 
 
 @pytest.mark.parametrize("shape", [(), (0,), (1,), (257,), (2, 3, 4, 5)], ids=str)
-def test_batches_reach(shape) -> None:
+def test_batches_reach(shape: Shape) -> None:
     """No dimensions, sizes 0 and 1, past a vector register, and four dimensions are drawn."""
     assert find(batches(), lambda batch: batch == shape, settings=SEARCH) == shape
 
 
 @DRAWS
 @given(trees(inputs=3))
-def test_trees_are_connected_and_smooth(tree) -> None:
+def test_trees_are_connected_and_smooth(tree: Tree) -> None:
     """The inputs of a tree are those it uses, and its ops are smooth."""
     assert set(tree.leaves) <= set(tree.uses)
     assert all(is_composable(node.op) for node in tree.applications)
@@ -158,7 +165,7 @@ def test_trees_are_connected_and_smooth(tree) -> None:
 
 @DRAWS
 @given(tree_cases(FORM))
-def test_trees_are_finite(case) -> None:
+def test_trees_are_finite(case: Case) -> None:
     """The value of a tree is certified, and of moderate size."""
     assert all(abs(ball) <= 2 * LARGEST for ball in value(case).flat)
 
@@ -176,7 +183,7 @@ def is_smooth(op: Op) -> bool:
 
 
 @pytest.mark.parametrize("op", [op for op in COMPOSABLE if op.elementwise and is_smooth(op)], ids=lambda op: op.name)
-def test_every_smooth_op_is_reached(op) -> None:
+def test_every_smooth_op_is_reached(op: Op) -> None:
     """Trees of an op, and of a few that lead into its domain, have it."""
     pool = (op, *(OPS[name] for name in ("square", "exp", "sigmoid", "add")))
     tree = find(trees(pool, inputs=2), lambda tree: any(node.op is op for node in tree.applications), settings=SEARCH)
@@ -184,7 +191,7 @@ def test_every_smooth_op_is_reached(op) -> None:
 
 
 @pytest.mark.parametrize("op", [op for op in COMPOSABLE if not op.elementwise], ids=lambda op: op.name)
-def test_tensor_ops_are_reached_inside(op) -> None:
+def test_tensor_ops_are_reached_inside(op: Op) -> None:
     """Reductions, contractions and ops that move elements are drawn below the root of trees of tensors."""
     tree = find(
         trees((op, OPS["sin"]), tensors=True),
@@ -228,7 +235,7 @@ def test_trees_shrink() -> None:
     [{"inputs": 0}, {"most": 0}, {"ops": ()}, {"ops": (OPS["acosh"],)}],
     ids=["inputs", "most", "ops", "domain"],
 )
-def test_impossible_trees_are_refused(arguments) -> None:
+def test_impossible_trees_are_refused(arguments: dict[str, Any]) -> None:
     """What no tree can be made of is an error."""
     with pytest.raises(ValueError, match=r"inputs=|none of"):
         find(trees(**arguments), lambda _: True, settings=SEARCH)
@@ -236,7 +243,7 @@ def test_impossible_trees_are_refused(arguments) -> None:
 
 @DRAWS
 @given(st.data())
-def test_ties_are_drawn_for_order_ops(data) -> None:
+def test_ties_are_drawn_for_order_ops(data: st.DataObject) -> None:
     """maximum is drawn with inputs of equal shape, where ties are."""
     case = data.draw(op_cases(OPS["maximum"], FORM))
     assert case.primals[0].shape == case.primals[1].shape
@@ -256,7 +263,7 @@ def test_ties_stay_inside_the_domain() -> None:
 
 @settings(max_examples=50)
 @given(tree=trees((OPS["softmax"], OPS["sin"]), tensors=True, order=2))
-def test_trees_of_second_order_reduce_no_single_element(tree) -> None:
+def test_trees_of_second_order_reduce_no_single_element(tree: Tree) -> None:
     """Sympy knows the softmax of one element to be 1, torch computes it."""
     assert all(
         child.shape[-1:] != (1,) for node in tree.applications if not node.op.elementwise for child in node.children

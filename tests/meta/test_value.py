@@ -1,5 +1,7 @@
 """A drawn tree is of ops whose values are right: another would be blamed for them."""
 
+from typing import Any
+
 import torch
 
 from reference.catalogue import OPS
@@ -20,7 +22,7 @@ class Blunt(torch.autograd.Function):
         return values.square() * torch.where(values < 1, 1.001, 1.0)
 
     @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, gradient: torch.Tensor) -> torch.Tensor:
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
         """Return the gradient of the square."""
         (values,) = ctx.saved_tensors
         return 2 * values * gradient

@@ -58,7 +58,7 @@ REASONS = {
 
 def paths(op: Op) -> tuple[str, ...]:
     """Return the names that torch has for an op, as its table writes them."""
-    return tuple(path.removeprefix("torch.").removeprefix("Tensor.") for path in (op.torch, *op.aliases))
+    return tuple(path.removeprefix("torch.").removeprefix("Tensor.") for path in (op.path, *op.aliases))
 
 
 def table() -> list[str]:

@@ -24,7 +24,7 @@ from reference.case import PROMISES
 from reference.catalogue import OPS
 from reference.format import FORMATS
 from strategies.cases import fixed_cases, long_case, real_cases
-from tests.runs.table import WIDTH
+from tests.runs.table import NONE, WIDTH
 from tests.subject.mode import MODES
 from tests.verdict.comparison import UnsupportedError, judged
 
@@ -40,8 +40,8 @@ LENGTHS = (8, 65, 257, 1025)
 
 DTYPES = ("float16", "bfloat16")
 
-NONE, UNASKED = "none", ""
-"""Written where not even the loosest promise is kept, and where nothing was asked."""
+UNASKED = ""
+"""Written where nothing was asked."""
 
 
 def kept(cases: Iterable[Case]) -> str:

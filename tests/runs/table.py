@@ -10,10 +10,15 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from reference.case import NARROW, PROMISES
+from reference.catalogue import OPS
+from reference.format import FORMATS
+from tests.subject.mode import MODES, as_it_is
+from tests.verdict.choice import TREE
 from tests.verdict.comparison import UNSUPPORTED, VERDICTS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from tests.verdict.record import Record
 
@@ -26,11 +31,16 @@ GRAVITY = (UNSUPPORTED, *VERDICTS, "error")
 COUNTED = (*VERDICTS, "error", UNSUPPORTED)
 """Verdicts in the order of the table's columns."""
 
+NONE = "none"
+"""Written where not even the loosest promise is kept."""
+
 
 def rendered(records: Sequence[Record], *, color: bool) -> str:
-    """Return the tables as text: verdicts for each format and device, then each op that deviates."""
+    """Return the tables as text: verdicts for each format and device, promises kept, then each op that deviates."""
     console = Console(file=io.StringIO(), force_terminal=color, width=None if color else WIDTH)
     console.print(_by_format(records))
+    if promises := kept(records):
+        console.print(_by_promise(promises))
     deviating = [r for r in records if r.verdict not in {VERDICTS[0], UNSUPPORTED}]
     if deviating:
         console.print(_by_op(deviating))
@@ -58,6 +68,55 @@ def _by_format(records: Iterable[Record]) -> Table:
         table.add_row(
             dtype, device, str(len(some)), f"{sum(r.compared for r in some):,}", counts[0], str(known), *counts[1:]
         )
+    return table
+
+
+def kept(records: Iterable[Record]) -> dict[tuple[str, str, str], str]:
+    """Return the sharpest promise that each tensor op keeps in a 16-bit format on a device, in plain reverse mode.
+
+    In other modes every step may be rounded, whatever the entry declares.
+    """
+    found: dict[tuple[str, str, str], str] = {}
+    gravity = (*PROMISES, NONE)
+    for record in records:
+        mode = MODES[record.mode]
+        is_plain = mode.word == "r" and mode.puts is as_it_is
+        if is_plain and _is_promised(record) and record.verdict not in {UNSUPPORTED, "error"}:
+            key = record.op, record.dtype, record.device
+            found[key] = max(found.get(key, PROMISES[0]), record.inside or NONE, key=gravity.index)
+    return found
+
+
+def _is_promised(record: Record) -> bool:
+    """Say whether a record is of a tensor op, or of an op that is not in the catalogue, in a 16-bit format."""
+    op = OPS.get(record.op)
+    return FORMATS[record.dtype].bits <= NARROW and record.op != TREE and (op is None or not op.elementwise)
+
+
+def beside_declared(op: str, promise: str) -> str:
+    """Write what an op keeps, with what its entry declares in brackets where that is another promise."""
+    declared = OPS[op].inside if op in OPS else promise
+    return promise if promise == declared else f"{promise} ({declared})"
+
+
+def _by_promise(promises: Mapping[tuple[str, str, str], str]) -> Table:
+    rows: dict[tuple[str, str, str], list[str]] = defaultdict(list)
+    for (op, dtype, device), promise in promises.items():
+        declared = beside_declared(op, promise).removeprefix(promise)
+        rows[dtype, device, promise].append(op + declared)
+    table = Table(
+        box=box.SIMPLE,
+        caption="computes in: the sharpest promise that an op's gradients kept; what its entry declares, where that is "
+        "another, is in brackets",
+        caption_justify="left",
+    )
+    table.add_column("dtype")
+    table.add_column("device")
+    table.add_column("computes in", no_wrap=True)
+    table.add_column("tensor ops")
+    order = [*FORMATS, *PROMISES, NONE]
+    for (dtype, device, promise), ops in sorted(rows.items(), key=lambda row: (*map(order.index, row[0][::2]), row)):
+        table.add_row(dtype, device, promise, ", ".join(ops))
     return table
 
 

@@ -12,9 +12,9 @@ import torch
 from reference.case import LAYOUTS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
-    from reference.case import Case
+    from reference.case import Case, Layout
     from reference.format import Floats, Format
     from reference.graph import Shape
     from reference.op import Op
@@ -44,9 +44,9 @@ def located(path: str) -> tuple[str, Callable[..., Any]]:
     raise BindingError(message)
 
 
-def resolve(path: str) -> Callable[..., Any]:
-    """Return the callable at a dotted path; raises BindingError where there is none."""
-    return located(path)[1]
+def resolve(path: str | Callable[..., Any]) -> Callable[..., Any]:
+    """Return the callable at a dotted path, or one itself; raises BindingError where there is none."""
+    return located(path)[1] if isinstance(path, str) else path
 
 
 def call(op: Op, seed: int = 0) -> Callable[[Sequence[torch.Tensor]], torch.Tensor]:
@@ -55,36 +55,57 @@ def call(op: Op, seed: int = 0) -> Callable[[Sequence[torch.Tensor]], torch.Tens
     The seed is that of the tensors that are not differentiated.
     """
     target = resolve(op.torch)
+    drawn: dict[tuple[Shape, ...], dict[str, Any]] = {}
 
     def called(inputs: Sequence[torch.Tensor]) -> torch.Tensor:
-        shapes = [tuple(x.shape) for x in inputs]
-        context = {k: torch.tensor(v, device=inputs[0].device) for k, v in op.context(shapes, seed).items()}
-        named = dict(zip(op.keywords, inputs, strict=True)) if op.keywords else {}
-        positional: tuple[Any, ...] = () if op.keywords else (tuple(inputs),) if op.packed else tuple(inputs)
-        result: torch.Tensor = target(*op.leading, *positional, **named, **op.settings(shapes), **context)
+        shapes = tuple(tuple(x.shape) for x in inputs)
+        known = drawn.get(shapes)
+        if known is None:
+            known = {name: _given(value, inputs[0]) for name, value in op.known(shapes, seed).items()}
+            if not torch.is_grad_enabled():  # called before it is compiled; what is made inside a transform stays there
+                drawn[shapes] = known
+        positional, named = op.arranged(inputs, known, shapes)
+        result: torch.Tensor = target(*positional, **named)
         return result
 
     return called
 
 
+def _given(value: Any, beside: torch.Tensor) -> Any:
+    """Return what a formula takes besides the inputs as torch does: floats of an array in the dtype of the inputs."""
+    if not isinstance(value, np.ndarray):
+        return value
+    return torch.tensor(value, device=beside.device, dtype=beside.dtype if value.dtype.kind == "f" else None)
+
+
 def written(op: Op, inputs: Sequence[str], shapes: Sequence[Shape], seed: int) -> str:
     """Write the call that `call` makes, with names for the inputs, of which it takes the shapes."""
-    arguments = [repr(value) for value in op.leading]
-    if op.keywords:
-        arguments += [f"{k}={name}" for k, name in zip(op.keywords, inputs, strict=True)]
-    else:
-        arguments += [f"({', '.join(inputs)},)"] if op.packed else inputs
-    arguments += [f"{k}={value!r}" for k, value in op.settings(shapes).items()]
-    arguments += [
-        f"{k}=torch.tensor({np.asarray(v).tolist()!r}, device={inputs[0]}.device)"
-        for k, v in op.context(shapes, seed).items()
-    ]
-    return f"{op.torch}({', '.join(arguments)})"
+    given = [Written(name) for name in inputs]
+    positional, named = op.arranged(
+        given, {n: _written(v, inputs[0]) for n, v in op.known(shapes, seed).items()}, shapes
+    )
+    arguments = [*map(repr, positional), *(f"{name}={value!r}" for name, value in named.items())]
+    return f"{op.path}({', '.join(arguments)})"
+
+
+class Written(str):
+    """What stands in a snippet as it is."""
+
+    __slots__ = ()
+    __repr__ = str.__str__
+
+
+def _written(value: Any, beside: str) -> Any:
+    """Write what `_given` gives."""
+    if not isinstance(value, np.ndarray):
+        return value
+    dtype = f", dtype={beside}.dtype" if value.dtype.kind == "f" else ""
+    return Written(f"torch.tensor({value.tolist()!r}, device={beside}.device{dtype})")
 
 
 def in_place(node: Apply) -> str | None:
     """Return torch's method that applies a node in place, where that is asked for and torch has one."""
-    name = node.op.torch.removeprefix("torch.")
+    name = node.op.path.removeprefix("torch.")
     return f"{name}_" if node.manner != "call" and "." not in name and hasattr(torch.Tensor, f"{name}_") else None
 
 
@@ -121,8 +142,8 @@ def steps(node: Apply, result: str, inputs: Sequence[str], shapes: Sequence[Shap
     ]
 
 
-def function(tree: Tree, seed: int = 0) -> Callable[..., torch.Tensor]:
-    """Return the tree as a function of tensors."""
+def function(tree: Tree, seed: int = 0, silent: Collection[int] = ()) -> Callable[..., torch.Tensor]:
+    """Return the tree as a function of tensors; several outputs lie one behind the other, the silent ones detached."""
     nodes: list[Node] = [*tree.leaves, *tree.applications]
     places = {node: number for number, node in enumerate(nodes)}
     calls = [(applied(node, seed), [places[child] for child in node.children]) for node in tree.applications]
@@ -131,9 +152,18 @@ def function(tree: Tree, seed: int = 0) -> Callable[..., torch.Tensor]:
         values = list(inputs)
         for called, arguments in calls:
             values.append(called([values[place] for place in arguments]))
-        return values[-1]
+        result: Any = values[-1]
+        if isinstance(result, torch.Tensor):
+            return result
+        batch = inputs[0].ndim - len(tree.leaves[0].shape)
+        return joined([each.detach() if i in silent else each for i, each in enumerate(result)], batch)
 
     return evaluate
+
+
+def joined(outputs: Sequence[torch.Tensor], batch: int) -> torch.Tensor:
+    """Put several outputs one behind the other, after so many batch dimensions."""
+    return torch.cat([each.flatten(batch) if each.ndim > batch else each.unsqueeze(-1) for each in outputs], -1)
 
 
 def dtype(form: Format) -> torch.dtype:
@@ -142,12 +172,15 @@ def dtype(form: Format) -> torch.dtype:
     return found
 
 
-def tensor(values: Floats, form: Format, device: str, layout: str = "contiguous") -> torch.Tensor:
+def tensor(values: Floats, form: Format, device: str, layout: Layout = "contiguous") -> torch.Tensor:
     """Return exact values of a format as a tensor whose elements lie in memory as asked."""
     dense = torch.tensor(np.array(values), dtype=torch.float64).to(dtype(form)).to(device)
     if not applies(layout, values):
         return dense
     match layout:
+        case (strides, offset):
+            whole = dense.new_zeros(offset + 1 + sum((n - 1) * s for n, s in zip(dense.shape, strides, strict=True)))
+            return whole.as_strided(dense.shape, strides, offset).copy_(dense)
         case "transposed":
             return dense.transpose(0, -1).contiguous().transpose(0, -1)
         case "strided":
@@ -162,20 +195,26 @@ def tensor(values: Floats, form: Format, device: str, layout: str = "contiguous"
             return dense
 
 
-def applies(layout: str, values: Floats) -> bool:
+def applies(layout: Layout, values: Floats) -> bool:
     """Say whether a layout changes anything, and can: only equal rows can be expanded from one."""
+    if not isinstance(layout, str):
+        return bool(values.size)
     if layout == "contiguous" or not LAYOUTS[layout](values.shape):
         return False
     return layout != "expanded" or bool((values == values[:1]).all())
 
 
 def leaves(case: Case, device: str) -> list[torch.Tensor]:
-    """Return the inputs of a case as leaves that require grad."""
-    layouts = case.layouts or ("contiguous",) * len(case.primals)
+    """Return the inputs of a case as leaves, of which those that are asked for require grad."""
     return [
-        tensor(values, case.form, device, layout).detach().requires_grad_()
-        for values, layout in zip(case.primals, layouts, strict=True)
+        tensor(values, case.form, device, case.layout(number)).detach().requires_grad_(number in case.asked)
+        for number, values in enumerate(case.primals)
     ]
+
+
+def cotangent(case: Case, device: str) -> torch.Tensor:
+    """Return the cotangent of a case."""
+    return tensor(case.cotangent, case.form, device, case.layout(len(case.primals)))
 
 
 def read(gradient: torch.Tensor) -> Floats:

@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from tests.subject import binding
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from reference.case import Case
 
@@ -26,18 +26,29 @@ Gradients = list[torch.Tensor | None]
 
 def function_of(case: Case) -> Callable[..., torch.Tensor]:
     """Return what is differentiated, as a function of the inputs: the tree, or the sum or mean of it."""
-    tree = binding.function(case.tree, case.seed)
+    tree = binding.function(case.tree, case.seed, case.silent)
     return tree if case.root == "cotangent" else lambda *inputs: getattr(tree(*inputs), case.root)()
 
 
 def cotangent_of(case: Case, device: str) -> torch.Tensor | None:
     """Return the cotangent; a scalar needs none."""
-    return binding.tensor(case.cotangent, case.form, device) if case.root == "cotangent" else None
+    return binding.cotangent(case, device) if case.root == "cotangent" else None
 
 
 def plain(case: Case, device: str) -> list[torch.Tensor]:
     """Return the inputs as tensors that do not require grad."""
     return [leaf.detach() for leaf in binding.leaves(case, device)]
+
+
+def opened(case: Case, device: str) -> tuple[Callable[..., torch.Tensor], list[torch.Tensor]]:
+    """Return the function of the inputs that are asked for, and these; the others stand fixed in it."""
+    inputs, function = plain(case, device), function_of(case)
+
+    def of_asked(*asked: torch.Tensor) -> torch.Tensor:
+        given = dict(zip(case.asked, asked, strict=True))
+        return function(*(given.get(number, fixed) for number, fixed in enumerate(inputs)))
+
+    return of_asked, [inputs[number] for number in case.asked]
 
 
 def backward(case: Case, device: str) -> Gradients:
@@ -49,18 +60,19 @@ def _backward_through(call: Callable[..., torch.Tensor], case: Case, device: str
     """Run backward of an output that is called for in some way: with the function and its inputs."""
     inputs = binding.leaves(case, device)
     call(function_of(case), *inputs).backward(cotangent_of(case, device))
-    return [leaf.grad for leaf in inputs]
+    return [inputs[number].grad for number in case.asked]
 
 
 def autograd_grad(case: Case, device: str) -> Gradients:
     """Run ``torch.autograd.grad``."""
     inputs = binding.leaves(case, device)
-    return list(torch.autograd.grad(function_of(case)(*inputs), inputs, cotangent_of(case, device), allow_unused=True))
+    asked = [inputs[number] for number in case.asked]
+    return list(torch.autograd.grad(function_of(case)(*inputs), asked, cotangent_of(case, device), allow_unused=True))
 
 
 def func_grad(case: Case, device: str) -> Gradients:
     """Run `torch.func.grad` of the scalar that the output makes with the cotangent."""
-    inputs, function, cotangent = plain(case, device), function_of(case), cotangent_of(case, device)
+    (function, inputs), cotangent = opened(case, device), cotangent_of(case, device)
 
     def scalar(*xs: torch.Tensor) -> torch.Tensor:
         return function(*xs) if cotangent is None else (function(*xs) * cotangent).sum()
@@ -70,7 +82,8 @@ def func_grad(case: Case, device: str) -> Gradients:
 
 def func_vjp(case: Case, device: str) -> Gradients:
     """Run `torch.func.vjp` and pull the cotangent back."""
-    output, pull = torch.func.vjp(function_of(case), *plain(case, device))[:2]
+    function, inputs = opened(case, device)
+    output, pull = torch.func.vjp(function, *inputs)[:2]
     cotangent = cotangent_of(case, device)
     return list(pull(torch.ones_like(output) if cotangent is None else cotangent))
 
@@ -78,13 +91,13 @@ def func_vjp(case: Case, device: str) -> Gradients:
 def vmap_grad(case: Case, device: str) -> Gradients:
     """Run `torch.func.vmap` of `torch.func.grad`, over all points at once."""
     inputs, dims = plain(case, device), len(case.batch)
-    rows = [x.flatten(0, dims - 1) for x in (*inputs, binding.tensor(case.cotangent, case.form, device))]
+    rows = [x.flatten(0, dims - 1) for x in (*inputs, binding.cotangent(case, device))]
 
     def at_a_point(*xs: torch.Tensor) -> torch.Tensor:
         return (function_of(case)(*xs[:-1]) * xs[-1]).sum()
 
-    found = torch.func.vmap(torch.func.grad(at_a_point, argnums=tuple(range(len(inputs)))))(*rows)
-    return [gradient.reshape(x.shape) for gradient, x in zip(found, inputs, strict=True)]
+    found = torch.func.vmap(torch.func.grad(at_a_point, argnums=case.asked))(*rows)
+    return [gradient.reshape(shape) for gradient, shape in zip(found, case.asked_shapes, strict=True)]
 
 
 def checkpointed(case: Case, device: str) -> Gradients:
@@ -97,10 +110,30 @@ def compiled(backend: str, case: Case, device: str) -> Gradients:
     torch.compiler.reset()
 
     def through(function: Callable[..., torch.Tensor], *inputs: torch.Tensor) -> torch.Tensor:
+        _primed(function, inputs)
         result: torch.Tensor = torch.compile(function, backend=backend, fullgraph=True, dynamic=False)(*inputs)
         return result
 
     return _backward_through(through, case, device)
+
+
+def _primed(function: Callable[..., torch.Tensor], inputs: Sequence[torch.Tensor]) -> None:
+    """Call a function once, so that what is drawn beside its inputs is drawn before it is compiled."""
+    with torch.no_grad():
+        function(*inputs)
+
+
+def compiled_grad(case: Case, device: str) -> Gradients:
+    """Run `torch.compile` of `torch.func.grad`: what is compiled is the transform."""
+    torch.compiler.reset()
+    (function, inputs), cotangent = opened(case, device), cotangent_of(case, device)
+
+    def scalar(*xs: torch.Tensor) -> torch.Tensor:
+        return function(*xs) if cotangent is None else (function(*xs) * cotangent).sum()
+
+    _primed(function, inputs)
+    transform = torch.func.grad(scalar, argnums=tuple(range(len(inputs))))
+    return list(torch.compile(transform, backend="aot_eager", dynamic=False)(*inputs))
 
 
 class Recomputed(torch.autograd.Function):
@@ -116,9 +149,12 @@ class Recomputed(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *cotangents: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """Differentiate the function of what was saved."""
-        inputs = [x.detach().requires_grad_() for x in ctx.saved_tensors]
+        needed = ctx.needs_input_grad[1:]
+        inputs = [x.detach().requires_grad_(need) for x, need in zip(ctx.saved_tensors, needed, strict=True)]
+        asked = [x for x in inputs if x.requires_grad]
         with torch.enable_grad():
-            return (None, *torch.autograd.grad(ctx.function(*inputs), inputs, cotangents, allow_unused=True))
+            found = iter(torch.autograd.grad(ctx.function(*inputs), asked, cotangents, allow_unused=True))
+        return (None, *(next(found) if need else None for need in needed))
 
 
 def own_function(case: Case, device: str) -> Gradients:
@@ -131,11 +167,12 @@ def forward(case: Case, device: str) -> Gradients:
 
     An output that does not depend on it is none, and its tangent zero.
     """
+    function, inputs = opened(case, device)
 
-    def pushed(inputs: list[torch.Tensor], number: int, tangent: torch.Tensor) -> torch.Tensor:
+    def pushed(number: int, tangent: torch.Tensor) -> torch.Tensor:
         with forward_ad.dual_level():
             duals = [forward_ad.make_dual(x, tangent) if i == number else x for i, x in enumerate(inputs)]
-            output = forward_ad.unpack_dual(function_of(case)(*duals))
+            output = forward_ad.unpack_dual(function(*duals))
             return torch.zeros_like(output.primal) if output.tangent is None else output.tangent
 
     return pushing(pushed, case, device)
@@ -143,22 +180,20 @@ def forward(case: Case, device: str) -> Gradients:
 
 def func_jvp(case: Case, device: str) -> Gradients:
     """Run `torch.func.jvp`: each input in turn has a tangent, the others one of zeros."""
+    function, inputs = opened(case, device)
 
-    def pushed(inputs: list[torch.Tensor], number: int, tangent: torch.Tensor) -> torch.Tensor:
+    def pushed(number: int, tangent: torch.Tensor) -> torch.Tensor:
         tangents = tuple(tangent if i == number else torch.zeros_like(x) for i, x in enumerate(inputs))
-        result: torch.Tensor = torch.func.jvp(function_of(case), tuple(inputs), tangents)[1]
+        result: torch.Tensor = torch.func.jvp(function, tuple(inputs), tangents)[1]
         return result
 
     return pushing(pushed, case, device)
 
 
-def pushing(
-    pushed: Callable[[list[torch.Tensor], int, torch.Tensor], torch.Tensor], case: Case, device: str
-) -> Gradients:
-    """Ask forward-mode how the output changes along the tangent of each input in turn."""
-    inputs = plain(case, device)
-    tangents = [binding.tensor(tangent, case.form, device) for tangent in case.tangents]
-    return [pushed(inputs, number, tangent) for number, tangent in enumerate(tangents)]
+def pushing(pushed: Callable[[int, torch.Tensor], torch.Tensor], case: Case, device: str) -> Gradients:
+    """Ask forward-mode how the output changes along the tangent of each input that is asked for, in turn."""
+    tangents = [binding.tensor(case.tangents[number], case.form, device) for number in case.asked]
+    return [pushed(place, tangent) for place, tangent in enumerate(tangents)]
 
 
 def jacrev(case: Case, device: str) -> Gradients:
@@ -172,13 +207,14 @@ def jacfwd(case: Case, device: str) -> Gradients:
 
 
 def _jacobian(transform: Any, case: Case, device: str) -> Gradients:
-    inputs = plain(case, device)
-    derivative = transform(function_of(case), argnums=tuple(range(len(inputs))))
+    inputs, shapes = plain(case, device), case.asked_shapes
+    derivative = transform(function_of(case), argnums=case.asked)
     if case.is_pointwise:
         found = torch.func.vmap(derivative)(*(x.flatten() for x in inputs))
-        return [gradient.reshape(x.shape) for gradient, x in zip(found, inputs, strict=True)]
+        return [gradient.reshape(shape) for gradient, shape in zip(found, shapes, strict=True)]
     return [
-        gradient.reshape(case.cotangent.size, *x.shape) for gradient, x in zip(derivative(*inputs), inputs, strict=True)
+        gradient.reshape(case.cotangent.size, *shape)
+        for gradient, shape in zip(derivative(*inputs), shapes, strict=True)
     ]
 
 
@@ -264,6 +300,11 @@ CHECKPOINT = pasted(
 COMPILE = pasted(
     'output = torch.compile(function, backend="{name}", fullgraph=True, dynamic=False)({inputs})',
     LEAF,
+)
+COMPILED_GRAD = pasted(
+    "transform = torch.func.grad(lambda *xs: (function(*xs) * cotangent).sum(), argnums={numbers})",
+    'gradients = torch.compile(transform, backend="aot_eager", dynamic=False)({inputs})',
+    GRADIENTS,
 )
 FUNCTION = pasted(
     "class Recomputed(torch.autograd.Function):",

@@ -103,6 +103,7 @@ MODES = {
         Mode("function", "r", first.own_function, first.FUNCTION),
         Mode("aot_eager", "r", partial(first.compiled, "aot_eager"), first.COMPILE, sampled=SAMPLE),
         Mode("inductor", "r", partial(first.compiled, "inductor"), first.COMPILE, sampled=SAMPLE),
+        Mode("compiled_grad", "r", first.compiled_grad, first.COMPILED_GRAD, sampled=SAMPLE),
         Mode("forward", "f", first.forward, first.FORWARD, puts=first.unexpanded),
         Mode("func_jvp", "f", first.func_jvp, first.FUNC_JVP, puts=first.unexpanded),
         Mode("jacrev", "r", first.jacrev, first.JACOBIAN, puts=first.rows, whole=True),

@@ -7,16 +7,17 @@ with ``case.direction``. The first word of a name is the transform that is appli
 from __future__ import annotations
 
 from dataclasses import replace
+from math import prod
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from tests.subject import binding
-from tests.subject.first_order import cotangent_of, function_of, pasted, plain, printed, pushing, rows
+from tests.subject.first_order import cotangent_of, function_of, opened, pasted, plain, printed, pushing, rows
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from reference.case import Case
     from tests.subject.first_order import Gradients
@@ -24,22 +25,41 @@ if TYPE_CHECKING:
 
 def reverse_over_reverse(case: Case, device: str) -> Gradients:
     """Run ``torch.autograd.grad`` of a gradient with a graph; one that requires no grad depends on no input."""
-    inputs, number, direction = binding.leaves(case, device), *_direction(case, device)
-    (gradient,) = torch.autograd.grad(
-        function_of(case)(*inputs), inputs[number], cotangent_of(case, device), create_graph=True
-    )
+    inputs, asked, number, direction = _leaves(case, device)
+    output = function_of(case)(*inputs)
+    cotangent = cotangent_of(case, device)
+    seed = (torch.ones_like(output) if cotangent is None else cotangent).requires_grad_()
+    (gradient,) = torch.autograd.grad(output, asked[number], seed, create_graph=True, materialize_grads=True)
+    refuse_once(gradient)
     if not gradient.requires_grad:
-        return [torch.zeros_like(x) for x in inputs]
-    return list(torch.autograd.grad(gradient, inputs, direction, materialize_grads=True))
+        return [torch.zeros_like(x) for x in asked]
+    return list(torch.autograd.grad(gradient, asked, direction, materialize_grads=True))
+
+
+def refuse_once(gradient: torch.Tensor) -> None:
+    """Raise RuntimeError where a function that is differentiable once is on the way: torch leaves out its term.
+
+    Where its cotangent requires grad it puts a node into the graph that would say so, which torch may never visit.
+    """
+    waiting, seen = [gradient.grad_fn], set()
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        if node.name() == "torch::autograd::Error":
+            message = "trying to differentiate twice a function that was marked with @once_differentiable"
+            raise RuntimeError(message)
+        seen.add(node)
+        waiting += [following for following, _ in node.next_functions]
 
 
 def forward_over_reverse(case: Case, device: str) -> Gradients:
     """Push a tangent through `torch.func.vjp`: every gradient changes."""
-    inputs, number, direction = plain(case, device), *_direction(case, device)
+    (function, inputs), number, direction = opened(case, device), *_direction(case, device)
     cotangent = cotangent_of(case, device)
 
     def gradients(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        output, pull = torch.func.vjp(function_of(case), *_with(inputs, number, x))[:2]
+        output, pull = torch.func.vjp(function, *_with(inputs, number, x))[:2]
         found: tuple[torch.Tensor, ...] = pull(torch.ones_like(output) if cotangent is None else cotangent)
         return found
 
@@ -48,19 +68,19 @@ def forward_over_reverse(case: Case, device: str) -> Gradients:
 
 def reverse_over_forward(case: Case, device: str) -> Gradients:
     """Pull the cotangent back through `torch.func.jvp`."""
-    inputs, number, direction = plain(case, device), *_direction(case, device)
-    output, pull = torch.func.vjp(lambda *xs: _pushed(case, xs, number, direction), *inputs)[:2]
+    (function, inputs), number, direction = opened(case, device), *_direction(case, device)
+    output, pull = torch.func.vjp(lambda *xs: _pushed(function, xs, number, direction), *inputs)[:2]
     cotangent = cotangent_of(case, device)
     return list(pull(torch.ones_like(output) if cotangent is None else cotangent))
 
 
 def forward_over_forward(case: Case, device: str) -> Gradients:
     """Push a tangent of each input in turn through `torch.func.jvp`."""
-    number, direction = _direction(case, device)
+    (function, inputs), number, direction = opened(case, device), *_direction(case, device)
 
-    def pushed(inputs: list[torch.Tensor], wrt: int, tangent: torch.Tensor) -> torch.Tensor:
+    def pushed(wrt: int, tangent: torch.Tensor) -> torch.Tensor:
         found: torch.Tensor = torch.func.jvp(
-            lambda x: _pushed(case, _with(inputs, wrt, x), number, direction), (inputs[wrt],), (tangent,)
+            lambda x: _pushed(function, _with(inputs, wrt, x), number, direction), (inputs[wrt],), (tangent,)
         )[1]
         return found
 
@@ -69,39 +89,40 @@ def forward_over_forward(case: Case, device: str) -> Gradients:
 
 def hessian(case: Case, device: str) -> Gradients:
     """Run `torch.func.hessian`, and take the part by the first element of the input that is asked for."""
-    inputs, number = plain(case, device), _direction(case, device)[0]
-    transform = torch.func.hessian(function_of(case), argnums=tuple(range(len(inputs))))
+    inputs, shapes, number = plain(case, device), case.asked_shapes, _direction(case, device)[0]
+    transform = torch.func.hessian(function_of(case), argnums=case.asked)
     if case.is_pointwise:
         found = torch.func.vmap(transform)(*(x.flatten() for x in inputs))[number]
-        return [second.reshape(x.shape) for second, x in zip(found, inputs, strict=True)]
-    outputs, elements = case.cotangent.size, inputs[number].numel()
+        return [second.reshape(shape) for second, shape in zip(found, shapes, strict=True)]
+    outputs, elements = case.cotangent.size, prod(shapes[number])
     blocks = [
-        block.reshape(outputs, elements, *x.shape) for block, x in zip(transform(*inputs)[number], inputs, strict=True)
+        block.reshape(outputs, elements, *shape)
+        for block, shape in zip(transform(*inputs)[number], shapes, strict=True)
     ]
     return [block[:, 0] for block in blocks]
 
 
 def thrice_reverse(case: Case, device: str) -> Gradients:
     """Run ``torch.autograd.grad`` of a gradient of a gradient, each with a graph."""
-    inputs, number, direction = binding.leaves(case, device), *_direction(case, device)
+    inputs, asked, number, direction = _leaves(case, device)
     derivative = function_of(case)(*inputs)
     for cotangent in (cotangent_of(case, device), direction):
-        (derivative,) = torch.autograd.grad(
-            derivative, inputs[number], cotangent, create_graph=True, materialize_grads=True
-        )
+        seed = (torch.ones_like(derivative) if cotangent is None else cotangent).requires_grad_()
+        (derivative,) = torch.autograd.grad(derivative, asked[number], seed, create_graph=True, materialize_grads=True)
+        refuse_once(derivative)
         if not derivative.requires_grad:
-            return [torch.zeros_like(x) for x in inputs]
+            return [torch.zeros_like(x) for x in asked]
     last = binding.tensor(case.last_direction, case.form, device)
-    return list(torch.autograd.grad(derivative, inputs, last, materialize_grads=True))
+    return list(torch.autograd.grad(derivative, asked, last, materialize_grads=True))
 
 
 def thrice_forward(case: Case, device: str) -> Gradients:
     """Push a tangent of each input in turn through `torch.func.jvp` of `torch.func.jvp`."""
-    number, direction = _direction(case, device)
+    (function, inputs), number, direction = opened(case, device), *_direction(case, device)
 
-    def pushed(inputs: list[torch.Tensor], wrt: int, tangent: torch.Tensor) -> torch.Tensor:
+    def pushed(wrt: int, tangent: torch.Tensor) -> torch.Tensor:
         def once(*xs: torch.Tensor) -> torch.Tensor:
-            return _pushed(case, xs, number, direction)
+            return _pushed(function, xs, number, direction)
 
         def twice(*xs: torch.Tensor) -> torch.Tensor:
             changed: torch.Tensor = torch.func.jvp(lambda x: once(*_with(xs, number, x)), (xs[number],), (direction,))[
@@ -115,11 +136,13 @@ def thrice_forward(case: Case, device: str) -> Gradients:
     return pushing(pushed, case, device)
 
 
-def _pushed(case: Case, inputs: Sequence[torch.Tensor], number: int, tangent: torch.Tensor) -> torch.Tensor:
+def _pushed(
+    function: Callable[..., torch.Tensor], inputs: Sequence[torch.Tensor], number: int, tangent: torch.Tensor
+) -> torch.Tensor:
     """Return the derivative of the output in a direction of one input."""
-    found: torch.Tensor = torch.func.jvp(
-        lambda x: function_of(case)(*_with(inputs, number, x)), (inputs[number],), (tangent,)
-    )[1]
+    found: torch.Tensor = torch.func.jvp(lambda x: function(*_with(inputs, number, x)), (inputs[number],), (tangent,))[
+        1
+    ]
     return found
 
 
@@ -128,10 +151,16 @@ def _with(inputs: Sequence[torch.Tensor], number: int, x: torch.Tensor) -> list[
 
 
 def _direction(case: Case, device: str) -> tuple[int, torch.Tensor]:
-    """Return which input's gradient is differentiated again, and the cotangent of that."""
+    """Return which input's gradient, of those asked for, is differentiated again, and the cotangent of that."""
     assert case.along is not None
     assert case.direction is not None
-    return case.along, binding.tensor(case.direction, case.form, device)
+    return case.asked.index(case.along), binding.tensor(case.direction, case.form, device)
+
+
+def _leaves(case: Case, device: str) -> tuple[list[torch.Tensor], list[torch.Tensor], int, torch.Tensor]:
+    """Return the inputs as leaves, those that are asked for, and the direction in one of these."""
+    inputs = binding.leaves(case, device)
+    return inputs, [inputs[number] for number in case.asked], *_direction(case, device)
 
 
 def entries(case: Case) -> Case:
@@ -148,7 +177,8 @@ def entries(case: Case) -> Case:
 
 
 RR = pasted(
-    "(gradient,) = torch.autograd.grad(output, [{along}], cotangent, create_graph=True)",
+    "cotangent.requires_grad_()",
+    "(gradient,) = torch.autograd.grad(output, [{along}], cotangent, create_graph=True, materialize_grads=True)",
     "seconds = [torch.zeros_like({wrt})] if not gradient.requires_grad else "
     "torch.autograd.grad(gradient, [{wrt}], direction, materialize_grads=True)",
     printed("seconds[0]"),
@@ -186,7 +216,7 @@ RRR = pasted(
     "for seed in (cotangent, direction):",
     "    if derivative.requires_grad:",
     "        (derivative,) = torch.autograd.grad("
-    "derivative, [{along}], seed, create_graph=True, materialize_grads=True)",
+    "derivative, [{along}], seed.requires_grad_(), create_graph=True, materialize_grads=True)",
     "third = torch.zeros_like({wrt}) if not derivative.requires_grad else "
     "torch.autograd.grad(derivative, [{wrt}], last_direction, materialize_grads=True)[0]",
     printed("third"),

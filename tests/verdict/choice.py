@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -119,7 +120,8 @@ def chosen(
 ) -> Choice:
     """Read the options of the command line; raises ChoiceError where one is not valid."""
     table = OPS | (own_entries(Path(catalogue)) if catalogue else {})
-    names = _split(ops)
+    variants = {op.base: [other.name for other in table.values() if other.base == op.base] for op in table.values()}
+    names = [each for name in _split(ops) for each in (name, *variants.get(name, []))]
     picked = _pick("op", names, {**table, TREE: None})
     try:
         known = deviation.read(Path(deviations) if deviations else deviation.FILE, table)
@@ -180,7 +182,7 @@ def own_entries(path: Path) -> dict[str, Op]:
         message = f"--catalogue {path}: OPS={entries!r}; accepted: OPS = (Op(...), ...), a sequence of reference.op.Op"
         raise ChoiceError(message)
     table: dict[str, Op] = {}
-    for op in entries:
+    for op in chain.from_iterable(entry.entries for entry in entries):
         if op.name in OPS or op.name in table or op.name == TREE:
             message = f"--catalogue {path}: op {op.name!r} exists already; accepted: a name that is not taken"
             raise ChoiceError(message)

@@ -11,12 +11,12 @@ import torch
 from flint import arb
 
 from reference import oracle
-from reference.balls import OWN
+from reference.balls import NIL, OWN
 from reference.case import NARROW, PROMISES
 from reference.compiler import STEPS
 from reference.domain import REAL
 from reference.format import fraction, precision
-from reference.oracle import NIL, answer, filtered, may_be_zero
+from reference.oracle import answer, filtered, may_be_zero
 from tests.subject import binding
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ NO_KERNEL = (
     "that does not support it",  # of forward-mode, of a backward
     "we do not yet support",  # of vmap
     "has not been implemented yet",  # of forward-mode
+    "marked with @once_differentiable",  # of a second derivative, for a function of the user's own
     "must override the setup_context",  # of torch.func, for a function of the user's own
     "You must implement the jvp function",  # of forward-mode, likewise
     "does not have vmap support",  # likewise
@@ -154,11 +155,12 @@ def judged(case: Case, mode: Mode, device: str) -> Judgement:
     """
     try:
         gradients = mode.gradients(case, device)
-    except (RuntimeError, NotImplementedError, TypeError, ValueError, IndexError) as error:
-        if said := refusal(error, device):
+    except (RuntimeError, NotImplementedError, TypeError, ValueError, IndexError, AssertionError) as error:
+        is_taken = all(node.op.takes(case.form) for node in case.tree.applications)
+        if said := refusal(error, device) if is_taken else str(error).partition("\n")[0] or type(error).__name__:
             raise UnsupportedError(said) from error
-        gradients = [None] * len(case.primals)
-        return judge(case, gradients, device, instead=f"{type(error).__name__}: {str(error).splitlines()[0]}")
+        gradients = [None] * len(case.asked)
+        return judge(case, gradients, device, instead=f"{type(error).__name__}: {str(error).partition(chr(10))[0]}")
     return judge(case, gradients, device)
 
 
@@ -172,14 +174,14 @@ def refusal(error: Exception, device: str) -> str | None:
 
 
 def judge(case: Case, gradients: Sequence[torch.Tensor | None], device: str, instead: str = "None") -> Judgement:
-    """Compare gradients, one for each input, with the certified truth.
+    """Compare gradients, one for each input that is asked for, with the certified truth.
 
     `instead` is what came where there is no gradient.
     """
     found = answer(case)
     malformed = [
-        Miss("malformed", leaf.name, case, case, fault or instead)
-        for leaf, each, gradient in zip(case.tree.leaves, found, gradients, strict=True)
+        Miss("malformed", case.tree.leaves[number].name, case, case, fault or instead)
+        for number, each, gradient in zip(case.asked, found, gradients, strict=True)
         if (fault := _malformed(gradient, each.centre.shape, case, device)) is not None
     ]
     if malformed:
@@ -213,7 +215,8 @@ def judge_values(case: Case, gradients: Sequence[Floats]) -> Judgement:
     if rough is not None:
         case, gradients = _picked(case, gradients, ~_settled(case, rough, gradients, judgement))
     judged_entries = [
-        _judge_input(case, found, number, gradients[number], judgement) for number, found in enumerate(answer(case))
+        _judge_input(case, found, number, got, judgement)
+        for number, found, got in zip(case.asked, answer(case), gradients, strict=True)
     ]
     judgement.misses = [replace(miss, whole=whole) for miss in judgement.misses]
     if case.form.bits <= NARROW:
@@ -271,7 +274,7 @@ def _settled(
             ordinary = inside & (got != 0) & (np.abs(balls.mid) < form.largest)
             settled = settled & (ordinary | (got == 0) & (np.abs(balls.mid) < NIL))
         errors.append((distance, form.ulp(np.nan_to_num(balls.mid)), reach))
-    for number, (distance, ulp, radius) in enumerate(errors):
+    for number, (distance, ulp, radius) in zip(case.asked, errors, strict=True):
         judgement.compared += int(settled.sum())
         judgement.worst_share = max(
             judgement.worst_share,
@@ -314,13 +317,17 @@ def _judge_input(case: Case, found: Found, number: int, got: Floats, judgement: 
     suspect = ~inside | (vanished & always_lost)
     undecided = unbounded & ~(vanished & always_lost)
     overflowed = np.zeros_like(undecided)
+    points: dict[Shape, Case] = {}  # one for all the entries that come from it
     for place in np.flatnonzero(suspect & ~undecided):
         if len(judgement.misses) >= MOST_MISSES:
             break  # enough to say what is wrong
         index = tuple(int(i) for i in np.unravel_index(int(place), got.shape))
         off = float(radius[place]) * OWN if oracle.is_for_float64(case) else 0.0
         truth = _ball(float(centre[place]), float(found.rest.ravel()[place]), off)
-        miss = _miss(case, number, index, flat[place], truth, ulp[place], share[place])
+        row = index[: len(case.batches[number])]
+        at = points[row] = points.get(row) or isolated(case, number, index)
+        got_here, off_by = float(flat[place]).hex(), (float(ulp[place]), float(share[place]))
+        miss = Miss("agrees", case.tree.leaves[number].name, at, case, got_here, truth, *off_by, index)
         if not by_convention[place] and overflows(miss.case):
             overflowed[place] = True
             continue
@@ -354,17 +361,11 @@ def _distances(got: Floats, found: Found) -> Floats:
         return np.where(np.isfinite(found.centre), got - found.centre - found.rest, np.inf)
 
 
-def _miss(case: Case, number: int, index: Shape, got: float, truth: arb, ulp: float, share: float) -> Miss:
-    leaf = case.tree.leaves[number]
-    at = isolated(case, number, index)
-    return Miss("agrees", leaf.name, at, case, float(got).hex(), truth, float(ulp), float(share), index)
-
-
 def isolated(case: Case, number: int, index: Shape) -> Case:
     """Return the case at the point that an entry of a derivative comes from, where there is one."""
     batch = case.batches[number]
     pushed = "f" in case.word and not case.is_pointwise  # a tangent of the whole
-    if batch != case.batch or case.root != "cotangent" or case.units or pushed:
+    if not batch or batch != case.batch or case.root != "cotangent" or case.units or pushed:
         return case
     return case.at(tuple(int(i) for i in index[: len(batch)]))
 

@@ -32,9 +32,6 @@ if TYPE_CHECKING:
 FILE = Path(__file__).parents[1] / "deviations.toml"
 """The deviations of the pinned torch."""
 
-NAMES = ("x", "y", "z")
-"""What a region calls the inputs, in order: the names that elementwise entries have."""
-
 FUNCTIONS = {
     "abs": abs,
     "copysign": math.copysign,
@@ -115,7 +112,8 @@ class Deviation:
             return False
         if not miss.case.tree.root.op.elementwise:
             return self.holds_for(miss.whole, miss.wrt)
-        return any(self.holds(dict(zip(NAMES, point, strict=False)), g) for *point, g in _points(miss))
+        names = miss.case.tree.root.op.inputs
+        return any(self.holds(dict(zip(names, point, strict=True)), g) for *point, g in _points(miss))
 
     def holds(self, point: Mapping[str, Any], cotangent: Any) -> bool:
         """Say whether a point lies in the region; of a tensor op, whether arrays do, of which the extents are given."""

@@ -86,7 +86,8 @@ def explained(misses: Sequence[Miss], mode: Mode, device: str) -> str:
     case = reproducing(miss, mode, device)
     if sum(primal.size for primal in case.primals) > MOST_PRINTED:
         named = f"--op {tree.root.op.name} --mode {mode.name} --dtype {case.form.name} --device {device}"
-        return "\n".join([*lines[:-2], f"Too large to print; to see it again: pytest tests {named}"])
+        again = f"; to see it again: pytest tests {named}" if isinstance(tree.root.op.torch, str) else ""
+        return "\n".join([*lines[:-2], f"Too large to print{again}"])
     return "\n".join(lines) + "\n" + snippet(case, miss.wrt, mode, device)
 
 
@@ -162,7 +163,7 @@ def _step(
 def _source(formula: Any) -> list[str]:
     """Return the lines of a formula in numpy."""
     try:
-        lines = inspect.getsource(formula).splitlines()
+        lines = inspect.getsource(getattr(formula, "source", formula)).splitlines()
     except (OSError, TypeError):
         return ["    its formula is not in a file"]
     return textwrap.dedent("\n".join(lines[:MOST_LINES])).splitlines()
@@ -182,7 +183,7 @@ def reproducing(miss: Miss, mode: Mode, device: str) -> Case:
 
 def _smaller(case: Case) -> Iterator[Case]:
     if case.batch == ():
-        yield case
+        yield replace(case, layouts=())
         yield case.repeated(REPEATS)
     elif case.layouts:
         yield replace(case, layouts=())
@@ -194,31 +195,32 @@ def snippet(case: Case, wrt: str, mode: Mode, device: str) -> str:
     The mode's own lines follow those that make the inputs, the ``function``, its ``output`` and the
     ``cotangent``; for forward-mode the ``tangent`` of the input that is asked for, for Jacobians the ``points``.
     """
-    modules = {binding.located(node.op.torch)[0] for node in case.tree.applications}
+    paths = [node.op.torch for node in case.tree.applications]
+    modules = {binding.located(path)[0] for path in paths if isinstance(path, str)}
     lines = [f"import {name}" for name in sorted({"torch"} | {m for m in modules if m.split(".")[0] != "torch"})]
-    layouts = case.layouts or ("contiguous",) * len(case.primals)
-    for leaf, primal, layout in zip(case.tree.leaves, case.primals, layouts, strict=True):
-        lines.append(f"{leaf.name} = {_tensor(primal, case, device)}")
-        if binding.applies(layout, primal):
-            lines.append(f"{leaf.name} = {LAYOUTS[layout].format(leaf.name)}")
-        lines.append(f"{leaf.name} = {leaf.name}.detach().requires_grad_()")
-    names = [leaf.name for leaf in case.tree.leaves]
+    for number, (leaf, primal) in enumerate(zip(case.tree.leaves, case.primals, strict=True)):
+        lines += _laid_out(leaf.name, primal, case, number, device)
+        if number in case.asked:
+            lines.append(f"{leaf.name} = {leaf.name}.detach().requires_grad_()")
+    names = [case.tree.leaves[number].name for number in case.asked]
     body = _calls(case) + [f"output = output.{case.root}()"] * (case.root != "cotangent")
     if "function" in mode.snippet:
         lines += [f"def function({', '.join(names)}):", *(f"    {line}" for line in body), "    return output"]
     else:
         lines += body
-    lines.append(f"cotangent = {_tensor(case.cotangent if case.root == 'cotangent' else np.ones(()), case, device)}")
+    cotangent = case.cotangent if case.root == "cotangent" else np.ones(())
+    lines += _laid_out("cotangent", cotangent, case, len(case.primals), device)
     if case.direction is not None:
         lines.append(f"direction = {_tensor(case.direction, case, device)}")
     if "last_direction" in mode.snippet:
         lines.append(f"last_direction = {_tensor(case.last_direction, case, device)}")
     if "tangent" in mode.snippet.replace("cotangent", ""):
-        lines.append(f"tangent = {_tensor(case.tangents[names.index(wrt)], case, device)}")
+        lines.append(f"tangent = {_tensor(case.tangents[case.asked[names.index(wrt)]], case, device)}")
     if "*points" in mode.snippet:
         flat = ".flatten()" if case.is_pointwise else ""
         lines.append(f"points = [x.detach(){flat} for x in ({', '.join(names)},)]")
-    number, numbers, at = names.index(wrt), tuple(range(len(names))), case.along or 0
+    number, numbers = names.index(wrt), tuple(range(len(names)))
+    at = 0 if case.along is None else case.asked.index(case.along)
     asked = mode.snippet.format(
         wrt=wrt,
         number=number,
@@ -232,6 +234,22 @@ def snippet(case: Case, wrt: str, mode: Mode, device: str) -> str:
         block="" if case.is_pointwise else f".reshape(cotangent.numel(), {names[at]}.numel(), -1)[:, 0]",
     )
     return "\n".join([*lines, asked])
+
+
+def _laid_out(name: str, values: Floats, case: Case, number: int, device: str) -> list[str]:
+    """Write a tensor, and how it lies in memory."""
+    layout = case.layout(number)
+    lines = [f"{name} = {_tensor(values, case, device)}"]
+    if not binding.applies(layout, values):
+        return lines
+    if isinstance(layout, str):
+        return [*lines, f"{name} = {LAYOUTS[layout].format(name)}"]
+    strides, offset = layout
+    if offset == 0 and strides == binding.tensor(values, case.form, "cpu").stride():
+        return lines
+    length = offset + 1 + sum((n - 1) * s for n, s in zip(values.shape, strides, strict=True))
+    place = f"{name}.new_zeros({length}).as_strided({values.shape}, {strides}, {offset})"
+    return [*lines, f"{name} = {place}.copy_({name})"]
 
 
 def _tensor(values: Floats, case: Case, device: str) -> str:
@@ -253,7 +271,7 @@ def _calls(case: Case) -> list[str]:
     names = _names(case.tree)
     inputs = [Input((), primal.shape, leaf.name) for leaf, primal in zip(case.tree.leaves, case.primals, strict=True)]
     shapes = {node: step.shape for node, step in case.tree.traced(inputs, case.seed).items()}
-    return [
+    lines = [
         line
         for node in case.tree.applications
         for line in binding.steps(
@@ -264,6 +282,18 @@ def _calls(case: Case) -> list[str]:
             case.seed,
         )
     ]
+    return lines if len(case.outputs) == 1 else [*lines, _joined(case)]
+
+
+def _joined(case: Case) -> str:
+    """Write how several outputs are put one behind the other, those without a cotangent detached."""
+    names = [f"output[{i}]{'.detach()' * (i in case.silent)}" for i in range(len(case.outputs))]
+    batch = len(case.batch)
+    parts = [
+        f"{name}.flatten({batch})" if shape else f"{name}.unsqueeze(-1)"
+        for name, shape in zip(names, case.outputs, strict=True)
+    ]
+    return f"output = torch.cat([{', '.join(parts)}], -1)"
 
 
 def _names(tree: Tree) -> dict[Node, str]:

@@ -18,11 +18,11 @@ from reference.catalogue import FAMILIES, OPS
 from reference.elements import elements
 from reference.format import FORMATS
 from tests.runs.findings import right_bits, shown
-from tests.runs.report import plots
+from tests.runs.report import along, plots
 from tests.runs.report.notebook import edges
 from tests.runs.report.sweep import spots
 from tests.runs.speed.table import duration
-from tests.runs.table import short
+from tests.runs.table import beside_declared, kept, short
 from tests.subject.device import passing, probed
 from tests.subject.mode import MODES
 from tests.verdict import deviation
@@ -199,11 +199,10 @@ def page(
             cells(records), devices, [mode for mode in MODES if any(r.mode == mode for r in records)]
         )
     for name, rows in tables.items():
-        if name in OPS and OPS[name].elementwise:
-            progress(f"error of {name} along its input line")
+        if name in OPS:
+            progress(f"errors of {name}")
             asked = dict.fromkeys((r.dtype, r.device) for r, _ in rows if r.device in here)
-            if points := [spot for dtype, device in asked for spot in spots(OPS[name], FORMATS[dtype], device, known)]:
-                specs[f"errors-{name}"] = plots.errors(OPS[name], points)
+            specs |= dict(_errors(OPS[name], list(asked), known))
     specs |= dict(_speeds(figures))
     states = [state(r) for r in records]
     return (
@@ -218,6 +217,7 @@ def page(
             counts={name: states.count(name) for name in plots.STATES},
             fresh=[(r, modes) for rows in tables.values() for r, modes in rows if state(r) == "new"],
             findings=found,
+            promises=_promises(records),
             ops=[
                 (
                     name,
@@ -241,6 +241,25 @@ def _speeds(figures: Sequence[Figure]) -> Iterator[tuple[str, plots.Spec]]:
     for variable in ("size", "depth"):
         if any(f.grows == variable for f in figures):
             yield f"growth-{variable}", plots.growth(figures, variable)
+
+
+def _errors(op: Op, asked: Sequence[tuple[str, str]], known: Sequence[Deviation]) -> Iterator[tuple[str, plots.Spec]]:
+    """Draw how far off the gradients of an op are: along its input line, or along the axes of tensors of real size."""
+    if op.elementwise:
+        if points := [spot for dtype, device in asked for spot in spots(op, FORMATS[dtype], device, known)]:
+            yield f"errors-{op.name}", plots.errors(op, points)
+        return
+    formats = [(FORMATS[dtype], device) for dtype, device in asked if dtype in along.DTYPES]
+    if found := [each for form, device in formats for each in along.stretches(op, form, device, known)]:
+        yield f"along-{op.name}", plots.along(op, found)
+
+
+def _promises(records: Sequence[Record]) -> dict[str, dict[tuple[str, str], str]]:
+    """Return what each tensor op computes in, in each 16-bit format on each device, beside what its entry declares."""
+    found: dict[str, dict[tuple[str, str], str]] = {}
+    for (op, dtype, device), promise in kept(records).items():
+        found.setdefault(op, {})[dtype, device] = beside_declared(op, promise)
+    return found
 
 
 def _timings(name: str, figures: Sequence[Figure]) -> list[tuple[Figure, str]]:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from reference.op import Op
+    from tests.runs.report.along import Stretch
     from tests.runs.report.notebook import Edge
     from tests.runs.report.sweep import Spot
     from tests.runs.speed.table import Figure
@@ -26,6 +27,9 @@ STATES = {"agrees": "#8fc79b", "unsupported": "#d5d9de", "known": "#f0b429", "ne
 
 BLUE, GREY = "#2b5d8a", "#8a94a0"
 CELL = 11
+FINEST = 0.1
+"""The error in ulps below which the axis is linear at real size: 16-bit results are allowed little more than 0.5."""
+
 ORDERS = ("catalogue", "name", "gravest first", "largest error first")
 
 Spec = dict[str, Any]
@@ -157,6 +161,20 @@ def errors(op: Op, spots: Sequence[Spot]) -> Spec:
     }
 
 
+def _ulps(field: str, finest: float, **scale: Any) -> alt.Y:
+    """Return the axis of errors: linear below the finest that matters, then in powers of ten."""
+    return alt.Y(
+        field,
+        title="error in ulp",
+        scale=alt.Scale(type="symlog", constant=finest, domainMin=0, **scale),
+        axis=alt.Axis(
+            values=[value for value in (0, 0.1, 0.5, 1, 10, 100, 1e3, 1e6, 1e9) if not 0 < value < finest],
+            labelOverlap=True,
+            labelExpr="datum.value < 1000 ? datum.value : '1e' + round(log(datum.value) / LN10)",
+        ),
+    )
+
+
 @cache
 def _errors(variable: str, formats: tuple[str, ...], devices: tuple[str, ...]) -> Spec:
     """Draw what is the same for many ops, of tables that are not there yet."""
@@ -175,15 +193,7 @@ def _errors(variable: str, formats: tuple[str, ...], devices: tuple[str, ...]) -
             values=[s * 10.0**p for p in (-4, -2, 0, 2, 4) for s in (-1, 1)] + [0], format="~g", labelOverlap=True
         ),
     )
-    y = alt.Y(
-        "ulp:Q",
-        title="error in ulp",
-        scale=alt.Scale(type="symlog", constant=1, domainMin=0, domainMax=CEILING, clamp=True),
-        axis=alt.Axis(
-            values=[0, 1, 10, 100, 1e3, 1e6, 1e9],
-            labelExpr="datum.value < 1000 ? datum.value : '1e' + round(log(datum.value) / LN10)",
-        ),
-    )
+    y = _ulps("ulp:Q", 1, domainMax=CEILING, clamp=True)
     base = (
         alt.Chart(data)
         .transform_filter(
@@ -252,6 +262,69 @@ def speeds(figures: Sequence[Figure]) -> Spec:
     )
     rule = alt.Chart(alt.Data(values=[{"times": 1}])).mark_rule(color=GREY).encode(x="times:Q")
     return _spec(alt.layer(bars, rule).add_params(family).properties(width="container", height=alt.Step(12)))
+
+
+def along(op: Op, found: Sequence[Stretch]) -> Spec:
+    """Draw the errors of each gradient of a tensor op along the last axis, and what rounding explains as a band."""
+    formats = tuple(name for name in FORMATS if any(each.dtype == name for each in found))
+    devices = tuple(dict.fromkeys(each.device for each in found))
+    names = [name for name in op.inputs if any(each.wrt == name for each in found)]
+    first = "float32" if "float32" in formats else formats[0]
+    dtype = alt.param(name="chosen_dtype", value=first, bind=alt.binding_radio(options=formats, name="dtype "))
+    device = alt.param(name="chosen_device", value=devices[0], bind=alt.binding_radio(options=devices, name="device "))
+    states = list(STATES)
+    rows = [
+        {
+            "dtype": formats.index(each.dtype),
+            "on": devices.index(each.device),
+            "wrt": names.index(each.wrt),
+            "place": each.place,
+            "ulp": f"{each.ulp:g}",
+            "allowed": f"{each.allowed:g}",
+            "s": states.index(each.state),
+        }
+        for each in sorted(found, key=lambda each: each.place)
+    ]
+    numbers = dict.fromkeys(rows[0], "number")
+    data = alt.InlineData(values=_csv(rows), format=alt.CsvDataFormat(type="csv", parse=numbers))
+    base = (
+        alt.Chart(data)
+        .transform_filter(
+            f"datum.dtype == indexof({list(formats)!r}, chosen_dtype) && "
+            f"datum.on == indexof({list(devices)!r}, chosen_device)"
+        )
+        .transform_calculate(state=f"{states!r}[datum.s]")
+    )
+    panels = [_panel(base.transform_filter(f"datum.wrt == {number}"), name) for number, name in enumerate(names)]
+    return _spec(alt.vconcat(*panels, spacing=12).add_params(dtype, device))
+
+
+def _panel(base: alt.Chart, wrt: str) -> alt.LayerChart:
+    """Draw the errors of one gradient."""
+    place = alt.X(
+        "place:Q",
+        title=f"place along the last axis of {wrt}",
+        scale=alt.Scale(nice=False, padding=6),
+        axis=alt.Axis(format="d", tickMinStep=1),
+    )
+    here = base.encode(x=place)
+    band = here.mark_area(color=BLUE, opacity=0.15, line={"color": BLUE, "opacity": 0.5, "strokeWidth": 1}).encode(
+        y=_ulps("allowed:Q", FINEST, nice=False)
+    )
+    marks = here.mark_point(filled=True, opacity=1).encode(
+        size=alt.condition("datum.state == 'agrees'", alt.value(12), alt.value(44)),
+        y=_ulps("ulp:Q", FINEST, nice=False),
+        color=_colour(None),
+        tooltip=[
+            alt.Tooltip("place:Q", title="place"),
+            alt.Tooltip("ulp:Q", title="error in ulp"),
+            alt.Tooltip("allowed:Q", title="rounding explains, in ulp"),
+            "state:N",
+        ],
+    )
+    return alt.layer(band, marks).properties(
+        width=860, height=150, title=alt.Title(f"gradient by {wrt}", anchor="start", fontSize=12)
+    )
 
 
 def growth(figures: Sequence[Figure], variable: str) -> Spec:

@@ -95,10 +95,11 @@ def spots(op: Op, form: Format, device: str, known: Sequence[Deviation]) -> Iter
         distance = np.where(same, 0.0, np.abs(got - found.centre - found.rest) / ulp)
         allowed = (found.radius + np.abs(found.offset)) / ulp
     for x, off, may in zip(line.tolist(), distance.tolist(), allowed.tolist(), strict=True):
-        yield Spot(device, form.name, x, _drawn(off), _drawn(may), missed.get(x, "agrees"))
+        yield Spot(device, form.name, x, drawn(off), drawn(may), missed.get(x, "agrees"))
 
 
-def _drawn(ulps: float) -> float:
+def drawn(ulps: float) -> float:
+    """Return ulps with three digits, or the most that are drawn."""
     return float(f"{min(ulps, CEILING) if np.isfinite(ulps) else CEILING:.3g}")
 
 

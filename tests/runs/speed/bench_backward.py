@@ -3,11 +3,15 @@
 They are shown beside the analytic floor and the bytes that must move.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import pytest
 import torch
 
 from reference.catalogue import OPS
-from reference.format import FORMATS
+from reference.format import FORMATS, Format
 from tests.runs.speed.floor import floor
 from tests.runs.speed.formula import NoFloorError
 from tests.runs.speed.network import NETWORKS
@@ -15,6 +19,11 @@ from tests.runs.speed.work import KINDS, Graph, Work, chain, fan_out, neuron, of
 from tests.runs.speed.worker import timed
 from tests.subject.device import waiting
 from tests.verdict.comparison import refusal
+
+if TYPE_CHECKING:
+    from pytest_benchmark.fixture import BenchmarkFixture
+
+    from reference.op import Op
 
 LARGE = 1_000_000
 """Elements of an op, where its kernel is all that counts."""
@@ -28,7 +37,7 @@ GRAPHS = {"chain": chain, "fan-out": fan_out}
 FLOOR_SECONDS = 0.05
 
 
-def measure(benchmark, work: Work, kind: str, device: str, **facts: object) -> None:
+def measure(benchmark: BenchmarkFixture, work: Work, kind: str, device: str, **facts: object) -> None:
     """Time one kind of run of a piece of work, and note its floor beside it."""
     try:
         graph = Graph(work, device)
@@ -54,7 +63,7 @@ def measure(benchmark, work: Work, kind: str, device: str, **facts: object) -> N
         note_floor(benchmark, work, graph, device)
 
 
-def note_floor(benchmark, work: Work, graph: Graph, device: str) -> None:
+def note_floor(benchmark: BenchmarkFixture, work: Work, graph: Graph, device: str) -> None:
     """Time the derivative as plain torch, and a copy that moves as many bytes."""
     try:
         differentiated, moved = floor(work, graph)
@@ -71,7 +80,7 @@ def note_floor(benchmark, work: Work, graph: Graph, device: str) -> None:
 
 @pytest.mark.fixed
 @pytest.mark.parametrize("kind", KINDS)
-def test_op(benchmark, op, kind, form, device) -> None:
+def test_op(benchmark: BenchmarkFixture, op: Op, kind: str, form: Format, device: str) -> None:
     """Every op, on a million elements where it takes so many."""
     measure(benchmark, of_op(op, LARGE, form), kind, device)
 
@@ -79,7 +88,7 @@ def test_op(benchmark, op, kind, form, device) -> None:
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("kind", ["forward", "backward"])
 @pytest.mark.parametrize("name", GROWN)
-def test_size(benchmark, name, kind, size, device) -> None:
+def test_size(benchmark: BenchmarkFixture, name: str, kind: str, size: int, device: str) -> None:
     """One op of each family, on one element to ten million."""
     measure(benchmark, of_op(OPS[name], size, FORMATS["float32"]), kind, device, grows="size")
 
@@ -87,7 +96,7 @@ def test_size(benchmark, name, kind, size, device) -> None:
 @pytest.mark.parametrize("depth", DEPTHS)
 @pytest.mark.parametrize("kind", ["forward", "backward", "double"])
 @pytest.mark.parametrize("graph", GRAPHS)
-def test_depth(benchmark, graph, kind, depth, device) -> None:
+def test_depth(benchmark: BenchmarkFixture, graph: str, kind: str, depth: int, device: str) -> None:
     """A chain and a fan-out of 1 to 1,000 ops, on a thousand elements."""
     measure(
         benchmark, GRAPHS[graph](depth, 1000, FORMATS["float32"]), kind, device, grows="depth", depth=depth, of=graph
@@ -104,12 +113,12 @@ def test_depth(benchmark, graph, kind, depth, device) -> None:
     ],
     ids=str,
 )
-def test_network(benchmark, work, kind, device) -> None:
+def test_network(benchmark: BenchmarkFixture, work: Work, kind: str, device: str) -> None:
     """The notebook's neuron, alone and a million times, a perceptron and an attention block."""
     measure(benchmark, work, kind, device)
 
 
-def test_benchmark_adds_nothing(benchmark) -> None:
+def test_benchmark_adds_nothing(benchmark: BenchmarkFixture) -> None:
     """The figure for a trivial op is within 5 % of that of a loop by hand."""
     graph = Graph(of_op(OPS["neg"], 1, FORMATS["float32"]), "cpu")
     benchmark.extra_info |= {
@@ -123,4 +132,5 @@ def test_benchmark_adds_nothing(benchmark) -> None:
     benchmark(graph.backward)
     by_hand = min(timed(lambda: [graph.backward() for _ in range(100)], 0.05) / 100 for _ in range(20))
     benchmark.extra_info["by_hand"] = by_hand
+    assert benchmark.stats is not None
     assert abs(benchmark.stats.stats.min / by_hand - 1) < 0.05

@@ -228,7 +228,7 @@ def _through_saved(op: Op, plain: Elements) -> tuple[Array, Array, dict[Expr, Ex
 def _of_symbols(formula: Callable[..., Any], arrays: Sequence[Array]) -> Array:
     """Return what a formula in numpy makes of arrays of symbols."""
     inputs = [Input((), array.shape, str(number)) for number, array in enumerate(arrays)]
-    step = traced(formula, [Traced(each) for each in inputs], "saved")
+    (step,) = traced(formula, [Traced(each) for each in inputs], "saved")
     given: Any = {each.name: array for each, array in zip(inputs, arrays, strict=True)}
     (result,) = evaluate([step], given, Symbols())
     return result

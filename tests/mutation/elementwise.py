@@ -1,4 +1,4 @@
-"""Plant mutants in the backward of every elementwise op and count who is caught: ``python -m tests.mutation``.
+"""Mutants in the backward of every elementwise op.
 
 A mutant changes what torch's own backward returns. The assay is asked in float32, with the default
 profile's tests and the known deviations on file; `torch.autograd.gradcheck`, in its full mode and with
@@ -23,7 +23,7 @@ from rich.table import Table
 
 from reference.case import Case
 from reference.catalogue import OPS
-from reference.convention import SYMBOLS, critical_expressions, infinite_places, places
+from reference.convention import critical_expressions, infinite_places, places
 from reference.format import FORMATS
 from reference.tree import single
 from strategies import op_cases
@@ -104,9 +104,7 @@ def at_kinks(place: Place) -> torch.Tensor:
     """Strike kinks and edges of the domain."""
     values = [x.double().numpy() for x in place.inputs]
     with np.errstate(all="ignore"):
-        zeros = [
-            sympy.lambdify(SYMBOLS[: len(values)], e, "numpy")(*values) == 0 for e in critical_expressions(place.op)
-        ]
+        zeros = [sympy.lambdify(place.op.symbols, e, "numpy")(*values) == 0 for e in critical_expressions(place.op)]
     return torch.tensor(np.any(zeros, axis=0) if zeros else np.zeros(values[0].shape, dtype=bool)).reshape(
         place.first.shape
     )
@@ -226,7 +224,7 @@ def gradcheck_catches(op: Op, mutant: Mutant | None) -> bool:
         return not torch.autograd.gradcheck(Mutated.apply, inputs, raise_exception=False)
 
 
-def main() -> None:
+def report() -> None:
     """Print how many mutants of each kind were planted and caught, and which the assay missed."""
     planted, ours, theirs = Counter[str](), Counter[str](), Counter[str]()
     missed = []
@@ -254,7 +252,3 @@ def main() -> None:
         f"{len(ops)} ops, each with {min(fewest.values())} mutants or more. "
         f"Missed by the assay: {'; '.join(missed) or 'none'}"
     )
-
-
-if __name__ == "__main__":
-    main()

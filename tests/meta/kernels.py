@@ -1,0 +1,269 @@
+"""Kernels as people write them, each sound and with a fault of a kind that people reported.
+
+A kernel is a forward and a backward in plain torch; `Kernel` makes an `autograd.Function` of them. A backward gets what
+the forward saved, and the cotangents; ``faulty`` says whether it has its fault.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from reference.domain import Interval
+from reference.op import Op
+from reference.trace import detached, shift
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from reference.op import Shape
+
+EPSILON = 2.0**-16
+
+
+def kernel(forward: Callable[..., Any], backward: Callable[..., Any], *, faulty: bool) -> Callable[..., Any]:
+    """Return a function whose gradient is a backward's."""
+
+    class Kernel(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, *inputs: Any) -> Any:
+            ctx.save_for_backward(*inputs)
+            return forward(*inputs)
+
+        @staticmethod
+        @torch.autograd.function.once_differentiable
+        def backward(ctx: Any, *cotangents: Any) -> Any:
+            return backward(ctx.saved_tensors, *cotangents, faulty=faulty, needed=ctx.needs_input_grad)
+
+    return Kernel.apply
+
+
+def in_order(x: torch.Tensor) -> torch.Tensor:
+    """Return the elements in the order of memory: what a kernel reads that takes a pointer and no strides."""
+    memory = x.as_strided((x.untyped_storage().nbytes() // x.element_size(),), (1,), 0)
+    places = (torch.arange(x.numel()) + x.storage_offset()) % memory.numel()
+    return memory[places].reshape(x.shape)
+
+
+def distance_back(saved: Any, cotangent: Any, *, faulty: bool, **_: Any) -> Any:
+    """Of |p - q|/2: a backward of two branches gives -1/2 at ties, where 0 is due; q is a target."""
+    p, q = saved
+    return (torch.where(p > q, 0.5, -0.5) if faulty else torch.sign(p - q) / 2).to(p.dtype) * cotangent, None
+
+
+def margin_back(saved: Any, cotangent: Any, *, faulty: bool, **_: Any) -> Any:
+    """Of the larger of x and y: all of it goes to x at ties, where half is due."""
+    x, y = saved
+    share = torch.where(x == y, 0.5, (x > y).to(x.dtype)) if not faulty else (x >= y).to(x.dtype)
+    return cotangent * share, cotangent * (1 - share)
+
+
+def normalised(x: Any, weight: Any) -> Any:
+    """Root mean square normalisation, in float32 inside."""
+    wide = x.float()
+    return (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + EPSILON) * weight.float()).to(x.dtype)
+
+
+def _normalised_back(x: Any, weight: Any, cotangent: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    wide, g = x.float(), cotangent.float() * weight.float()
+    scale = torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + EPSILON)
+    normal = wide * scale
+    return scale * (g - normal * (g * normal).mean(-1, keepdim=True)), (cotangent.float() * normal)
+
+
+def rows_back(saved: Any, cotangent: Any, *, faulty: bool, **_: Any) -> Any:
+    """Of it: from 1,024 rows on, those past the last whole block of 8 are missing from the weight's gradient."""
+    x, weight = saved
+    by_x, products = _normalised_back(x, weight, cotangent)
+    products = products.reshape(-1, x.shape[-1])
+    count = len(products) - len(products) % 8 if faulty and len(products) >= 1024 else len(products)
+    return by_x.to(x.dtype), products[:count].sum(0).to(x.dtype)
+
+
+def rank_back(saved: Any, cotangent: Any, *, faulty: bool, **_: Any) -> Any:
+    """Of it: the first dimension is taken for the rows, which is wrong from three dimensions on."""
+    x, weight = saved
+    by_x, products = _normalised_back(x, weight, cotangent)
+    if faulty and x.ndim > 2:
+        products = products.reshape(x.shape[0], -1)[:, : x.shape[-1]]
+    return by_x.to(x.dtype), products.reshape(-1, x.shape[-1]).sum(0).to(x.dtype)
+
+
+def tail_back(saved: Any, cotangent: Any, *, faulty: bool, **_: Any) -> Any:
+    """Of it: past 1,024 columns, those after the last whole block of 32 are 0."""
+    x, weight = saved
+    by_x, products = _normalised_back(x, weight, cotangent)
+    if faulty and x.shape[-1] > 1024:
+        by_x[..., x.shape[-1] - x.shape[-1] % 32 :] = 0
+    return by_x.to(x.dtype), products.reshape(-1, x.shape[-1]).sum(0).to(x.dtype)
+
+
+def half_back(saved: Any, cotangent: Any, *, faulty: bool, **_: Any) -> Any:
+    """Of it: the weight's gradient is summed in the format of the inputs, row by row."""
+    x, weight = saved
+    by_x, products = _normalised_back(x, weight, cotangent)
+    products = products.reshape(-1, x.shape[-1])
+    if not faulty:
+        return by_x.to(x.dtype), products.sum(0).to(x.dtype)
+    total = torch.zeros(x.shape[-1], dtype=x.dtype)
+    for row in products.to(x.dtype):
+        total += row
+    return by_x.to(x.dtype), total
+
+
+def scaled_back(saved: Any, cotangent: Any, *, faulty: bool, **_: Any) -> Any:
+    """Of the sum of squares of each row: every row is scaled by the first row's cotangent."""
+    (x,) = saved
+    return 2 * x * (cotangent.flatten()[0] if faulty else cotangent[..., None])
+
+
+def wave_back(saved: Any, cotangent: Any, *, faulty: bool, **_: Any) -> Any:
+    """Of sin: what was saved is read in the order of memory."""
+    (x,) = saved
+    dense = x.untyped_storage().nbytes() == x.numel() * x.element_size()
+    return cotangent * torch.cos(in_order(x) if faulty and dense else x)
+
+
+def gate_back(saved: Any, cotangent: Any, *, faulty: bool, **_: Any) -> Any:
+    """Of sin: the cotangent is read in the order of memory."""
+    (x,) = saved
+    return (in_order(cotangent) if faulty else cotangent) * torch.cos(x)
+
+
+def attended(q: Any, k: Any, v: Any, mask: Any) -> Any:
+    """Attention with a mask."""
+    return torch.softmax((q @ k.mT).masked_fill(~mask, -torch.inf), -1) @ v
+
+
+def attended_back(saved: Any, cotangent: Any, *, faulty: bool, **_: Any) -> Any:
+    """Of it: the weights are made anew, without the mask."""
+    q, k, v, mask = saved
+    scores = q @ k.mT
+    total = torch.logsumexp(scores.masked_fill(~mask, -torch.inf), -1, keepdim=True)
+    weights = torch.exp(scores - total) * (1 if faulty else mask)
+    by_weight = cotangent @ v.mT
+    by_score = weights * (by_weight - (by_weight * weights).sum(-1, keepdim=True))
+    return by_score @ k, by_score.mT @ q, weights.mT @ cotangent, None
+
+
+def splat(u: Any, v: Any, a: Any, b: Any, c: Any, o: Any) -> Any:
+    """Weigh a splat."""
+    return o * torch.exp(-(a * u * u + c * v * v) / 2 - b * u * v)
+
+
+def splat_back(saved: Any, cotangent: Any, *, faulty: bool, **_: Any) -> Any:
+    """Of it: the gradient by b, which stands for two equal entries of a matrix, is half of what is due."""
+    u, v, a, b, c, o = saved
+    falloff = torch.exp(-(a * u * u + c * v * v) / 2 - b * u * v)
+    g = cotangent * o * falloff
+    by_b = -g * u * v * (0.5 if faulty else 1)
+    return -g * (a * u + b * v), -g * (c * v + b * u), -(g / 2) * u * u, by_b, -(g / 2) * v * v, cotangent * falloff
+
+
+def product_back(saved: Any, cotangent: Any, *, faulty: bool, **_: Any) -> Any:
+    """Of the product of a row: the product over the element, which may be 0."""
+    (x,) = saved
+    others = [torch.cat([x[..., :i], x[..., i + 1 :]], -1).prod(-1) for i in range(x.shape[-1])]
+    return cotangent[..., None] * (x.prod(-1, keepdim=True) / x if faulty else torch.stack(others, -1))
+
+
+def woven_back(_: Any, cotangent: Any, *, faulty: bool, needed: Sequence[bool]) -> Any:
+    """Of (a + b, a - b): no gradient for b where a needs none."""
+    if faulty and not needed[0]:
+        return None, None
+    return cotangent[..., 0] + cotangent[..., 1], cotangent[..., 0] - cotangent[..., 1]
+
+
+def stepped_back(saved: Any, recorded: Any, last: Any, *, faulty: bool, **_: Any) -> Any:
+    """Of s -> v s + 1, thrice, and the last state: the cotangent of the last state is forgotten."""
+    v, state = saved
+    states = [state]
+    for _step in range(3):
+        states.append(v * states[-1] + 1)
+    adjoint, by_v = torch.zeros_like(state) if faulty else last, torch.zeros_like(v)
+    for t in (2, 1, 0):
+        adjoint = adjoint + recorded[..., t, :]
+        by_v = by_v + adjoint * states[t]
+        adjoint = adjoint * v
+    return by_v, adjoint
+
+
+def stepped(v: Any, state: Any) -> Any:
+    """Return three states in order, and the last."""
+    states = [state]
+    for _ in range(3):
+        states.append(v * states[-1] + 1)
+    return torch.stack(states[1:], -2), states[-1].clone()
+
+
+def looked_up_back(saved: Any, cotangent: Any, *, faulty: bool, **_: Any) -> Any:
+    """Of an embedding whose row 0 is padding, which torch documents to have no gradient: it has one."""
+    words, weight = saved
+    kept = cotangent if faulty else cotangent * (words != 0)[:, None]
+    return None, torch.zeros_like(weight).index_add(0, words, kept)
+
+
+def words(shapes: Sequence[Shape], random: np.random.Generator) -> Any:
+    """Draw words, some more than once, and padding."""
+    return np.append(random.integers(0, shapes[0][0], 6), 0)
+
+
+def causal(shapes: Sequence[Shape], _: np.random.Generator) -> Any:
+    """Let each query see the keys up to its own place."""
+    return np.tril(np.ones((shapes[0][-2], shapes[1][-2]), dtype=bool))
+
+
+def rms_norm(x: Any, weight: Any) -> Any:
+    """Root mean square normalisation."""
+    return x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + EPSILON) * weight
+
+
+def attention(q: Any, k: Any, v: Any, mask: Any) -> Any:
+    """Attention with a mask."""
+    scores = q @ k.swapaxes(-2, -1)
+    weights = np.exp(scores - shift(scores)) * mask
+    return weights / np.sum(weights, axis=-1, keepdims=True) @ v
+
+
+def recurrence(v: Any, state: Any) -> Any:
+    """Three states in order, and the last."""
+    states = [state]
+    for _ in range(3):
+        states.append(v * states[-1] + 1)
+    return np.stack(states[1:], -2), states[-1]
+
+
+def embedding(words: Any, weight: Any) -> Any:
+    """Rows by number, of which row 0 has no gradient."""
+    found = weight[words]
+    return np.where((words == 0)[:, None], detached(found), found)
+
+
+NORM = {"formula": rms_norm, "axes": "n,n", "inside": "wide"}
+
+KERNELS: dict[str, tuple[Callable[..., Any], Callable[..., Any], dict[str, Any]]] = {
+    "distance": (lambda p, q: (p - q).abs() / 2, distance_back, {"formula": lambda p, q: np.abs(p - q) / 2, "frozen": ("q",), "broadcasts": False}),
+    "margin": (torch.maximum, margin_back, {"formula": lambda x, y: np.maximum(x, y), "broadcasts": False}),
+    "rows": (normalised, rows_back, NORM),
+    "rank": (normalised, rank_back, NORM),
+    "tail": (normalised, tail_back, NORM),
+    "half": (normalised, half_back, NORM | {"sizes": {"m": 4096, "n": 64}}),
+    "scaled": (lambda x: x.pow(2).sum(-1), scaled_back, {"formula": lambda x: np.sum(x * x, axis=-1), "axes": "n"}),
+    "wave": (torch.sin, wave_back, {"formula": lambda x: np.sin(x)}),
+    "gate": (torch.sin, gate_back, {"formula": lambda x: np.sin(x)}),
+    "attended": (attended, attended_back, {"formula": attention, "axes": "md,nd,nd", "sizes": {"m": 32, "n": 32, "d": 16}, "batched": 3, "contexts": {"mask": causal}}),
+    "splat": (splat, splat_back, {"formula": lambda u, v, a, b, c, o: o * np.exp(-(a * u * u + c * v * v) / 2 - b * u * v), "broadcasts": False, "domain": dict.fromkeys("uvabco", Interval(-2, 2))}),
+    "product": (lambda x: x.prod(-1), product_back, {"formula": lambda x: np.prod(x, axis=-1), "shapes": (((4,),),)}),
+    "woven": (lambda a, b: torch.stack([a + b, a - b], -1), woven_back, {"formula": lambda a, b: np.stack([a + b, a - b], -1), "axes": "n,n", "batched": 2}),
+    "stepped": (stepped, stepped_back, {"formula": recurrence, "axes": "n,n", "batched": 2}),
+    "looked_up": (lambda words, weight: weight[words], looked_up_back, {"formula": embedding, "axes": "vd", "sizes": {"v": 64, "d": 32}, "batched": 0, "contexts": {"words": words}}),
+}
+"""Forward, backward and the rest of the entry, by name."""
+
+
+def entry(name: str, *, faulty: bool) -> Op:
+    """Return the entry of a kernel, sound or with its fault."""
+    forward, backward, fields = KERNELS[name]
+    return Op(name=name, torch=kernel(forward, backward, faulty=faulty), **fields)
