@@ -25,7 +25,7 @@ from tests.verdict.deviation import Deviation
 from tests.verdict.record import Record, Writer
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator, Mapping
+    from collections.abc import Generator, Iterable, Iterator, Mapping
 
     from reference.convention import Point
     from reference.format import Format
@@ -175,7 +175,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         "mode": choice.modes if "fixed" in marked else choice.drawing,
         "form": choice.forms,
         "device": {name: name for name in devices},
-        "deviation": {str(d): d for d in choice.deviations if d.device in {name.split(":")[0] for name in devices}},
+        "deviation": _named(d for d in choice.deviations if d.device in {name.split(":")[0] for name in devices}),
     }
     if "kinks" in metafunc.fixturenames and "kinks" not in own:
         kinks = {
@@ -188,6 +188,16 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     for name, rows in tables.items():
         if name in metafunc.fixturenames and name not in own:
             metafunc.parametrize(name, rows.values(), ids=rows)
+
+
+def _named(deviations: Iterable[Deviation]) -> dict[str, Deviation]:
+    """Name deviations, those of one op at one input apart."""
+    named: dict[str, Deviation] = {}
+    for each in deviations:
+        name = str(each)
+        others = sum(other == name or other.startswith(f"{name}-") for other in named)
+        named[f"{name}-{others + 1}" if others else name] = each
+    return named
 
 
 def _ruled(op: Op, *, infinite: bool) -> Iterator[tuple[str, list[Point]]]:
