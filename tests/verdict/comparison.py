@@ -170,7 +170,9 @@ def refusal(error: Exception, device: str) -> str | None:
     It is None where the exception says something else.
     """
     no_code = f"KeyError: {torch.device(device).type!r}"  # of inductor, which knows few devices
-    return str(error).splitlines()[0] if any(said in str(error) for said in (*NO_KERNEL, no_code)) else None
+    untraced = type(error).__module__ == "torch._dynamo.exc" and type(error).__name__ == "Unsupported"  # of compile
+    known = any(said in str(error) for said in (*NO_KERNEL, no_code))
+    return str(error).splitlines()[0] if untraced or known else None
 
 
 def judge(case: Case, gradients: Sequence[torch.Tensor | None], device: str, instead: str = "None") -> Judgement:
