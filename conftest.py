@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import secrets
+from collections import Counter
 from pathlib import Path
 from textwrap import shorten
 from typing import TYPE_CHECKING, Any
@@ -193,10 +194,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def _named(deviations: Iterable[Deviation]) -> dict[str, Deviation]:
     """Name deviations, those of one op at one input apart."""
     named: dict[str, Deviation] = {}
+    count: Counter[str] = Counter()
     for each in deviations:
         name = str(each)
-        others = sum(other == name or other.startswith(f"{name}-") for other in named)
-        named[f"{name}-{others + 1}" if others else name] = each
+        count[name] += 1
+        named[name if count[name] == 1 else f"{name}-{count[name]}"] = each
     return named
 
 
@@ -223,7 +225,8 @@ def _is_chosen(item: pytest.Item, choice: Choice) -> bool:
     params = item.callspec.params if hasattr(item, "callspec") else {}
     if "assay" in getattr(item, "fixturenames", ()) and not _asks(item, params, choice):
         return False
-    if item.get_closest_marker("plainly") and params["mode"] is not next(iter(choice.modes.values())):
+    first = params.get("mode") is next(iter(choice.modes.values()))
+    if item.get_closest_marker("plainly") and not first:
         return False
     if item.get_closest_marker("fixed") and params["form"].name not in choice.profile.fixed:
         return False
@@ -231,7 +234,6 @@ def _is_chosen(item: pytest.Item, choice: Choice) -> bool:
         return False
     if "op" in params and "mode" in params:
         op, listed = params["op"], item.get_closest_marker("enumerated")
-        first = params["mode"] is next(iter(choice.modes.values()))
         fits = isinstance(op, Op) and (
             item.get_closest_marker("kernels") is None or (op.elementwise and first and bool(choice.profile.sizes))
         )

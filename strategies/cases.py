@@ -210,14 +210,7 @@ def _at_rank(op: Op, form: Format, batch: Shape) -> Case:
             np.resize(rng.permutation(hard(form, op.interval(name), op, FIXED)), batch).copy() for name in op.inputs
         ]
         return Case(single(op), form, tuple(columns), np.resize(FIXED_COTANGENTS, batch))
-    tree = single(op, op.cores[0])
-    primals = tuple(
-        _rounded(
-            form, rng.uniform(*_tensor_range(op, leaf.name), size=(*(batch if i < op.batched else ()), *leaf.shape))
-        )
-        for i, leaf in enumerate(tree.leaves)
-    )
-    return Case(tree, form, primals, np.resize(FIXED_COTANGENTS, (*batch, *tree.root.shape)))
+    return _small(op, form, op.cores[0], batch, rng)
 
 
 def _places_in_memory(case: Case) -> tuple[range, range]:
@@ -287,16 +280,19 @@ def _fixed(op: Op, form: Format, order: int) -> Iterator[Case]:
             tie(op, columns, 3)
         yield Case(single(op), form, tuple(columns), np.resize(FIXED_COTANGENTS, FIXED))
         return
-    for shapes in op.cores:
-        tree = single(op, shapes)
-        batch = (2,) if op.batched else ()
-        primals = tuple(
-            _rounded(
-                form, rng.uniform(*_tensor_range(op, leaf.name), size=(*(batch if i < op.batched else ()), *leaf.shape))
-            )
-            for i, leaf in enumerate(tree.leaves)
+    yield from (_small(op, form, shapes, (2,) if op.batched else (), rng) for shapes in op.cores)
+
+
+def _small(op: Op, form: Format, shapes: tuple[Shape, ...], batch: Shape, rng: np.random.Generator) -> Case:
+    """Return a case of a tensor op at small shapes, with a batch in front of the inputs that may have one."""
+    tree = single(op, shapes)
+    primals = tuple(
+        _rounded(
+            form, rng.uniform(*_tensor_range(op, leaf.name), size=(*(batch if i < op.batched else ()), *leaf.shape))
         )
-        yield Case(tree, form, primals, np.resize(FIXED_COTANGENTS, (*batch, *tree.root.shape)))
+        for i, leaf in enumerate(tree.leaves)
+    )
+    return Case(tree, form, primals, np.resize(FIXED_COTANGENTS, (*batch, *tree.root.shape)))
 
 
 def _rounded(form: Format, values: Floats) -> Floats:

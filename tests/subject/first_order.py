@@ -72,12 +72,20 @@ def autograd_grad(case: Case, device: str) -> Gradients:
 
 def func_grad(case: Case, device: str) -> Gradients:
     """Run `torch.func.grad` of the scalar that the output makes with the cotangent."""
+    transform, _, inputs = _grad_of_weighted(case, device)
+    return list(transform(*inputs))
+
+
+def _grad_of_weighted(
+    case: Case, device: str
+) -> tuple[Callable[..., tuple[torch.Tensor, ...]], Callable[..., torch.Tensor], list[torch.Tensor]]:
+    """Return `torch.func.grad` of the scalar that the output makes with the cotangent, the function, and its inputs."""
     (function, inputs), cotangent = opened(case, device), cotangent_of(case, device)
 
     def scalar(*xs: torch.Tensor) -> torch.Tensor:
         return function(*xs) if cotangent is None else (function(*xs) * cotangent).sum()
 
-    return list(torch.func.grad(scalar, argnums=tuple(range(len(inputs))))(*inputs))
+    return torch.func.grad(scalar, argnums=tuple(range(len(inputs)))), function, inputs
 
 
 def func_vjp(case: Case, device: str) -> Gradients:
@@ -126,13 +134,8 @@ def _primed(function: Callable[..., torch.Tensor], inputs: Sequence[torch.Tensor
 def compiled_grad(case: Case, device: str) -> Gradients:
     """Run `torch.compile` of `torch.func.grad`: what is compiled is the transform."""
     torch.compiler.reset()
-    (function, inputs), cotangent = opened(case, device), cotangent_of(case, device)
-
-    def scalar(*xs: torch.Tensor) -> torch.Tensor:
-        return function(*xs) if cotangent is None else (function(*xs) * cotangent).sum()
-
+    transform, function, inputs = _grad_of_weighted(case, device)
     _primed(function, inputs)
-    transform = torch.func.grad(scalar, argnums=tuple(range(len(inputs))))
     return list(torch.compile(transform, backend="aot_eager", dynamic=False)(*inputs))
 
 

@@ -157,10 +157,11 @@ def judged(case: Case, mode: Mode, device: str) -> Judgement:
         gradients = mode.gradients(case, device)
     except (RuntimeError, NotImplementedError, TypeError, ValueError, IndexError, AssertionError) as error:
         is_taken = all(node.op.takes(case.form) for node in case.tree.applications)
-        if said := refusal(error, device) if is_taken else str(error).partition("\n")[0] or type(error).__name__:
+        said = refusal(error, device) if is_taken else _first_line(error) or type(error).__name__
+        if said:
             raise UnsupportedError(said) from error
         gradients = [None] * len(case.asked)
-        return judge(case, gradients, device, instead=f"{type(error).__name__}: {str(error).partition(chr(10))[0]}")
+        return judge(case, gradients, device, instead=f"{type(error).__name__}: {_first_line(error)}")
     return judge(case, gradients, device)
 
 
@@ -172,7 +173,12 @@ def refusal(error: Exception, device: str) -> str | None:
     no_code = f"KeyError: {torch.device(device).type!r}"  # of inductor, which knows few devices
     untraced = type(error).__module__ == "torch._dynamo.exc" and type(error).__name__ == "Unsupported"  # of compile
     known = any(said in str(error) for said in (*NO_KERNEL, no_code))
-    return str(error).splitlines()[0] if untraced or known else None
+    return _first_line(error) if untraced or known else None
+
+
+def _first_line(error: Exception) -> str:
+    """Return the first line of what an exception says; nothing where it says nothing."""
+    return str(error).partition("\n")[0]
 
 
 def judge(case: Case, gradients: Sequence[torch.Tensor | None], device: str, instead: str = "None") -> Judgement:
