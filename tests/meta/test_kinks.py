@@ -22,6 +22,7 @@ from reference.op import Op
 from reference.trace import Traced, traced
 from reference.transform import pullback
 from reference.tree import single
+from tests.meta.kernels import kernel
 from tests.subject.mode import MODES
 from tests.verdict.comparison import judged
 
@@ -178,18 +179,7 @@ def test_where_is_the_branch_that_its_author_chose() -> None:
 
 def backward_of(forward: Callable[..., Any], backward: Callable[..., Any]) -> Any:
     """Return a kernel with a forward and a backward: of the inputs and the cotangent."""
-
-    class Kernel(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: Any, *inputs: Any) -> Any:
-            ctx.save_for_backward(*inputs)
-            return forward(*inputs)
-
-        @staticmethod
-        def backward(ctx: Any, *cotangents: Any) -> Any:
-            return backward(*ctx.saved_tensors, *cotangents)
-
-    return Kernel.apply
+    return kernel(forward, lambda saved, *cotangents, **_: backward(*saved, *cotangents), faulty=False)
 
 
 def mean_of_relu(x: torch.Tensor) -> torch.Tensor:

@@ -179,7 +179,7 @@ def tensor(values: Floats, form: Format, device: str, layout: Layout = "contiguo
         return dense
     match layout:
         case (strides, offset):
-            whole = dense.new_zeros(offset + 1 + sum((n - 1) * s for n, s in zip(dense.shape, strides, strict=True)))
+            whole = dense.new_zeros(spanned(values.shape, strides, offset))
             return whole.as_strided(dense.shape, strides, offset).copy_(dense)
         case "transposed":
             return dense.transpose(0, -1).contiguous().transpose(0, -1)
@@ -195,10 +195,16 @@ def tensor(values: Floats, form: Format, device: str, layout: Layout = "contiguo
             return dense
 
 
+def spanned(shape: Shape, strides: Sequence[int], offset: int) -> int:
+    """Return how many elements of memory a tensor spans that is not empty, those before it among them."""
+    return offset + 1 + sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
+
+
 def applies(layout: Layout, values: Floats) -> bool:
     """Say whether a layout changes anything, and can: only equal rows can be expanded from one."""
     if not isinstance(layout, str):
-        return bool(values.size)
+        strides, offset = layout
+        return bool(values.size) and (offset > 0 or strides != torch.empty(values.shape).stride())
     if layout == "contiguous" or not LAYOUTS[layout](values.shape):
         return False
     return layout != "expanded" or bool((values == values[:1]).all())

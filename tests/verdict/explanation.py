@@ -245,10 +245,8 @@ def _laid_out(name: str, values: Floats, case: Case, number: int, device: str) -
     if isinstance(layout, str):
         return [*lines, f"{name} = {LAYOUTS[layout].format(name)}"]
     strides, offset = layout
-    if offset == 0 and strides == binding.tensor(values, case.form, "cpu").stride():
-        return lines
-    length = offset + 1 + sum((n - 1) * s for n, s in zip(values.shape, strides, strict=True))
-    place = f"{name}.new_zeros({length}).as_strided({values.shape}, {strides}, {offset})"
+    memory = f"{name}.new_zeros({binding.spanned(values.shape, strides, offset)})"
+    place = f"{memory}.as_strided({values.shape}, {strides}, {offset})"
     return [*lines, f"{name} = {place}.copy_({name})"]
 
 

@@ -32,7 +32,7 @@ FAR = 5e-3
 """The part of its root mean square that a gradient is off by no longer for the rounding of its results."""
 
 MOST_SHOWN = 16
-"""Wrong entries of a gradient that are judged in full, each with a copy of the case: the first of them."""
+"""Wrong entries of a gradient that are judged in full: the first of them."""
 
 
 @dataclass(frozen=True)
@@ -111,8 +111,8 @@ def said(case: Case, gradients: Sequence[Floats], references: Sequence[Sequence[
 def is_agreed(case: Case, gradients: Sequence[Floats]) -> bool:
     """Say whether the suite's own judgement finds no miss.
 
-    It keeps a copy of the case for each miss, so it is shown the first few wrong entries of each gradient, and the
-    correctly rounded value in the place of the others.
+    It looks into each miss, thousands of which would take minutes, so it is shown the first few wrong entries of each
+    gradient, and the correctly rounded value in the place of the others.
     """
     shown = []
     for found, got in zip(answer(case), gradients, strict=True):
