@@ -182,6 +182,9 @@ class Inputs:
     sizes: Mapping[str, int] = field(default_factory=lambda: {"n": 4096})
     """The length that each axis has in real use."""
 
+    shortest: int = 1
+    """The shortest length that its axes are tried at: 2 for a variance, which is 0/0 of one element."""
+
     shapes: tuple[tuple[Shape, ...], ...] = ()
     """Small shapes of the inputs, without batch dimensions, where not any lengths of the axes will do."""
 

@@ -31,6 +31,9 @@ COTANGENTS = (1.0, -1.0, 2.0, 0.5, -0.75)
 LENGTHS = (1, 2, 7, 8, 9, 31, 33, 127, 129, 255, 257, 1025)
 """Lengths of the axes of a tensor op: around vector registers and the blocks of kernels."""
 
+FEW = 3
+"""The length of the other axes, where one has a length to be tried."""
+
 SHORT = 64
 """The length up to which an axis of real use is not long."""
 
@@ -77,7 +80,7 @@ def _tensor(draw: st.DrawFn, op: Op, form: Format, order: int) -> Case:
     """Draw a case of a tensor op: small shapes and batches, with ties or none, or lengths around those of registers."""
     is_tied = False
     if op.axes and not op.shapes and draw(st.booleans()):
-        lengths = {letter: draw(st.sampled_from(LENGTHS)) for letter in op.letters}
+        lengths = {letter: draw(st.sampled_from(lengths_of(op))) for letter in op.letters}
         shapes = op.shaped(lengths)
         batch = draw(st.sampled_from(((), (2,), (1, 3)))) if op.batched else ()
     else:
@@ -93,6 +96,11 @@ def _tensor(draw: st.DrawFn, op: Op, form: Format, order: int) -> Case:
         primals = tied(op, primals, draw(st.integers(0, 3)))
     cotangent = _cotangent(draw, form, (*batch, *tree.root.shape))
     return Case(tree, form, primals, cotangent, seed=draw(st.integers(0, 7)))
+
+
+def lengths_of(op: Op) -> tuple[int, ...]:
+    """Return the lengths that each axis of a tensor op is tried at; none where its shapes are said."""
+    return () if op.shapes or not op.axes else tuple(length for length in LENGTHS if length >= op.shortest)
 
 
 def tied(op: Op, primals: Sequence[Floats], start: int = 0) -> tuple[Floats, ...]:
@@ -181,8 +189,8 @@ def _spread_out(op: Op, form: Format, name: str, rng: np.random.Generator, shape
 def manner_cases(op: Op, form: Format) -> tuple[Case, ...]:
     """Return cases that ask the same of an op in every manner, by rule and the same each time.
 
-    There is one for each rank of the batch, for many rows, for a length that is no multiple of a block, for each layout
-    of the inputs and of the cotangent, each set of inputs that require grad, and each output of several alone.
+    There is one for each rank of the batch, for many rows, for each length of each axis, for many columns, for each
+    layout of the inputs and of the cotangent, each set of inputs that require grad, and each output of several alone.
     """
     ranked = [_at_rank(op, form, batch) for batch in (RANKS if op.batched or op.elementwise else [()])]
     whole = ranked[-1]
@@ -191,6 +199,8 @@ def manner_cases(op: Op, form: Format) -> tuple[Case, ...]:
         ranked.append(_at_rank(op, form, (MANY_ROWS,)))
     if op.axes and not op.shapes and is_quick:
         ranked.append(long_case(op, form, MANY_COLUMNS))
+    lengths = [length for length in lengths_of(op) if is_quick or length <= SHORT]
+    ranked += [_at_length(op, form, letter, length) for letter in op.letters for length in lengths]
     laid = [_in_layout(whole, layout, numbers) for layout in LAYOUTS for numbers in _places_in_memory(whole)]
     numbers = whole.asked
     subsets = [set_ for count in range(1, len(numbers)) for set_ in combinations(numbers, count)]
@@ -211,6 +221,12 @@ def _at_rank(op: Op, form: Format, batch: Shape) -> Case:
         ]
         return Case(single(op), form, tuple(columns), np.resize(FIXED_COTANGENTS, batch))
     return _small(op, form, op.cores[0], batch, rng)
+
+
+def _at_length(op: Op, form: Format, letter: str, length: int) -> Case:
+    """Return a case in which one axis has a length, and the others few elements."""
+    sizes = dict.fromkeys(op.letters, FEW) | {letter: length}
+    return case_in_use(op, form, sizes, (2,) if op.batched else ())
 
 
 def _places_in_memory(case: Case) -> tuple[range, range]:

@@ -33,7 +33,7 @@ OPS = (
     Op(name="mean", torch="torch.mean", inside="wide", formula=average, kwargs=LAST, axes="n"),
     Op(name="prod", torch="torch.prod", inside="saved", formula=lambda x: np.prod(x, axis=-1, keepdims=True), kwargs=LAST, axes="n", sizes={"n": 8}, shapes=(((3,),), ((5,),))),
     Op(
-        name="var", torch="torch.var", kwargs=LAST, axes="n", variants={"biased": Variant(correction=0)},
+        name="var", torch="torch.var", kwargs=LAST, axes="n", shortest=2, variants={"biased": Variant(changed={"shortest": 1}, correction=0)},
         formula=lambda x, *, correction=1: total((x - average(x)) ** 2) * Rational(1, x.shape[-1] - correction),
     ),
     # at 0 the rule says 0 of the whole; the formula has inf times 0 there, as a composition of steps, so that 0 is not asked

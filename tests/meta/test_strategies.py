@@ -17,8 +17,8 @@ from reference.domain import NON_ZERO, POSITIVE, REAL, Interval
 from reference.format import FORMATS, Format
 from reference.oracle import value
 from reference.tree import MANNERS, Tree
-from strategies import batches, layouts, op_cases, points, tree_cases, trees
-from strategies.cases import tie
+from strategies import batches, layouts, manner_cases, op_cases, points, tree_cases, trees
+from strategies.cases import LENGTHS, tie
 from strategies.points import EmptyDomainError, bounds, critical, everything, hard, moderate, places, stratified
 from strategies.trees import COMPOSABLE, LARGEST, LEAF_RANGE, image, is_composable
 
@@ -268,3 +268,15 @@ def test_trees_of_second_order_reduce_no_single_element(tree: Tree) -> None:
     assert all(
         child.shape[-1:] != (1,) for node in tree.applications if not node.op.elementwise for child in node.children
     )
+
+
+@pytest.mark.parametrize(("name", "first"), [("linear", 1), ("layer_norm", 1), ("var", 2), ("var_biased", 1)])
+def test_every_length_of_every_axis_is_asked(name: str, first: int) -> None:
+    """So that it does not hang on what is drawn whether a row of one element, say, is asked; var of one is 0/0."""
+    op = OPS[name]
+    shapes = {tuple(leaf.shape for leaf in case.tree.leaves) for case in manner_cases(op, FORMATS["float32"])}
+    for letter in op.letters:
+        places = [(i, part.index(letter)) for i, part in enumerate(op.axes.split(",")) if letter in part]
+        asked = {core[i][axis] for core in shapes for i, axis in places}
+        assert asked >= {length for length in LENGTHS if length >= first}
+        assert min(asked) >= first

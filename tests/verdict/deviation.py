@@ -191,7 +191,10 @@ def _extents(case: Case, wrt: str) -> tuple[dict[str, Extent], Extent]:
 
 def trees_of(op: Op) -> list[Tree]:
     """Return an op on its own inputs: a tensor op at each of its shapes."""
-    return [single(op)] if op.elementwise else [single(op, shapes) for shapes in op.cores]
+    if op.elementwise:
+        return [single(op)]
+    short = [] if op.shapes else [op.shaped(dict.fromkeys(op.letters, op.shortest))]
+    return [single(op, shapes) for shapes in (*op.cores, *short)]
 
 
 def pinned(known: Deviation, op: Op) -> Case:
