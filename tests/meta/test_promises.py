@@ -15,6 +15,8 @@ from reference.op import Op
 from strategies.cases import fixed_cases, long_case
 from tests.runs.promises import DTYPES, kept, row
 from tests.runs.table import NONE
+from tests.subject.mode import MODES
+from tests.verdict.comparison import judged
 
 TABLE = (Path(__file__).parents[2] / "docs/promises.md").read_text(encoding="utf-8")
 ROWS = [[cell.strip() for cell in line.split("|")[1:-1]] for line in TABLE.splitlines() if line.startswith("| ")][1:]
@@ -57,10 +59,16 @@ class RoundedSum(torch.autograd.Function):
         return cotangent * weight, total
 
 
-def scaled(name: str) -> Op:
+def scaled(name: str, inside: str = "format") -> Op:
     """Return an entry for a kernel that multiplies rows with a weight."""
-    path = f"tests.meta.test_promises.{name}"
-    return Op(name="scaled", torch=path, formula=lambda x, weight: x * weight, axes="n,n", sizes={"m": 300, "n": 4})
+    return Op(
+        name="scaled",
+        torch=f"tests.meta.test_promises.{name}",
+        formula=lambda x, weight: x * weight,
+        axes="n,n",
+        sizes={"m": 300, "n": 4},
+        inside=inside,
+    )
 
 
 def broken(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -74,3 +82,12 @@ def test_accumulation_in_the_format_is_told_apart() -> None:
     form = FORMATS["bfloat16"]
     assert kept([long_case(scaled("RoundedSum.apply"), form, 300)]) == PROMISES[-1]
     assert kept(fixed_cases(scaled("broken"), form, whole=True)) == NONE
+
+
+@pytest.mark.parametrize(("name", "looser"), [("RoundedSum.apply", ("format",)), ("broken", ())])
+def test_a_broken_promise_leaves_a_looser_one(name: str, looser: tuple[str, ...]) -> None:
+    """A kernel that does not keep what its entry declares may keep less, which its record says."""
+    case = long_case(scaled(name, "wide"), FORMATS["bfloat16"], 300)
+    judgement = judged(case, MODES["backward"], "cpu")
+    assert judgement.misses
+    assert judgement.held == looser

@@ -240,9 +240,10 @@ def _held(
     judgement: Judgement,
 ) -> Iterator[str]:
     """Yield the promises that hold: where none of the gradients that were judged is further off than it allows."""
-    if not judgement.misses:
-        yield from PROMISES[PROMISES.index(case.inside) :]
-    for promise in PROMISES[: PROMISES.index(case.inside)]:
+    declared = PROMISES.index(case.inside)
+    kept = () if judgement.misses else PROMISES[declared:]
+    yield from kept
+    for promise in sorted({*PROMISES} - {*kept, case.inside}, key=PROMISES.index):
         found = answer(replace(case, promise=promise))
         outside = [
             ~(is_within(each, got, case.form) | each.by_convention).ravel()
