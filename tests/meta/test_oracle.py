@@ -331,3 +331,14 @@ def test_broadcast_over_nothing_is_zero() -> None:
     case = Case(single(OPS["mul"]), FORMATS["float32"], (np.ones(1), np.ones(0)), np.ones(0))
     assert [ball.str() for ball in certified(case)[0][0]] == ["0"]
     assert answer(case)[0].centre.tolist() == [0]
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (3, 2)])
+@pytest.mark.parametrize("name", ["logsigmoid", "bce_with_logits"])
+def test_a_point_that_float64_does_not_decide_is_left_to_flint(name: str, shape: tuple[int, ...]) -> None:
+    """At -893 float64 has inf / inf for what is 1: in whatever shape it is asked, flint says so."""
+    op = OPS[name]
+    primals = (np.full(shape, -893.0), np.ones(shape))[: len(op.inputs)]
+    found = answer(Case(single(op), FORMATS["float32"], primals, np.ones(shape)))[0]
+    assert found.centre.shape == shape
+    assert (found.centre == (1.0 if name == "logsigmoid" else -1.0)).all()
