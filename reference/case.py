@@ -16,11 +16,12 @@ if TYPE_CHECKING:
     from reference.op import Shape
     from reference.tree import Tree
 
-PROMISES = ("wide", "saved", "format")
+PROMISES = ("wide", "operands", "saved", "format")
 """What an op of a 16-bit format computes in, the sharpest first.
 
-`wide`: every step in float32, and each result rounded once; `saved`: so, but what the forward pass keeps for the
-backward is rounded too; `format`: every step is rounded to the format.
+`wide`: every step in float32, and each result rounded once; `operands`: so, but what enters a product of matrices is
+rounded first, as tensor cores want it; `saved`: so, but what the forward pass keeps for the backward is rounded too;
+`format`: every step is rounded to the format.
 """
 
 ROOTS = ("cotangent", "sum", "mean")

@@ -64,6 +64,9 @@ class Rounding:
     steps: Format | None = None
     """Every step."""
 
+    operands: Format | None = None
+    """What enters a product of matrices, once more."""
+
     kept: Format | None = None
     """What the forward pass keeps for the backward, once more."""
 
@@ -251,6 +254,8 @@ class Arrays:
             return mid, spread * (1 + share) + np.abs(mid) * share + np.where(np.isin(slopes, WHOLE), 0.0, least)
 
     def _contract(self, step: Contract, sources: Sequence[Balls]) -> Balls:
+        if step.is_product_of_matrices and self.rounding.operands:
+            sources = [s if s.rad is None else self._rounded(s, self.rounding.operands) for s in sources]
         mid = contraction(step, [source.mid for source in sources])
         spread = _spread(step, sources)
         count, form = step.count, self.rounding.steps
@@ -514,6 +519,10 @@ class Exact:
 
     def _contract(self, step: Contract, sources: Sequence[Array]) -> Array:
         form, count = self.rounding.steps, step.count
+        if step.is_product_of_matrices and self.rounding.operands:
+            sources = [
+                s if all(map(arb.is_exact, s.flat)) else self._widened(s, self.rounding.operands) for s in sources
+            ]
         whole = _contracted(step, sources)
         if form is None or (count < 2 and len(sources) == 1):
             return whole

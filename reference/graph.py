@@ -141,6 +141,16 @@ class Contract(Step):
         whole = prod(length for letter, length in self.extents.items() if letter not in self.kept)
         return whole if self.terms is None else min(whole, self.terms)
 
+    @cached_property
+    def is_product_of_matrices(self) -> bool:
+        """Whether rows of one array that is computed meet columns of another: each has an axis that the other lacks."""
+        if len(self.labels) < 2 or any(isinstance(source, Constant) for source in self.sources):
+            return False
+        ours, theirs = map(set, self.labels)
+        return all(own & set(self.kept) for own in (ours - theirs, theirs - ours)) and bool(
+            ours & theirs - set(self.kept)
+        )
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Gather(Step):

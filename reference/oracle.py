@@ -109,7 +109,8 @@ def rounding(form: Format, promise: str, *, independent: bool = False) -> Roundi
     """Return what is rounded to which format, where a promise is kept."""
     if promise == "format":
         return Rounding(form, independent=independent)
-    return Rounding(FORMATS["float32"], form if promise == "saved" else None, form, independent)
+    rounded = {"wide": (None, None), "operands": (form, None), "saved": (form, form)}
+    return Rounding(FORMATS["float32"], *rounded[promise], form, independent)
 
 
 class Kept:

@@ -18,6 +18,7 @@ from reference.format import FORMATS, precision
 from reference.graph import Contract, Input, summed
 from reference.oracle import answer
 from strategies.cases import real_cases
+from tests.meta.kernels import causal, entry
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -283,10 +284,12 @@ WIDE = {"softmax": softmax_in_float32, "layer_norm": layer_norm_in_float32}
 def test_promises_are_in_order(name: str, number: int) -> None:
     """What `wide` allows, `saved` does, and what that allows, `format` does; none allows the same as another.
 
-    Where nothing rounds, the last rounding of results grants them the smallest value that there is.
+    Without a product of matrices `operands` is `wide`. Where nothing rounds, the last rounding of results grants them
+    the smallest value that there is.
     """
     case = real_cases(OPS[name], FORMATS["bfloat16"])[number]
-    wide, saved, whole = (answer(replace(case, promise=promise)) for promise in PROMISES)
+    wide, operands, saved, whole = (answer(replace(case, promise=promise)) for promise in PROMISES)
+    assert all((one.radius == other.radius).all() for one, other in zip(wide, operands, strict=True))
     for sharper, wider in ((wide, saved), (saved, whole)):
         pairs = [(one.radius, other.radius) for one, other in zip(sharper, wider, strict=True)]
         assert all((one <= other + 2 * case.form.smallest_subnormal).all() for one, other in pairs)
@@ -304,3 +307,36 @@ def test_wide_contains_what_is_rounded_once(name: str, form: Format, number: int
     truncated = [form.values(form.ordinals(result)) for result in exact]
     again = [np.sign(t) * np.maximum(np.abs(t) - form.ulp(t), 0) for t in truncated]
     assert not is_allowed(case, again)
+
+
+def attention_of_operands(case: Case, factor: float = 1.0) -> list[Values]:
+    """Return the gradients of attention by query, key and value, times a factor, as tensor cores compute them.
+
+    All is in float32, but what enters a product of matrices has been rounded to the format.
+    """
+    form = case.form
+    q, k, v, cotangent = (p.astype(np.float32) for p in (*case.primals, case.cotangent))
+    mask = causal([q.shape, k.shape], np.random.default_rng(0))
+    exponential = np.where(mask, np.exp((scores := q @ k.swapaxes(-2, -1)) - scores.max(-1, keepdims=True)), 0)
+    weights = exponential / exponential.sum(-1, keepdims=True)
+    by_weight = cotangent @ v.swapaxes(-2, -1)
+    by_score = weights * (by_weight - (by_weight * weights).sum(-1, keepdims=True))
+    weights, by_score = (rounded(each, form).astype(np.float32) for each in (weights, by_score))
+    found = [by_score @ k, by_score.swapaxes(-2, -1) @ q, weights.swapaxes(-2, -1) @ cotangent]
+    return [rounded(each * np.float32(factor), form).astype(np.float64) for each in found]
+
+
+@pytest.mark.parametrize("form", [FORMATS["float16"], FORMATS["bfloat16"]], ids=lambda form: form.name)
+def test_operands_of_products_are_rounded(form: Format) -> None:
+    """Attention on tensor cores is within `operands` and not within `wide`; times 1.05 it is within neither."""
+    case = real_cases(entry("attended", faulty=False), form)[0]
+    allowing = [p for p in PROMISES if is_allowed(replace(case, promise=p), attention_of_operands(case))]
+    assert allowing == ["operands", "saved", "format"]
+    assert not is_allowed(replace(case, promise="operands"), attention_of_operands(case, 1.05))
+
+
+def test_operands_are_not_rounded_where_they_are_given() -> None:
+    """What the inputs of linear hold the format has: `operands` is `wide` there, of its weight and its rows."""
+    case = real_cases(OPS["linear"], FORMATS["bfloat16"])[0]
+    wide, operands = (answer(replace(case, promise=promise)) for promise in PROMISES[:2])
+    assert all((one.radius == other.radius).all() for one, other in zip(wide, operands, strict=True))

@@ -1,8 +1,7 @@
 """Which promises tensor ops keep of what they compute in, in 16-bit formats: ``python -m tests.runs.promises``.
 
-`wide` is that every step is in float32, and each result is rounded once; `saved` is that, but what the forward pass
-keeps for the backward is rounded too; `format` is that every step is rounded. The table says which is the sharpest
-that the installed torch keeps in reverse mode, at small shapes, at some lengths of the longest axis and in real use.
+`reference.case.PROMISES` says what they are. The table says which is the sharpest that the installed torch keeps in
+reverse mode, at small shapes, at some lengths of the longest axis and in real use.
 """
 
 from __future__ import annotations
@@ -82,8 +81,8 @@ HEAD = """\
 
 Of each tensor op, in reverse mode on the CPU: what its entry declares, and the sharpest promise that was kept at small
 shapes, with a longest axis of so many elements, and in real use (4,096 columns, or what the entry says). *wide*: every
-step in float32, and each result rounded once. *saved*: so, but what the forward pass keeps for the backward is rounded
-too. *format*: every step is rounded. A gradient in *format* may be off by more than its own size after some hundred
+step in float32, and each result rounded once. *operands*: so, but what enters a product of matrices is rounded first.
+*saved*: so, but what the forward pass keeps for the backward is rounded too. *format*: every step is rounded. A gradient in *format* may be off by more than its own size after some hundred
 terms of a sum.
 
 `python -m tests.runs.promises docs/promises.md` makes this table.

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from reference.format import Floats
     from tests.wall.plants import Place
 
-OURS, LOOSER = "gradassay, wide", "gradassay, saved"
+OURS, LOOSER = "gradassay, wide", "gradassay, operands"
 """The columns of the oracle: with the promise of a kernel that rounds its results alone, and with a looser one."""
 
 ITSELF = "torch itself"
@@ -104,7 +104,7 @@ def said(case: Case, gradients: Sequence[Floats], references: Sequence[Sequence[
         for got, same, single, double in zip(gradients, *references, strict=True)
     ]
     accepted = {rule.project: all(rule.accepts(each) for each in asked) for rule in RULES}
-    looser = replace(case, promise="saved")
+    looser = replace(case, promise="operands")
     return accepted | {OURS: is_agreed(case, gradients), LOOSER: is_agreed(looser, gradients)}
 
 

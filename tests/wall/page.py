@@ -242,8 +242,7 @@ RULES
 
 {ours} and {looser} are this project: `reference.oracle.answer` and `judge_values` of `tests.verdict.comparison`. They
 have no tolerance. {ours} holds a kernel to the promise `wide`, that it computes in float32 and rounds each result once;
-{looser} to `saved`, that values which the forward pass keeps for the backward may be rounded too. In float32 they
-are the same. The inputs are drawn, so a sum of n terms is allowed the probabilistic bound on its rounding errors.
+{looser} to `operands`, that what enters a product of matrices may be rounded too. In float32 they are the same. The inputs are drawn, so a sum of n terms is allowed the probabilistic bound on its rounding errors.
 
 The torch here is {torch} on the CPU. It accumulates some gradients in bfloat16 itself, and is off by more than 5e-3 of
 the root mean square in {off}. A rule that compares with it rejects sound kernels there, and accepts those that
@@ -268,8 +267,7 @@ FAULTS bfloat16
 `x`: the gradient is rejected with the drawn cotangent. `o`: it is rejected with a probe only. Other kernels stand below
 the sound ones, and are not counted above. *{itself}* is torch's own gradient in the dtype. Kernels that round inside
 by design, as those for tensor cores do with the operands of products, do not keep the promise `wide`, and {ours}
-rejects them. Who accepts that in a kernel asks for `saved`, and should know which faults that lets through: see
-{looser}.
+rejects them. Who accepts that in a kernel asks for `operands`: see {looser}.
 
 In float32:
 
