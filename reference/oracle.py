@@ -392,6 +392,13 @@ def certified_steps(
     raise UncertifiedError(UNCERTIFIED.format(form.name))
 
 
+def has_limits(case: Case) -> bool:
+    """Say whether the derivative is finite at infinite inputs: each step is continuous there, so that it is a limit."""
+    asked = derivative.of_case(case, saved=False)
+    values, _ = _enclosed(asked.results, derivative.given(case), case.form, 2 * case.form.precision)
+    return all(ball.is_finite() for value in values for ball in value.ravel().tolist())
+
+
 def _enclosed(
     roots: Sequence[Step], given: Mapping[str, Any], form: Format, bits: int
 ) -> tuple[list[Array], list[Mask]]:

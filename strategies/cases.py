@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from reference.case import LAYOUTS, ROOTS, Case, repeated_order
 from reference.convention import critical
 from reference.domain import REAL
-from reference.oracle import FILTERED_BITS, value_allowance
+from reference.oracle import FILTERED_BITS, has_limits, value_allowance
 from reference.tree import single
 from strategies.points import hard, moderate, points
 from strategies.shapes import batches, broadcastable, layouts, wholes
@@ -189,8 +189,9 @@ def _spread_out(op: Op, form: Format, name: str, rng: np.random.Generator, shape
 def manner_cases(op: Op, form: Format) -> tuple[Case, ...]:
     """Return cases that ask the same of an op in every manner, by rule and the same each time.
 
-    There is one for each rank of the batch, for many rows, for each length of each axis, for many columns, for each
-    layout of the inputs and of the cotangent, each set of inputs that require grad, and each output of several alone.
+    There is one for each rank of the batch, for many rows, for each length of each axis, for many columns, for values
+    of all magnitudes, for each infinite value at which there are limits, for each layout of the inputs and of the
+    cotangent, each set of inputs that require grad, and each output of several alone.
     """
     ranked = [_at_rank(op, form, batch) for batch in (RANKS if op.batched or op.elementwise else [()])]
     whole = ranked[-1]
@@ -201,6 +202,8 @@ def manner_cases(op: Op, form: Format) -> tuple[Case, ...]:
         ranked.append(long_case(op, form, MANY_COLUMNS))
     lengths = [length for length in lengths_of(op) if is_quick or length <= SHORT]
     ranked += [_at_length(op, form, letter, length) for letter in op.letters for length in lengths]
+    if not op.elementwise:
+        ranked += [_of_all_magnitudes(op, whole), *_infinite(op, ranked[0])]
     laid = [_in_layout(whole, layout, numbers) for layout in LAYOUTS for numbers in _places_in_memory(whole)]
     numbers = whole.asked
     subsets = [set_ for count in range(1, len(numbers)) for set_ in combinations(numbers, count)]
@@ -227,6 +230,32 @@ def _at_length(op: Op, form: Format, letter: str, length: int) -> Case:
     """Return a case in which one axis has a length, and the others few elements."""
     sizes = dict.fromkeys(op.letters, FEW) | {letter: length}
     return case_in_use(op, form, sizes, (2,) if op.batched else ())
+
+
+def _of_all_magnitudes(op: Op, case: Case) -> Case:
+    """Spread the inputs that may be anything over many binades, small enough that fourth powers do not overflow."""
+    rng = np.random.default_rng(3)
+    most = case.form.emax / 4
+    primals = tuple(
+        _rounded(case.form, np.copysign(2.0 ** rng.uniform(-most, most, p.shape), p))
+        if op.interval(name) == REAL
+        else p
+        for name, p in zip(op.inputs, case.primals, strict=True)
+    )
+    return replace(case, primals=primals)
+
+
+def _infinite(op: Op, case: Case) -> Iterator[Case]:
+    """Yield a case with the last element of each row of an input infinite, where the derivatives have limits there."""
+    for number, (name, primal) in enumerate(zip(op.inputs, case.primals, strict=True)):
+        if op.interval(name) != REAL or not primal.shape:
+            continue
+        for end in (-np.inf, np.inf):
+            values = primal.copy()
+            values[..., -1] = end
+            found = replace(case, primals=(*case.primals[:number], values, *case.primals[number + 1 :]))
+            if has_limits(found):
+                yield found
 
 
 def _places_in_memory(case: Case) -> tuple[range, range]:

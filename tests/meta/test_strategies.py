@@ -280,3 +280,38 @@ def test_every_length_of_every_axis_is_asked(name: str, first: int) -> None:
         asked = {core[i][axis] for core in shapes for i, axis in places}
         assert asked >= {length for length in LENGTHS if length >= first}
         assert min(asked) >= first
+
+
+def ends(name: str) -> set[tuple[str, float]]:
+    """Return the infinite values that an op is asked at, each with the input that has it."""
+    found = set()
+    for case in manner_cases(OPS[name], FORMATS["float32"]):
+        for leaf, primal in zip(case.tree.leaves, case.primals, strict=True):
+            found |= {(leaf.name, value) for value in primal[np.isinf(primal)].tolist()}
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "due"),
+    [
+        ("softmax", {("x", -np.inf)}),
+        ("logsumexp", {("x", -np.inf)}),
+        ("sum", {("x", -np.inf), ("x", np.inf)}),
+        ("linear", {("bias", -np.inf), ("bias", np.inf)}),
+        ("var", set()),
+    ],
+)
+def test_tensor_ops_are_asked_at_infinity_where_there_are_limits(name: str, due: set[tuple[str, float]]) -> None:
+    """A masked element of softmax has -inf; its derivative at +inf, and that of a variance, is inf less inf."""
+    assert ends(name) == due
+
+
+@pytest.mark.parametrize("form", FORMATS.values(), ids=lambda form: form.name)
+def test_tensor_ops_are_asked_at_values_of_all_magnitudes(form: Format) -> None:
+    """One case spreads its values over a quarter of the exponents of the format at least."""
+    spread = [
+        np.ptp(np.log2(np.abs(primal[(primal != 0) & np.isfinite(primal)])))
+        for case in manner_cases(OPS["softmax"], form)
+        for primal in case.primals
+    ]
+    assert max(spread) >= form.emax / 4

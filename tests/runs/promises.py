@@ -82,8 +82,8 @@ HEAD = """\
 Of each tensor op, in reverse mode on the CPU: what its entry declares, and the sharpest promise that was kept at small
 shapes, with a longest axis of so many elements, and in real use (4,096 columns, or what the entry says). *wide*: every
 step in float32, and each result rounded once. *operands*: so, but what enters a product of matrices is rounded first.
-*saved*: so, but what the forward pass keeps for the backward is rounded too. *format*: every step is rounded. A gradient in *format* may be off by more than its own size after some hundred
-terms of a sum.
+*saved*: so, but what the forward pass keeps for the backward is rounded too. *format*: every step is rounded. A
+gradient in *format* may be off by more than its own size after some hundred terms of a sum.
 
 `python -m tests.runs.promises docs/promises.md` makes this table.
 

@@ -242,7 +242,8 @@ RULES
 
 {ours} and {looser} are this project: `reference.oracle.answer` and `judge_values` of `tests.verdict.comparison`. They
 have no tolerance. {ours} holds a kernel to the promise `wide`, that it computes in float32 and rounds each result once;
-{looser} to `operands`, that what enters a product of matrices may be rounded too. In float32 they are the same. The inputs are drawn, so a sum of n terms is allowed the probabilistic bound on its rounding errors.
+{looser} to `operands`, that what enters a product of matrices may be rounded too. In float32 they are the same. The
+inputs are drawn, so a sum of n terms is allowed the probabilistic bound on its rounding errors.
 
 The torch here is {torch} on the CPU. It accumulates some gradients in bfloat16 itself, and is off by more than 5e-3 of
 the root mean square in {off}. A rule that compares with it rejects sound kernels there, and accepts those that
