@@ -1,4 +1,4 @@
-"""Options, profiles, parametrisation, header, records and the verdict table."""
+"""What the battery's runs have: options, profiles, parametrisation, header, records and the verdict table."""
 
 from __future__ import annotations
 
@@ -33,9 +33,28 @@ if TYPE_CHECKING:
     from tests.subject.mode import Mode
     from tests.verdict.choice import Choice
 
+pytest_plugins = ("tests.plugin",)
+
 CHOICE = pytest.StashKey["Choice"]()
 COMPILED = ("float32", *FORMATS)
 """The formats in which a user's own op is compiled, in the first of them that it takes."""
+
+MARKERS = (
+    "fixed: in every mode, of the formats that the profile has for that",
+    "plainly: in the first mode alone",
+    "any_order: in modes of the second order too",
+    "kernels: only on elementwise ops, in the first mode: what may differ is the kernel",
+    "enumerated(arguments, bits): only in the exhaustive profile, on ops of so many arguments, 0 for tensor ops",
+)
+FILTERS = (
+    # torch's own set-up code, outside of any gradient
+    "ignore::DeprecationWarning:torch.*",
+    # vmap of log_sigmoid's second derivative, which is right
+    "ignore:An output with one or more elements was resized:UserWarning",
+    # vmap of an op without a batching rule: slow, and asked for here
+    "ignore:There is a performance drop because we have not yet implemented the batching rule:UserWarning",
+)
+"""Warnings that are no errors, where the project that pytest runs in makes errors of them."""
 
 
 class Recorder:
@@ -72,7 +91,7 @@ class Recorder:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the options that choose what is assayed."""
+    """Add the options that choose what is assayed, beside those of the plugin."""
     group = parser.getgroup("gradassay", "what is assayed: options repeat or take commas")
     group.addoption(
         "--op",
@@ -91,14 +110,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="a device that must be there; every device found without it",
     )
     group.addoption("--profile", default="default", metavar="P", help=f"how much is drawn: {', '.join(PROFILES)}")
-    group.addoption("--catalogue", metavar="FILE.py", help="a file with entries of your own, OPS = (Op(...), ...)")
-    group.addoption("--deviations", metavar="FILE.toml", help="known deviations, instead of tests/deviations.toml")
     group.addoption(
         "--inside",
         metavar="P",
         help=f"what ops of 16-bit formats must compute in, instead of what they promise: {', '.join(PROMISES)}",
     )
-    group.addoption("--records", metavar="FILE.jsonl", help="write one line of JSON for each conformance test")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -106,6 +122,10 @@ def pytest_configure(config: pytest.Config) -> None:
     """Read the options; whatever is not valid is a usage error, which says what is."""
     option = config.option
     exact()
+    for line in MARKERS:
+        config.addinivalue_line("markers", line)
+    for line in FILTERS:
+        config.addinivalue_line("filterwarnings", line)
     try:
         choice = chosen(
             ops=option.op,

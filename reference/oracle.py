@@ -276,8 +276,8 @@ def _is_decided(balls: Balls, *, is_hard: bool) -> Mask:
 def _from_balls(balls: Balls, by_convention: Mask) -> Found:
     zeros, outer = np.zeros(balls.mid.shape), balls.outer()
     radius = zeros if outer is None else outer * (1 + OWN) + zeros
-    parts = (balls.mid, zeros, zeros, radius, by_convention)
-    return Found(*map(np.array, parts))  # of a single point too, for which numpy has scalars: parts may be replaced
+    found = Found(balls.mid, zeros, zeros, radius, by_convention)
+    return Found(*map(np.array, found.parts))  # of a single point too, for which numpy has scalars: parts are replaced
 
 
 def exactly(case: Case) -> Answer:

@@ -112,7 +112,7 @@ def test_unknown_names_are_refused(options: dict[str, Any], accepted: Iterable[s
     [
         ("import nowhere", "ModuleNotFoundError"),
         ("def", "SyntaxError"),
-        ("OPS = 3", "a sequence of reference.op.Op"),
+        ("OPS = 3", "a sequence of gradassay.Op"),
         (
             "from reference.op import Op, x\nOPS = (Op(name='sin', torch='torch.sin', formula=x),)",
             "'sin' exists already",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.runs import atlas, summary
+from tests.runs import atlas, hook, summary
 from tests.runs.gate import changes, read
 from tests.runs.outcome import Outcome
 from tests.runs.table import GRAVITY
@@ -345,39 +345,23 @@ def test_nothing_to_compare_is_a_usage_error(tmp_path: Path) -> None:
     assert gate(made(tmp_path / "sound.jsonl"), tmp_path / "absent.tsv").returncode == 2
 
 
-def test_script_gates_the_ops_of_another_project(tmp_path: Path) -> None:
-    """The action and the hook run a gate that an op's own baseline opens.
-
-    An op that loses its gradient closes the gate; its own baseline opens it again.
-    """
-    readme = (ROOT / "README.md").read_text()
-    catalogue, baseline = tmp_path / "my_ops.py", tmp_path / "baseline.tsv"
-    catalogue.write_text(readme.split("<!-- example: my_ops.py -->\n```python\n")[1].split("```")[0])
-
-    def script(**environment: str) -> subprocess.CompletedProcess[str]:
-        path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
-        command: list[str | Path] = [
-            ROOT / ".ci/gate",
-            catalogue,
-            "my_swish",
-            "--profile",
-            "quick",
-            "--mode",
-            "backward",
-            "--dtype",
-            "float32",
-        ]
-        return subprocess.run(
-            command,
-            env=os.environ | {"PATH": path, "BASELINE": str(baseline)} | environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-
-    closed = script(GITHUB_STEP_SUMMARY=str(tmp_path / "summary.md"))
-    assert closed.returncode == 1, closed.stderr
-    assert "| fails | my_swish | float32 | cpu" in (tmp_path / "summary.md").read_text()
-    assert script(UPDATE="1").returncode == 0
-    assert script().returncode == 0
-    assert subprocess.run([ROOT / ".ci/gate"], capture_output=True, check=False).returncode == 2
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "required: catalogue, ops"),
+        (["my_ops.py", "my_swish", "--update"], "accepted: together with --baseline FILE.tsv"),
+        (["my_ops.py", "my_swish", "--baseline", "absent.tsv"], "absent.tsv: No such file"),
+        (["absent.py", "my_swish"], "has no record"),
+    ],
+    ids=["none", "update", "baseline", "records"],
+)
+def test_gate_of_own_ops_says_what_it_takes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+) -> None:
+    """What the gate of one's own ops does not take is a usage error; so is a run that left no record."""
+    monkeypatch.setattr(sys, "argv", ["gradassay-gate", *arguments])
+    monkeypatch.setattr(hook, "assayed", lambda _catalogue, _ops, records, _further: records.touch() or 0)
+    with pytest.raises(SystemExit) as raised:
+        hook.main()
+    assert raised.value.code == 2
+    assert said in capsys.readouterr().err

@@ -7,11 +7,11 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 UPWARDS = {
-    "reference": {"strategies", "tests", "conftest", "torch", "hypothesis", "pytest"},
-    "strategies": {"tests", "conftest", "torch", "pytest"},
-    "tests/subject": {"strategies", "conftest", "hypothesis", "tests.verdict", "tests.runs"},
-    "tests/verdict": {"strategies", "conftest", "hypothesis", "tests.runs"},
-    "tests/runs": {"conftest", "tests.meta"},
+    "reference": {"strategies", "tests", "conftest", "gradassay", "torch", "hypothesis", "pytest"},
+    "strategies": {"tests", "conftest", "gradassay", "torch", "pytest"},
+    "tests/subject": {"strategies", "conftest", "gradassay", "hypothesis", "tests.verdict", "tests.runs"},
+    "tests/verdict": {"strategies", "conftest", "gradassay", "hypothesis", "tests.runs"},
+    "tests/runs": {"conftest", "gradassay", "tests.meta"},
 }
 """What each room must not import."""
 

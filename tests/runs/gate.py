@@ -56,6 +56,10 @@ The points are the same each time, so that nothing is left to chance.
 """
 
 
+class NothingComparedError(ValueError):
+    """A run left no record; the message says where."""
+
+
 def read(text: str) -> dict[Key, Row]:
     """Read an atlas by op, format and device."""
     return {(row["op"], row["dtype"], row["device"]): row for row in csv.DictReader(io.StringIO(text), delimiter="\t")}
@@ -120,6 +124,17 @@ def main() -> None:
         action="store_true",
         help="leave out the rows that were not asked; else they are gone, as after a run that was cut off",
     )
+    add_options(parser)
+    options = parser.parse_args()
+    try:
+        baseline = read(options.baseline.read_text())
+        sys.exit(closes(options.records, baseline, options, partial=options.partial))
+    except (OSError, NothingComparedError) as error:
+        parser.error(f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else str(error))
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of a gate of accuracy."""
     parser.add_argument(
         "--growth",
         type=float,
@@ -128,24 +143,25 @@ def main() -> None:
         help=f"how many times as large a worst error may be ({GROWTH})",
     )
     outcome.add_options(parser)
-    options = parser.parse_args()
-    try:
-        found, baseline = read(atlas.written(record.read(options.records))), read(options.baseline.read_text())
-    except OSError as error:
-        parser.error(f"{error.filename}: {error.strerror}")
+
+
+def closes(records: Path, baseline: Mapping[Key, Row], options: argparse.Namespace, *, partial: bool) -> bool:
+    """Compare records with a baseline, write what the options ask for, and say whether anything is worse.
+
+    Raises OSError where a file cannot be read or written, and NothingComparedError where there are no records.
+    """
+    found = read(atlas.written(record.read(records)))
     if not found:
-        parser.error(
-            f"{options.records}: has no record, so that nothing is compared; accepted: what `pytest --records` wrote"
-        )
-    due = {key: row for key, row in baseline.items() if not options.partial or key in found}
+        message = f"{records}: has no record, so that nothing is compared; accepted: what `pytest --records` wrote"
+        raise NothingComparedError(message)
+    due = {key: row for key, row in baseline.items() if not partial or key in found}
     result = Outcome("accuracy", ("op", "dtype", "device"), list(found), changes(due, found, options.growth))
     sys.stdout.write(result.shown())
     result.write(options.junit, options.markdown)
     if options.update:
-        options.baseline.write_text(
-            atlas.table(tuple(row[name] for name in atlas.COLUMNS) for row in (baseline | found).values())
-        )
-    sys.exit(bool(result.worse) and not options.update)
+        both = {**baseline, **found}.values()
+        options.baseline.write_text(atlas.table(tuple(row[name] for name in atlas.COLUMNS) for row in both))
+    return bool(result.worse) and not options.update
 
 
 if __name__ == "__main__":

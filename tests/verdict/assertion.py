@@ -96,6 +96,7 @@ def assert_gradient(
     Returns the judgement. Raises DisagreementError, an AssertionError that explains itself, where the gradient is not
     what it should be; UsageError for what it does not take; UnsupportedError where torch says that it cannot.
     """
+    __tracebackhide__ = True  # pytest shows the caller's line, and then what the error says
     if inside not in PROMISES:
         message = f"inside={inside!r}; accepted: {', '.join(PROMISES)}"
         raise UsageError(message)

@@ -179,7 +179,7 @@ def own_entries(path: Path) -> dict[str, Op]:
     module = _imported(path)
     entries = getattr(module, "OPS", None)
     if not isinstance(entries, tuple | list) or not all(isinstance(op, Op) for op in entries):
-        message = f"--catalogue {path}: OPS={entries!r}; accepted: OPS = (Op(...), ...), a sequence of reference.op.Op"
+        message = f"--catalogue {path}: OPS={entries!r}; accepted: OPS = (Op(...), ...), a sequence of gradassay.Op"
         raise ChoiceError(message)
     table: dict[str, Op] = {}
     for op in chain.from_iterable(entry.entries for entry in entries):

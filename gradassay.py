@@ -1,0 +1,57 @@
+"""Certified gradients for anyone's own tests: `assert_gradient`, and what a catalogue of one's own is written in.
+
+Each name is imported when it is first asked for, so that pytest's plugin, which lies in the same package once it is
+installed, costs nothing where it is not used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from reference.op import Op, Variant, x, y, z
+    from reference.trace import detached
+    from tests.verdict.assertion import UsageError, assert_gradient
+    from tests.verdict.comparison import UnsupportedError
+    from tests.verdict.explanation import DisagreementError
+
+__all__ = [
+    "DisagreementError",
+    "Op",
+    "UnsupportedError",
+    "UsageError",
+    "Variant",
+    "assert_gradient",
+    "detached",
+    "x",
+    "y",
+    "z",
+]
+
+HOMES = {
+    "reference.op": ("Op", "Variant", "x", "y", "z"),
+    "reference.trace": ("detached",),
+    "tests.verdict.assertion": ("UsageError", "assert_gradient"),
+    "tests.verdict.comparison": ("UnsupportedError",),
+    "tests.verdict.explanation": ("DisagreementError",),
+}
+"""The module of each public name."""
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name. Raises ImportError where there is no torch."""
+    home = next((module for module, names in HOMES.items() if name in names), None)
+    if home is None:
+        message = f"module {__name__!r} has no attribute {name!r}; accepted: {', '.join(__all__)}"
+        raise AttributeError(message)
+    require_torch()
+    return globals().setdefault(name, getattr(import_module(home), name))
+
+
+def require_torch() -> None:
+    """Raise ImportError, which says what to do, where there is no torch: which one is judged is its user's choice."""
+    if find_spec("torch") is None:
+        message = "gradassay judges the torch that is installed, and there is none; install the build that you use"
+        raise ImportError(message)

@@ -1,0 +1,84 @@
+"""The wheel: one package, `gradassay`, of the rooms that lie side by side here.
+
+Every module that names a room names it in the package instead: ``from reference.op import Op`` becomes
+``from gradassay.reference.op import Op``. What tests the suite itself stays here.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+
+PACKAGE = "gradassay"
+ROOMS = ("reference", "strategies", "tests")
+LEFT_OUT = ("tests/meta", "tests/mutation", "tests/wall", "tests/sensitivity.py", "tests/runs/coverage.py")
+RENAMED = {"gradassay.py": "__init__.py"}
+
+
+class WheelError(Exception):
+    """The wheel cannot be built; the message says why, and what to do."""
+
+
+class PackageHook(BuildHookInterface[Any]):
+    """Puts the package into the wheel."""
+
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        """Write the package to a folder of its own, and have the wheel take it from there. Raises WheelError."""
+        if version == "editable":
+            message = (
+                "there is no editable install, since modules get their names as the wheel is built; accepted: "
+                "`pip install .`, or in the checkout nothing at all: `from gradassay import ...` works with its pytest"
+            )
+            raise WheelError(message)
+        self._folder = Path(tempfile.mkdtemp())
+        write(Path(self.root), self._folder)
+        build_data["force_include"][str(self._folder)] = PACKAGE
+
+    def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:  # noqa: ARG002
+        """Remove the folder."""
+        shutil.rmtree(self._folder)
+
+
+def write(root: Path, folder: Path) -> None:
+    """Write the package to a folder. Raises WheelError."""
+    (folder / "py.typed").touch()
+    for path in sources(root):
+        name = path.relative_to(root).as_posix()
+        target = folder / RENAMED.get(name, name)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        text = path.read_text(encoding="utf-8")
+        target.write_text(rewritten(text, rooms(root)) if path.suffix == ".py" else text, encoding="utf-8")
+
+
+def sources(root: Path) -> list[Path]:
+    """Return the files that the package has: all in the rooms but caches, and what tests the suite itself."""
+    within = [path for room in ROOMS for path in (root / room).rglob("*") if path.is_file()]
+    left_out = [root / name for name in LEFT_OUT]
+    kept = [p for p in within if p.suffix != ".pyc" and not any(p.is_relative_to(each) for each in left_out)]
+    return sorted([*kept, root / "gradassay.py", root / "conftest.py"])
+
+
+def rooms(root: Path) -> re.Pattern[str]:
+    """Return what matches a room where a module names it: before one of its modules, or in an import of them."""
+    modules = {path.stem for room in ROOMS for path in (root / room).iterdir() if path.suffix in {".py", ""}}
+    return re.compile(rf"(?<![\w./])(?=(?:{'|'.join(ROOMS)})(?:\.(?:{'|'.join(sorted(modules))})\b| import ))")
+
+
+def rewritten(text: str, naming: re.Pattern[str]) -> str:
+    """Return a module as it is in the package. Raises WheelError where a room would still be imported by itself."""
+    done = naming.sub(f"{PACKAGE}.", text)
+    for node in ast.walk(ast.parse(done)):
+        members = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        plain = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if any(name.split(".")[0] in ROOMS for name in members) or any(
+            name.split(".")[0] in ROOMS or name.startswith(f"{PACKAGE}.") for name in plain
+        ):
+            message = f"line {node.lineno}: {ast.unparse(node)}; accepted: from ROOM.MODULE import NAME"  # type: ignore[attr-defined]
+            raise WheelError(message)
+    return done
