@@ -20,9 +20,12 @@ from reference.format import FORMATS
 from reference.op import Op
 from tests.runs import table
 from tests.subject.device import exact, passing
+from tests.subject.mode import as_it_is
+from tests.verdict import isolation
 from tests.verdict.assay import Assay
 from tests.verdict.choice import PROFILES, TREE, ChoiceError, chosen
 from tests.verdict.deviation import Deviation
+from tests.verdict.explanation import question
 from tests.verdict.record import Record, Writer
 
 if TYPE_CHECKING:
@@ -36,12 +39,14 @@ if TYPE_CHECKING:
 pytest_plugins = ("tests.plugin",)
 
 CHOICE = pytest.StashKey["Choice"]()
-COMPILED = ("float32", *FORMATS)
-"""The formats in which a user's own op is compiled, in the first of them that it takes."""
+FIRST = ("float32", *FORMATS)
+"""The formats in which a user's own op is compiled, and asked at many sizes: the first of them that it takes."""
 
 MARKERS = (
     "fixed: in every mode, of the formats that the profile has for that",
     "plainly: in the first mode alone",
+    "own: only on ops of a user's own, in one format",
+    "stated: in modes of the first order that ask with a cotangent as it is",
     "any_order: in modes of the second order too",
     "kernels: only on elementwise ops, in the first mode: what may differ is the kernel",
     "enumerated(arguments, bits): only in the exhaustive profile, on ops of so many arguments, 0 for tensor ops",
@@ -115,6 +120,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="P",
         help=f"what ops of 16-bit formats must compute in, instead of what they promise: {', '.join(PROMISES)}",
     )
+    isolation.add_options(group)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_cmdline_main(config: pytest.Config) -> Generator[None, object, object]:
+    """Have pytest-xdist, which reads its options next, start a worker where tests are isolated, and replace any."""
+    if config.option.isolate and not hasattr(config, "workerinput"):
+        isolation.start_workers(config.option, has_xdist=config.pluginmanager.hasplugin("xdist"))
+    return (yield)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -145,6 +159,7 @@ def pytest_configure(config: pytest.Config) -> None:
         message = f"--records {option.records}: {error.strerror}; accepted: a file that can be written"
         raise pytest.UsageError(message) from None
     config.stash[CHOICE] = choice
+    isolation.prepare(config, question)
     if option.hypothesis_seed is None:
         option.hypothesis_seed = str(secrets.randbits(32))
     _load_profiles(choice)
@@ -206,6 +221,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         }
         metafunc.parametrize(("op", "kinks"), kinks.values(), ids=kinks)
         own |= {"op"}
+    if "stated" in metafunc.fixturenames:
+        points = {
+            f"{op.name}-at-{number}": (op, point)
+            for op in choice.ops.values()
+            for number, point in enumerate(op.points)
+        }
+        metafunc.parametrize(("op", "stated"), points.values(), ids=points)
+        own |= {"op"}
     for name, rows in tables.items():
         if name in metafunc.fixturenames and name not in own:
             metafunc.parametrize(name, rows.values(), ids=rows)
@@ -250,6 +273,8 @@ def _is_chosen(item: pytest.Item, choice: Choice) -> bool:
         return False
     if item.get_closest_marker("fixed") and params["form"].name not in choice.profile.fixed:
         return False
+    if not _is_askable(item, params, choice):
+        return False
     if isinstance(params.get("op"), Op) and "mode" in params and params["mode"].order > params["op"].orders:
         return False
     if "op" in params and "mode" in params:
@@ -267,6 +292,13 @@ def _is_chosen(item: pytest.Item, choice: Choice) -> bool:
         ordinary = choice.profile.infinite or all(map(math.isfinite, known.pinned.values()))
         return ordinary and known.op in choice.ops and known.dtype in choice.forms and bool(_showing(known, choice))
     return not choice.narrowed
+
+
+def _is_askable(item: pytest.Item, params: Mapping[str, Any], choice: Choice) -> bool:
+    """Say whether a test that is of some ops or modes only can be asked: of points that are stated, of own ops."""
+    if item.get_closest_marker("stated"):
+        return bool(params["mode"].word == "r" and params["mode"].puts is as_it_is)
+    return item.get_closest_marker("own") is None or _is_own(params, choice)
 
 
 def _asks(item: pytest.Item, params: Mapping[str, Any], choice: Choice) -> bool:
@@ -302,10 +334,18 @@ def _is_sampled(params: Mapping[str, Any], choice: Choice) -> bool:
     mode = params["mode"]
     if mode.name in choice.drawing:
         return True
-    if isinstance(params.get("op"), Op) and params["op"].name not in OPS:
-        name: str = params["form"].name
-        return name == next(each for each in COMPILED if params["op"].takes(FORMATS[each]))
+    if _is_own(params, choice):
+        return True
     return choice.profile.samples and "op" in params and mode.sampled.get(params["op"].name) == params["form"].name
+
+
+def _is_own(params: Mapping[str, Any], choice: Choice) -> bool:
+    """Say whether this is of a user's own op, in the one format in which such is asked what takes seconds."""
+    op = params.get("op")
+    if not isinstance(op, Op) or op.name in OPS:
+        return False
+    taken = [name for name in FIRST if name in choice.forms and op.takes(FORMATS[name])]
+    return params["form"].name == next(iter(taken), None)
 
 
 def _is_enumerated(op: Op, form: Format, choice: Choice, *, arguments: tuple[int, ...], bits: tuple[int, ...]) -> bool:
@@ -331,6 +371,12 @@ def sizes(request: pytest.FixtureRequest) -> tuple[int, ...]:
     return request.config.stash[CHOICE].profile.sizes
 
 
+@pytest.fixture(scope="session")
+def budget(request: pytest.FixtureRequest) -> float:
+    """Return how many seconds one op may be asked at many sizes."""
+    return request.config.stash[CHOICE].profile.seconds
+
+
 @pytest.fixture
 def assay(request: pytest.FixtureRequest, mode: Mode, form: Format, device: str) -> Assay:
     """Return the assay of this test, which its record is made of."""
@@ -344,8 +390,11 @@ def assay(request: pytest.FixtureRequest, mode: Mode, form: Format, device: str)
 @pytest.hookimpl(wrapper=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
     """Fail a conformance test that compared nothing; skip one that torch has no kernel for."""
+    assay = pyfuncitem.funcargs.get("assay")
+    if isinstance(assay, Assay):
+        isolation.begin(lambda: assay.record(int(pyfuncitem.config.option.hypothesis_seed), passed=False))
     result = yield
-    if isinstance(assay := pyfuncitem.funcargs.get("assay"), Assay):
+    if isinstance(assay, Assay):
         assay.assert_compared()
         if assay.unsupported:
             pytest.skip(f"torch: {assay.unsupported}")
@@ -364,6 +413,9 @@ def pytest_runtest_makereport(
             passed=call.excinfo is None or call.excinfo.errisinstance(pytest.skip.Exception),
         )
         item.user_properties.append(("record", record.line()))
+        if assay.unasked:
+            said = f"{record.op} in {record.dtype} on {record.device} was not asked, for want of time: "
+            item.user_properties.append(("left_out", said + "; ".join(assay.unasked)))
         if assay.left_out:
             said = (
                 f"trees in {record.dtype} on {record.device} are without ops whose values are further off than "

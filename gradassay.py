@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from reference.op import Op, Variant, x, y, z
+    from reference.op import Op, Stated, Variant, x, y, z
     from reference.trace import detached
     from tests.verdict.assertion import UsageError, assert_gradient
     from tests.verdict.comparison import UnsupportedError
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DisagreementError",
     "Op",
+    "Stated",
     "UnsupportedError",
     "UsageError",
     "Variant",
@@ -31,7 +32,7 @@ __all__ = [
 ]
 
 HOMES = {
-    "reference.op": ("Op", "Variant", "x", "y", "z"),
+    "reference.op": ("Op", "Stated", "Variant", "x", "y", "z"),
     "reference.trace": ("detached",),
     "tests.verdict.assertion": ("UsageError", "assert_gradient"),
     "tests.verdict.comparison": ("UnsupportedError",),

@@ -99,6 +99,9 @@ class Case:
     promise: str | None = None
     """One of PROMISES: what is rounded to a 16-bit format; that of the op unless it is said."""
 
+    stated: tuple[Floats, ...] = ()
+    """What the entry says to be due of each input that is asked for, NaN where that follows from the formula."""
+
     def __repr__(self) -> str:
         """Say what is asked, without the values of large inputs."""
         shapes = ", ".join(
@@ -112,7 +115,7 @@ class Case:
     @cached_property
     def question(self) -> tuple[object, ...]:
         """All that the answer depends on."""
-        arrays = [*self.primals, self.cotangent, *([] if self.direction is None else [self.direction])]
+        arrays = [*self.primals, self.cotangent, *([] if self.direction is None else [self.direction]), *self.stated]
         said = (
             self.tree,
             self.form,
@@ -239,6 +242,7 @@ class Case:
             cotangent=often(self.cotangent),
             layouts=(),
             direction=None if self.direction is None else often(self.direction),
+            stated=tuple(often(due) for due in self.stated),
         )
 
     def at(self, index: Shape) -> Case:
@@ -261,6 +265,9 @@ class Case:
             root="cotangent",
             layouts=(),
             direction=direction,
+            stated=tuple(
+                due[place(self.batches[n])] for n, due in zip(self.asked, self.stated, strict=bool(self.stated))
+            ),
         )
 
     def only(self, keep: np.ndarray[Shape, Any]) -> Case:
@@ -272,7 +279,19 @@ class Case:
             cotangent=self.cotangent.ravel()[keep],
             layouts=(),
             direction=direction,
+            stated=tuple(due.ravel()[keep] for due in self.stated),
         )
+
+
+@dataclass(frozen=True)
+class Sized:
+    """A case that is named for what is large in it, and made when it is asked."""
+
+    name: str
+    elements: int
+    """How many elements its inputs have together."""
+
+    made: Callable[[], Case]
 
 
 DIRECTIONS = np.array([1.0, -2.0, 0.5])

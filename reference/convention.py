@@ -16,6 +16,7 @@ from itertools import chain
 from math import copysign, inf
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import sympy
 from flint import arb
 from sympy import Abs, Expr, Piecewise, Rational, Symbol, sign
@@ -95,10 +96,16 @@ def places(op: Op) -> list[Point]:
     if not op.elementwise:
         return []
     if len(op.inputs) == 1:
-        return [(Fraction(place),) for place in sorted(_places(op))]
+        return _accepted(op, [(Fraction(place),) for place in sorted(_places(op))])
     first, *others = op.symbols
     roots = (root for kink in op.kinks for root in sympy.solve(kink.subs(dict.fromkeys(others, 2)), first))
-    return [(Fraction(root.p, root.q), *[Fraction(2)] * len(others)) for root in roots if root.is_Rational]
+    found = [(Fraction(root.p, root.q), *[Fraction(2)] * len(others)) for root in roots if root.is_Rational]
+    return _accepted(op, found)
+
+
+def _accepted(op: Op, points: Sequence[Point]) -> list[Point]:
+    """Return the points that meet the condition of the entry."""
+    return [point for point in points if op.holds([np.float64(c) for c in point]).all()]
 
 
 @cache
@@ -108,6 +115,7 @@ def infinite_places(op: Op) -> list[Point]:
         return []
     ends = [(number, end) for number, name in enumerate(op.inputs) for end in op.interval(name).infinite_ends]
     points = [tuple(float(end) if i == number else Fraction(2) for i in range(len(op.inputs))) for number, end in ends]
+    points = _accepted(op, points)
     return [point for point in points if _is_inside(op, _exact(point)) and _at_infinity(op, _exact(point)) is not None]
 
 

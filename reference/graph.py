@@ -198,6 +198,9 @@ class Through(Step):
 class Detached(Step):
     """An array as it is, which has no derivative: what torch documents where that is not the mathematics."""
 
+    pushes: bool = False
+    """Whether tangents are pushed through it nevertheless, so that only gradients are none."""
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Shift(Step):

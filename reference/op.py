@@ -67,6 +67,18 @@ class Variant:
         self.changed = dict(changed or {}) | ({} if formula is None else {"formula": formula})
 
 
+class Stated:
+    """A point of an op, and what its documentation says that the gradient is there, for a cotangent of ones.
+
+    What is due of an input that is not named follows from the formula.
+    """
+
+    def __init__(self, inputs: Mapping[str, Any], due: Mapping[str, Any] | None = None) -> None:
+        """Take numbers or arrays by the names of the inputs; `due` has the shapes of the inputs."""
+        self.inputs = {name: np.asarray(values, dtype=np.float64) for name, values in inputs.items()}
+        self.due = {name: np.asarray(values, dtype=np.float64) for name, values in (due or {}).items()}
+
+
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Call:
     """How torch is called."""
@@ -157,6 +169,16 @@ class Inputs:
     domain: Mapping[str, Interval] = field(default_factory=dict)
     """The interval of each input that is not the whole real line."""
 
+    where: Callable[..., Any] | None = None
+    """A condition that the inputs meet together, beyond the interval of each: ``lambda a, b, c: a * c > b * b``.
+
+    It takes arrays of float64 in the order of the formula and says it of each element, or for a tensor op of each row
+    of the batch or of the whole.
+    """
+
+    points: tuple[Stated, ...] = ()
+    """Points that are asked whatever is drawn, with what is documented to be due where the formula does not say it."""
+
     second_domain: Mapping[str, Interval] = field(default_factory=dict)
     """The interval of each input in which second derivatives are asked for, where that is less."""
 
@@ -179,8 +201,8 @@ class Inputs:
     axes: str = ""
     """The axes of each input of a tensor op, without batch dimensions: ``"mk,nk,n"`` for linear."""
 
-    sizes: Mapping[str, int] = field(default_factory=lambda: {"n": 4096})
-    """The length that each axis has in real use."""
+    sizes: Mapping[str, int | tuple[int, ...]] = field(default_factory=lambda: {"n": 4096})
+    """The length that each axis has in real use; or several, of which the last is: it is tried at no others then."""
 
     shortest: int = 1
     """The shortest length that its axes are tried at: 2 for a variance, which is 0/0 of one element."""
@@ -199,6 +221,11 @@ class Inputs:
         domain = self.domain.get(name, REAL)
         return domain if order == 1 else self.second_domain.get(name, domain)
 
+    def holds(self, primals: Sequence[Any]) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        """Say where some inputs meet the condition: of each element, each row of the batch, or of the whole."""
+        with np.errstate(all="ignore"):
+            return np.asarray(True if self.where is None else self.where(*primals), dtype=bool)
+
     def context(self, shapes: Sequence[Shape], seed: int) -> dict[str, Any]:
         """Return the tensors that are not differentiated, the same for the same shapes and seed."""
         drawn = {name: draw(shapes, np.random.default_rng(seed)) for name, draw in self.contexts.items()}
@@ -207,7 +234,22 @@ class Inputs:
     @cached_property
     def cores(self) -> tuple[tuple[Shape, ...], ...]:
         """The small shapes of the inputs, without batch dimensions, that a tensor op is tried at."""
-        return self.shapes or tuple(self.shaped(dict(zip(self.letters, cycle(n), strict=False))) for n in SMALL)
+        return self.shapes or tuple(self.shaped(self._small(number)) for number in range(len(SMALL)))
+
+    def _small(self, number: int) -> dict[str, int]:
+        """Return small lengths of the axes: those that are named for an axis, or else of SMALL, in turn."""
+        lengths = dict(zip(self.letters, cycle(SMALL[number]), strict=False))
+        return lengths | {letter: own[number % len(own)] for letter in lengths if (own := self.named(letter))}
+
+    def named(self, letter: str) -> tuple[int, ...]:
+        """Return the lengths that the entry names for an axis; none where it may have any."""
+        size = self.sizes[letter]
+        return size if isinstance(size, tuple) else ()
+
+    @cached_property
+    def in_use(self) -> dict[str, int]:
+        """The length that each axis has in real use."""
+        return {letter: size[-1] if isinstance(size, tuple) else size for letter, size in self.sizes.items()}
 
     @cached_property
     def letters(self) -> str:
@@ -218,7 +260,7 @@ class Inputs:
     def rows(self) -> Shape:
         """The batch in real use: the axis m where no input has it, two rows of vectors, or none."""
         if "m" in self.sizes and "m" not in self.axes:
-            return (self.sizes["m"],)
+            return (self.in_use["m"],)
         return (2,) if self.batched and all(len(part) < 2 for part in self.axes.split(",")) else ()
 
     def shaped(self, lengths: Mapping[str, int]) -> tuple[Shape, ...]:
@@ -283,11 +325,30 @@ class Op(Call, Mathematics, Inputs, Composition):
             self._refuse("dtypes", f"some of {', '.join(FORMATS)}")
         if not set(self.frozen) < set(self.inputs):
             self._refuse("frozen", f"some of {', '.join(self.inputs)}, but not all")
+        if not all(isinstance(point, Stated) and self._has(point) for point in self.points):
+            differentiated = ", ".join(self.inputs[number] for number in self.differentiable)
+            wanted = (
+                f"a Stated for each point, with values of at most {BITS} bits, which every format has, for each of "
+                f"{', '.join(self.inputs)}, and due gradients of some of {differentiated}, in the same shapes"
+            )
+            self._refuse("points", wanted)
+        if self.where is not None and not _takes(self.where, len(self.inputs)):
+            self._refuse("where", f"a function of arrays {', '.join(self.inputs)} that says where they are accepted")
         accepted = {each.name for each in fields(self)} - {"name", "variants", "base", "kwargs"}
         if not all(isinstance(v, Variant) and set(v.changed) <= accepted for v in self.variants.values()):
             self._refuse(
                 "variants", f"a Variant by the end of its name, which changes some of {', '.join(sorted(accepted))}"
             )
+
+    def _has(self, point: Stated) -> bool:
+        """Say whether a point is one of this op."""
+        differentiated = {self.inputs[number] for number in self.differentiable}
+        return (
+            set(point.inputs) == set(self.inputs)
+            and set(point.due) <= differentiated
+            and all((_of_few_bits(values) == values).all() for values in point.inputs.values())
+            and all(due.shape == point.inputs[name].shape for name, due in point.due.items())
+        )
 
     def _write(self) -> None:
         """Write the formula of an elementwise op as an expression, and the kinks of one that is a function."""
@@ -331,6 +392,10 @@ class Op(Call, Mathematics, Inputs, Composition):
             )
         if self.axes and not set(self.axes) - {","} <= set(self.sizes):
             self._refuse("sizes", f"a length for each of the axes {', '.join(sorted(set(self.axes) - {','}))}")
+        for size in self.sizes.values():
+            lengths = size if isinstance(size, tuple) else (size,)
+            if not lengths or not all(isinstance(length, int) and length > 0 for length in lengths):
+                self._refuse("sizes", "a length, or a tuple of lengths, for each axis: integers above 0")
         if any(len(s) != len(self.inputs) for s in self.shapes):
             self._refuse("shapes", f"tuples of one shape for each of {', '.join(self.inputs)}")
         if self.kinks:
@@ -388,6 +453,15 @@ class Op(Call, Mathematics, Inputs, Composition):
     def __call__(self, *arrays: Any) -> Any:
         """Apply the op in the formula of another: one step, with its own derivative."""
         return next(array for array in arrays if hasattr(array, "apply")).apply(self, *arrays)
+
+
+def _takes(function: Any, count: int) -> bool:
+    """Say whether a function takes so many arguments by position."""
+    try:
+        inspect.signature(function).bind(*range(count))
+    except TypeError:
+        return False
+    return True
 
 
 def _of_few_bits(values: Array) -> Array:

@@ -25,7 +25,7 @@ from flint import arb
 
 from reference import derivative
 from reference.balls import NIL, OWN, SLACK, Balls
-from reference.compiler import UnsupportedExpressionError
+from reference.compiler import STEPS, UnsupportedExpressionError
 from reference.evaluation import Arrays, Exact, Rounding, evaluate, flagged, objects
 from reference.format import FORMATS, precision
 from reference.graph import ordered
@@ -153,6 +153,8 @@ def answer(case: Case) -> Answer:
 
 
 def _answered(case: Case) -> Answer:
+    if case.stated:
+        return tuple(_stated(case))
     parts = list(pieces(case))
     if len(parts) == 1 and parts[0] is case:
         return _evaluated(case)
@@ -168,6 +170,22 @@ def _answered(case: Case) -> Answer:
         _shaped(_stacked([each[place] for each in answers], 0) if parts else EMPTY, (*lead, *shape))
         for place, shape in enumerate(case.asked_shapes)
     )
+
+
+def _stated(case: Case) -> Iterator[Found]:
+    """Yield what an entry says to be due at a point, rounded by the steps of one product; the rest by the formula."""
+    silent = replace(case, stated=())
+    is_whole = not any(np.isnan(due).any() for due in case.stated)
+    others = [None] * len(case.stated) if is_whole else answer(silent)
+    for due, other in zip(case.stated, others, strict=True):
+        zeros = np.zeros(due.shape)
+        radius = np.where(due == 0, 0, STEPS * case.form.unit * np.abs(due) + case.form.smallest_subnormal)
+        found = Found(due, zeros, zeros, radius, np.ones(due.shape, dtype=bool))
+        if other is None:
+            yield found
+        else:
+            mine = ~np.isnan(due)
+            yield Found(*(np.where(mine, a, b) for a, b in zip(found.parts, other.parts, strict=True)))
 
 
 def _shaped(found: Found, shape: Shape) -> Found:
@@ -473,7 +491,12 @@ def filtered(case: Case) -> tuple[Balls, ...] | None:
 
     What it says of a point at which it is not certain enough, or where the rule for kinks and edges may decide, is NaN.
     """
-    if not (case.is_pointwise and case.tree.is_single) or case.points < FEWEST or case.form.precision > FILTERED_BITS:
+    if (
+        case.stated
+        or not (case.is_pointwise and case.tree.is_single)
+        or case.points < FEWEST
+        or case.form.precision > FILTERED_BITS
+    ):
         return None
     found = in_arrays(case)
     if found is None:

@@ -450,10 +450,13 @@ def shift(a: Any, axis: int = -1) -> Any:
     return Traced(Shift((a.step,), shape, at))
 
 
-def detached(a: Any) -> Any:
-    """Return an array that has no derivative here: where torch documents a gradient that is not the derivative."""
+def detached(a: Any, *, tangents: bool = False) -> Any:
+    """Return an array that has no derivative here: where torch documents a gradient that is not the derivative.
+
+    With `tangents` those pass, and gradients alone do not: torch pushes the tangent of an embedding's padding row.
+    """
     step = step_of(a)
-    return Traced(Detached((step,), step.shape))
+    return Traced(Detached((step,), step.shape, pushes=tangents))
 
 
 def matmul(a: Any, b: Any) -> Traced:

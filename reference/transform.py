@@ -85,13 +85,13 @@ def pushforward(outputs: Sequence[Step], tangents: Mapping[Step, Step], *, saved
     It is None for an output that does not change.
     """
     found: dict[Step, Step] = dict(tangents)
-    active = dependents(outputs, list(tangents), saved=saved)
+    active = dependents(outputs, list(tangents), saved=saved, pushed=True)
     for step in ordered(outputs):
         if step in found or step not in active:
             continue
         terms = [
             term
-            for number in _differentiated(step, saved=saved)
+            for number in _differentiated(step, saved=saved, pushed=True)
             if step.sources[number] in active
             for term in _pushed(step, number, found, saved=saved)
         ]
@@ -100,18 +100,18 @@ def pushforward(outputs: Sequence[Step], tangents: Mapping[Step, Step], *, saved
     return [found.get(output) for output in outputs]
 
 
-def dependents(outputs: Sequence[Step], inputs: Sequence[Step], *, saved: bool) -> set[Step]:
+def dependents(outputs: Sequence[Step], inputs: Sequence[Step], *, saved: bool, pushed: bool = False) -> set[Step]:
     """Return the inputs and the steps whose values depend on one of them in a way that has a derivative."""
     active = set(inputs)
     for step in ordered(outputs):
-        if not active.isdisjoint(step.sources[number] for number in _differentiated(step, saved=saved)):
+        if not active.isdisjoint(step.sources[number] for number in _differentiated(step, saved=saved, pushed=pushed)):
             active.add(step)
     return active
 
 
-def _differentiated(step: Step, *, saved: bool) -> Sequence[int]:
-    """Return the numbers of the sources by which a step is differentiated."""
-    if isinstance(step, Detached | Select | Shift):
+def _differentiated(step: Step, *, saved: bool, pushed: bool = False) -> Sequence[int]:
+    """Return the numbers of the sources by which a step is differentiated, where tangents are pushed or not."""
+    if isinstance(step, Select | Shift) or (isinstance(step, Detached) and not (pushed and step.pushes)):
         return ()
     numbers = range(len(step.sources))
     return numbers if not isinstance(step, Through) else numbers[1:] if saved else numbers[:1]
@@ -157,6 +157,8 @@ def _pushed(step: Step, number: int, tangents: Mapping[Step, Step], *, saved: bo
     elif isinstance(step, Contract):
         sources = [tangent if i == number else other for i, other in enumerate(step.sources)]
         yield contracted(step.labels, step.kept, sources, step.terms)
+    elif isinstance(step, Detached):
+        yield Detached((tangent,), step.shape, step.pushes)  # nor is a gradient pulled back to what made the tangent
     elif isinstance(step, Through) and not number:
         yield tangent
     elif isinstance(step, Through):

@@ -1,6 +1,14 @@
 """Where to look: Hypothesis strategies for points, shapes, trees and whole cases."""
 
-from strategies.cases import fixed_cases, manner_cases, op_cases, reached_cases, tree_cases
+from strategies.cases import (
+    fixed_cases,
+    kept,
+    manner_cases,
+    op_cases,
+    reached_cases,
+    sized_cases,
+    tree_cases,
+)
 from strategies.points import points
 from strategies.shapes import batches, layouts
 from strategies.trees import trees
@@ -8,11 +16,13 @@ from strategies.trees import trees
 __all__ = [
     "batches",
     "fixed_cases",
+    "kept",
     "layouts",
     "manner_cases",
     "op_cases",
     "points",
     "reached_cases",
+    "sized_cases",
     "tree_cases",
     "trees",
 ]

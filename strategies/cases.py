@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import cache
-from itertools import combinations
+from functools import cache, partial
+from itertools import combinations, product
+from math import prod
 from typing import TYPE_CHECKING
 
 import numpy as np
 from flint import arb
 from hypothesis import strategies as st
 
-from reference.case import LAYOUTS, ROOTS, Case, repeated_order
+from reference.case import LAYOUTS, ROOTS, Case, Sized, repeated_order
 from reference.convention import critical
 from reference.domain import REAL
 from reference.oracle import FILTERED_BITS, has_limits, value_allowance
@@ -30,6 +31,15 @@ if TYPE_CHECKING:
 COTANGENTS = (1.0, -1.0, 2.0, 0.5, -0.75)
 LENGTHS = (1, 2, 7, 8, 9, 31, 33, 127, 129, 255, 257, 1025)
 """Lengths of the axes of a tensor op: around vector registers and the blocks of kernels."""
+
+BLOCKS = (63, 64, 65, 1023, 2047, 2049, 4097, 8193)
+"""Further lengths around the blocks of kernels, which an op of a user's own is asked at."""
+
+ROWS = (2, 63, 65, 257, 1025, 65_537)
+"""Rows of a batch, likewise: the last is past what a grid of a device has in its second dimension."""
+
+MOST_ELEMENTS = 2**20
+"""Elements of the inputs up to which a case is asked for its size: a square matrix of 1,023, and not one of 2,047."""
 
 FEW = 3
 """The length of the other axes, where one has a length to be tried."""
@@ -68,11 +78,19 @@ TENSOR_RANGE = 2.5
 """Inputs of tensor ops lie within this of 0, where their domain is the whole line."""
 
 
+TRIES = 100
+"""How often inputs are drawn anew until they meet the condition of an entry."""
+
+
+class UnmetError(ValueError):
+    """No inputs were found that meet the condition of an entry."""
+
+
 @st.composite
 def op_cases(draw: st.DrawFn, op: Op, form: Format, most: int = 256, order: int = 1) -> Case:
     """Cases of one op. Shrinks towards one point at 1, a cotangent of 1 and contiguous inputs."""
     case = _elementwise(draw, op, form, most, order) if op.elementwise else _tensor(draw, op, form, order)
-    laid_out = _laid_out(draw, case)
+    laid_out = kept(_laid_out(draw, case))
     return laid_out if order == 1 else draw(st.sampled_from(list(repeated_order(laid_out, "r" * order))))
 
 
@@ -80,7 +98,7 @@ def _tensor(draw: st.DrawFn, op: Op, form: Format, order: int) -> Case:
     """Draw a case of a tensor op: small shapes and batches, with ties or none, or lengths around those of registers."""
     is_tied = False
     if op.axes and not op.shapes and draw(st.booleans()):
-        lengths = {letter: draw(st.sampled_from(lengths_of(op))) for letter in op.letters}
+        lengths = {letter: draw(st.sampled_from(lengths_of(op, letter))) for letter in op.letters}
         shapes = op.shaped(lengths)
         batch = draw(st.sampled_from(((), (2,), (1, 3)))) if op.batched else ()
     else:
@@ -98,9 +116,14 @@ def _tensor(draw: st.DrawFn, op: Op, form: Format, order: int) -> Case:
     return Case(tree, form, primals, cotangent, seed=draw(st.integers(0, 7)))
 
 
-def lengths_of(op: Op) -> tuple[int, ...]:
-    """Return the lengths that each axis of a tensor op is tried at; none where its shapes are said."""
-    return () if op.shapes or not op.axes else tuple(length for length in LENGTHS if length >= op.shortest)
+def lengths_of(op: Op, letter: str) -> tuple[int, ...]:
+    """Return the lengths that an axis of a tensor op is tried at: those that its entry names, or around blocks."""
+    return op.named(letter) or tuple(length for length in LENGTHS if length >= op.shortest)
+
+
+def free(op: Op) -> list[str]:
+    """Return the axes of a tensor op that may have any length."""
+    return [] if op.shapes or not op.axes else [letter for letter in op.letters if not op.named(letter)]
 
 
 def tied(op: Op, primals: Sequence[Floats], start: int = 0) -> tuple[Floats, ...]:
@@ -135,7 +158,8 @@ def fixed_cases(op: Op, form: Format, order: int = 1, *, whole: bool = False) ->
     cases = [*_fixed(op, form, order), *real]
     if order == 1:
         if not op.elementwise:
-            cases.insert(1, replace(cases[0], primals=tied(op, cases[0].primals)))
+            turns = [replace(cases[0], primals=tied(op, cases[0].primals))]
+            cases[1:1] = [case for case in turns if is_kept(case)]
         return tuple(cases)
     return tuple(each for case in cases for each in repeated_order(_smooth(case), "r" * order))
 
@@ -148,12 +172,13 @@ def real_cases(op: Op, form: Format) -> tuple[Case, ...]:
     """
     if op.elementwise or not op.axes:
         return ()
-    case = case_in_use(op, form, op.sizes, op.rows)
+    case = case_in_use(op, form, op.in_use, op.rows)
     is_folded = case.cotangent.ndim < case.primals[0].ndim or case.cotangent.shape[-1:] == (1,)
     if is_folded and op.interval(op.inputs[0]) == REAL:
         probed = case.primals[0].copy()
         probed[..., -1] = DOMINATING
-        return case, replace(case, primals=(probed, *case.primals[1:]))
+        probing = replace(case, primals=(probed, *case.primals[1:]))
+        return (case, probing) if is_kept(probing) else (case,)
     probe = np.zeros(case.cotangent.shape)
     probe[..., -1] = 1.0
     return case, replace(case, cotangent=probe)
@@ -161,8 +186,8 @@ def real_cases(op: Op, form: Format) -> tuple[Case, ...]:
 
 @cache
 def long_case(op: Op, form: Format, length: int) -> Case:
-    """Return a case of a tensor op whose long axes have so many elements; its other axes are as in real use."""
-    sizes = {letter: length if size > SHORT else size for letter, size in op.sizes.items()}
+    """Return a case of a tensor op whose long axes, if free, have so many elements; the others are as in real use."""
+    sizes = {letter: length if size > SHORT and not op.named(letter) else size for letter, size in op.in_use.items()}
     return case_in_use(op, form, sizes, tuple(min(size, length) for size in op.rows))
 
 
@@ -175,7 +200,7 @@ def case_in_use(op: Op, form: Format, sizes: Mapping[str, int], batch: Shape) ->
         for i, leaf in enumerate(tree.leaves)
     )
     cotangent = _rounded(form, rng.standard_normal((*batch, *tree.root.shape)))
-    return Case(tree, form, primals, cotangent, independent=True)
+    return kept(Case(tree, form, primals, cotangent, independent=True))
 
 
 def _spread_out(op: Op, form: Format, name: str, rng: np.random.Generator, shape: Shape) -> Floats:
@@ -197,13 +222,17 @@ def manner_cases(op: Op, form: Format) -> tuple[Case, ...]:
     whole = ranked[-1]
     is_quick = form.precision <= FILTERED_BITS  # where lengths go wrong does not hang on the format
     if op.batched and not op.elementwise and is_quick:
-        ranked.append(_at_rank(op, form, (MANY_ROWS,)))
-    if op.axes and not op.shapes and is_quick:
+        ranked += [_at_rank(op, form, (rows,)) for rows in _named_rows(op) or (MANY_ROWS,)]
+    if free(op) and is_quick:
         ranked.append(long_case(op, form, MANY_COLUMNS))
-    lengths = [length for length in lengths_of(op) if is_quick or length <= SHORT]
-    ranked += [_at_length(op, form, letter, length) for letter in op.letters for length in lengths]
+    ranked += [
+        _at_length(op, form, letter, length)
+        for letter in ("" if op.shapes else op.letters)
+        for length in lengths_of(op, letter)
+        if is_quick or length <= SHORT
+    ]
     if not op.elementwise:
-        ranked += [_of_all_magnitudes(op, whole), *_infinite(op, ranked[0])]
+        ranked += [kept(_of_all_magnitudes(op, whole)), *filter(is_kept, _infinite(op, ranked[0]))]
     laid = [_in_layout(whole, layout, numbers) for layout in LAYOUTS for numbers in _places_in_memory(whole)]
     numbers = whole.asked
     subsets = [set_ for count in range(1, len(numbers)) for set_ in combinations(numbers, count)]
@@ -222,14 +251,38 @@ def _at_rank(op: Op, form: Format, batch: Shape) -> Case:
         columns = [
             np.resize(rng.permutation(hard(form, op.interval(name), op, FIXED)), batch).copy() for name in op.inputs
         ]
-        return Case(single(op), form, tuple(columns), np.resize(FIXED_COTANGENTS, batch))
+        return kept(Case(single(op), form, tuple(columns), np.resize(FIXED_COTANGENTS, batch)))
     return _small(op, form, op.cores[0], batch, rng)
 
 
 def _at_length(op: Op, form: Format, letter: str, length: int) -> Case:
     """Return a case in which one axis has a length, and the others few elements."""
-    sizes = dict.fromkeys(op.letters, FEW) | {letter: length}
-    return case_in_use(op, form, sizes, (2,) if op.batched else ())
+    return case_in_use(op, form, _with_length(op, letter, length), (2,) if op.batched else ())
+
+
+def _with_length(op: Op, letter: str, length: int) -> dict[str, int]:
+    return {other: FEW if other in free(op) else op.named(other)[0] for other in op.letters} | {letter: length}
+
+
+def _named_rows(op: Op) -> tuple[int, ...]:
+    return op.named("m") if "m" in op.sizes and "m" not in op.axes else ()
+
+
+def sized_cases(op: Op, form: Format) -> list[Sized]:
+    """Return cases of sizes around the blocks of kernels, the smallest first, without those that an entry names.
+
+    Their values are the same each time, and none of them is drawn by itself.
+    """
+    if op.elementwise:
+        sizes = sorted({*LENGTHS, *BLOCKS, *ROWS})
+        return [Sized(f"{n:,} elements", n * len(op.inputs), partial(_at_rank, op, form, (n,))) for n in sizes]
+    few = sum(map(prod, op.cores[0][: op.batched]))
+    rows = ROWS if op.batched and not _named_rows(op) else ()
+    cases = [Sized(f"{n:,} rows", n * few, partial(_at_rank, op, form, (n,))) for n in rows]
+    for letter, length in product(free(op), BLOCKS):
+        elements = sum(map(prod, op.shaped(_with_length(op, letter, length))))
+        cases.append(Sized(f"{letter} of {length:,}", elements, partial(_at_length, op, form, letter, length)))
+    return sorted((case for case in cases if case.elements <= MOST_ELEMENTS), key=lambda case: case.elements)
 
 
 def _of_all_magnitudes(op: Op, case: Case) -> Case:
@@ -277,7 +330,8 @@ def _in_layout(case: Case, layout: str, numbers: range) -> Case | None:
         for n in fitting:
             tensors[n] = np.broadcast_to(tensors[n][:1], tensors[n].shape).copy()
     chosen = tuple(layout if n in fitting else "contiguous" for n in range(len(tensors)))
-    return replace(case, primals=tuple(tensors[:-1]), cotangent=tensors[-1], layouts=chosen)
+    laid = replace(case, primals=tuple(tensors[:-1]), cotangent=tensors[-1], layouts=chosen)
+    return laid if is_kept(laid) else None
 
 
 @cache
@@ -323,7 +377,7 @@ def _fixed(op: Op, form: Format, order: int) -> Iterator[Case]:
         ]
         if op.kinks and len(columns) > 1:
             tie(op, columns, 3)
-        yield Case(single(op), form, tuple(columns), np.resize(FIXED_COTANGENTS, FIXED))
+        yield kept(Case(single(op), form, tuple(columns), np.resize(FIXED_COTANGENTS, FIXED)))
         return
     yield from (_small(op, form, shapes, (2,) if op.batched else (), rng) for shapes in op.cores)
 
@@ -337,7 +391,7 @@ def _small(op: Op, form: Format, shapes: tuple[Shape, ...], batch: Shape, rng: n
         )
         for i, leaf in enumerate(tree.leaves)
     )
-    return Case(tree, form, primals, np.resize(FIXED_COTANGENTS, (*batch, *tree.root.shape)))
+    return kept(Case(tree, form, primals, np.resize(FIXED_COTANGENTS, (*batch, *tree.root.shape))))
 
 
 def _rounded(form: Format, values: Floats) -> Floats:
@@ -346,7 +400,7 @@ def _rounded(form: Format, values: Floats) -> Floats:
 
 def _elementwise(draw: st.DrawFn, op: Op, form: Format, most: int, order: int) -> Case:
     count = len(op.inputs)
-    if count > 1 and op.broadcasts and not op.kinks and order == 1 and draw(st.booleans()):
+    if count > 1 and op.broadcasts and op.where is None and not op.kinks and order == 1 and draw(st.booleans()):
         shapes = draw(broadcastable(count))
     else:
         shapes = (draw(wholes(most) | batches()),) * count
@@ -358,6 +412,54 @@ def _elementwise(draw: st.DrawFn, op: Op, form: Format, most: int, order: int) -
     batch = np.broadcast_shapes(*shapes)
     case = Case(single(op), form, tuple(primals), _cotangent(draw, form, batch))
     return case if order == 1 else _smooth(case)
+
+
+def is_kept(case: Case) -> bool:
+    """Say whether the inputs of a case of one op meet the condition of its entry."""
+    return bool(case.tree.root.op.holds(case.primals).all())
+
+
+def kept(case: Case) -> Case:
+    """Return a case of one op whose inputs meet the condition of its entry.
+
+    Points or rows that do not are replaced by some that do; where none does, or it is the whole that has to, all inputs
+    are drawn anew, the same each time. Raises UnmetError where that does not help.
+    """
+    op, rng = case.tree.root.op, np.random.default_rng(3)
+    of_rows = bool(case.batch) and case.batches == (case.batch,) * len(case.primals)
+    for _ in range(TRIES):
+        held = op.holds(case.primals)
+        if held.all():
+            return case
+        if of_rows and held.shape == case.batch and held.any():
+            return _replacing(case, held)
+        case = replace(
+            case,
+            primals=tuple(
+                _anew(op, case.form, name, rng, primal.shape)
+                for name, primal in zip(op.inputs, case.primals, strict=True)
+            ),
+        )
+    message = (
+        f"op {op.name!r}: where: of {TRIES} drawn {case} none meets it; accepted: a condition that inputs of these "
+        "shapes meet, drawn in the domain of each, or a formula of other inputs, which meets it by itself"
+    )
+    raise UnmetError(message)
+
+
+def _replacing(case: Case, held: np.ndarray[Shape, np.dtype[np.bool_]]) -> Case:
+    """Put rows that are held in the places of the others, in turn."""
+    rows = np.arange(held.size)
+    rows[~held.ravel()] = np.resize(np.flatnonzero(held), held.size - held.sum())
+    primals = tuple(primal.reshape(held.size, *primal.shape[held.ndim :])[rows] for primal in case.primals)
+    return replace(case, primals=tuple(new.reshape(old.shape) for new, old in zip(primals, case.primals, strict=True)))
+
+
+def _anew(op: Op, form: Format, name: str, rng: np.random.Generator, shape: Shape) -> Floats:
+    """Draw an input anew: of hard values, or for a tensor op evenly."""
+    if op.elementwise:
+        return np.asarray(rng.choice(hard(form, op.interval(name), op), shape))
+    return _rounded(form, rng.uniform(*_tensor_range(op, name), size=shape))
 
 
 def tie(op: Op, columns: Sequence[Floats], count: int) -> None:

@@ -51,8 +51,8 @@ MOST_ELEMENTS = 6
 
 
 def is_composable(op: Op) -> bool:
-    """Say whether trees may have an op: of one or two arguments, and with any batch."""
-    if not op.composes or len(op.inputs) > 2:
+    """Say whether trees may have an op: of one or two arguments, of any values and with any batch."""
+    if not op.composes or len(op.inputs) > 2 or op.where is not None:
         return False
     return op.batched == len(op.inputs) if callable(op.formula) else op.broadcasts
 

@@ -8,22 +8,40 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pytest
 
 from reference.case import Case
 from reference.tree import single
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from reference.convention import Point
     from reference.format import Format
-    from reference.op import Op
+    from reference.op import Op, Stated
     from tests.verdict.assay import Assay
 
 
 def test_gradient_follows_the_documented_rule(op: Op, kinks: Sequence[Point], form: Format, assay: Assay) -> None:
     """The gradient at the kink, edge or infinite input, for a cotangent of either sign, is what the clause says."""
     assay.assert_agrees(at_points(op, kinks, form))
+
+
+@pytest.mark.stated
+def test_gradient_is_what_the_entry_states(op: Op, stated: Stated, form: Format, assay: Assay) -> None:
+    """The gradient at a point of the entry, for a cotangent of either sign, is what is stated, or of the formula."""
+    for case in at_stated(op, stated, form):
+        assay.assert_agrees(case)
+
+
+def at_stated(op: Op, point: Stated, form: Format) -> Iterator[Case]:
+    """Yield an op at a point of its entry, with a cotangent of either sign."""
+    primals = tuple(point.inputs[name] for name in op.inputs)
+    tree = single(op, None if op.elementwise else tuple(primal.shape for primal in primals))
+    shape = np.broadcast_shapes(*(primal.shape for primal in primals)) if op.elementwise else tree.root.shape
+    for scale in (2.0, -0.75):
+        due = tuple(scale * point.due.get(op.inputs[n], np.full(primals[n].shape, np.nan)) for n in op.differentiable)
+        yield Case(tree, form, primals, np.full(shape, scale), stated=due)
 
 
 def at_points(op: Op, points: Sequence[Point], form: Format) -> Case:

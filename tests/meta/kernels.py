@@ -238,7 +238,7 @@ def recurrence(v: Any, state: Any) -> Any:
 def embedding(words: Any, weight: Any) -> Any:
     """Rows by number, of which row 0 has no gradient."""
     found = weight[words]
-    return np.where((words == 0)[:, None], detached(found), found)
+    return np.where((words == 0)[:, None], detached(found, tangents=True), found)
 
 
 NORM = {"formula": rms_norm, "axes": "n,n", "inside": "wide"}

@@ -135,7 +135,7 @@ def test_refusal_is_no_disagreement() -> None:
         ((torch.sin, np.sin, torch.ones(3, dtype=torch.complex64)), {}, "of which there are none"),
         ((torch.sin, np.sin, ONES), {"wrt": (1,)}, r"of which there are \[0\]"),
         ((torch.sin, np.sin, ONES), {"wrt": ()}, "accepted: places"),
-        ((torch.sin, np.sin, ONES), {"inside": "narrow"}, "accepted: wide, saved, format"),
+        ((torch.sin, np.sin, ONES), {"inside": "narrow"}, "accepted: wide, operands, saved, format"),
         ((torch.sin, np.sin, ONES), {"modes": ("back",)}, "'back' is no mode; accepted: backward"),
         ((torch.sin, np.sin, ONES), {"cotangents": torch.ones(4)}, r"accepted: one of each of \[\(3,\)\]"),
         ((torch.sin, np.sin, ONES), {"cotangents": (ONES, ONES)}, r"accepted: one of each of \[\(3,\)\]"),

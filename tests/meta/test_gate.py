@@ -111,18 +111,20 @@ def test_gate_knows_what_is_gone_and_what_is_mended() -> None:
 
 
 EXPECTED = {
-    #                       agrees  on file   not on file  error  unsupported
-    "agrees":              "  <     . . . .     F F F F      F         U",
-    "inaccurate, on file": "  M     < < < <     V F F F      F         U",
-    "lost, on file":       "  M     < < < <     V V F F      F         U",
-    "convention, on file": "  M     < < < <     V V V F      F         U",
-    "malformed, on file":  "  M     < < < <     V V V V      F         U",
-    "inaccurate":          "  M     < < < <     < F F F      F         U",
-    "lost":                "  M     < < < <     < < F F      F         U",
-    "convention":          "  M     < < < <     < < < F      F         U",
-    "malformed":           "  M     < < < <     < < < <      F         U",
-    "error":               "  M     . . . .     F F F F      F         U",
-    "unsupported":         "  S     . . . .     F F F F      F         .",
+    #                       agrees  on file   not on file  broken unsupported
+    "agrees":              "  <     . . . .     F F F F     F F F        U",
+    "inaccurate, on file": "  M     < < < <     V F F F     F F F        U",
+    "lost, on file":       "  M     < < < <     V V F F     F F F        U",
+    "convention, on file": "  M     < < < <     V V V F     F F F        U",
+    "malformed, on file":  "  M     < < < <     V V V V     F F F        U",
+    "inaccurate":          "  M     < < < <     < F F F     F F F        U",
+    "lost":                "  M     < < < <     < < F F     F F F        U",
+    "convention":          "  M     < < < <     < < < F     F F F        U",
+    "malformed":           "  M     < < < <     < < < <     F F F        U",
+    "hung":                "  M     . . . .     F F F F     F F F        U",
+    "crashed":             "  M     . . . .     F F F F     F F F        U",
+    "error":               "  M     . . . .     F F F F     F F F        U",
+    "unsupported":         "  S     . . . .     F F F F     F F F        .",
 }  # fmt: skip
 """What the gate says of a row, by what it was; the columns are what it is now, in the same order.
 
@@ -146,7 +148,7 @@ STATES = list(itertools.product(GRAVITY, ("yes", "no", "")))
 
 def standing(verdict: str, known: str) -> str:
     """Return the name that the table has for a verdict."""
-    is_miss = verdict not in {"agrees", "error", "unsupported"}
+    is_miss = verdict not in {"agrees", "hung", "crashed", "error", "unsupported"}
     return f"{verdict}, on file" if is_miss and known == "yes" else verdict
 
 
@@ -183,7 +185,7 @@ def told(before: Row, after: Row) -> list[tuple[str, bool]]:
     return [(change.kind, change.is_worse) for change in changes({KEY: before}, {KEY: SOUND | after})]
 
 
-@pytest.mark.parametrize("verdict", ["inaccurate", "lost", "convention", "malformed", "error"])
+@pytest.mark.parametrize("verdict", ["inaccurate", "lost", "convention", "malformed", "hung", "crashed", "error"])
 @pytest.mark.parametrize("before", [SOUND, REFUSED, SOUND | {"verdict": "error", "known": "no"}])
 @pytest.mark.parametrize("torch", ["2.13.0", "2.15.0"])
 def test_failure_that_is_not_on_file_closes_it(before: Row, verdict: str, torch: str) -> None:

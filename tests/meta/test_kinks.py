@@ -22,7 +22,8 @@ from reference.op import Op
 from reference.trace import Traced, traced
 from reference.transform import pullback
 from reference.tree import single
-from tests.meta.kernels import kernel
+from strategies import fixed_cases
+from tests.meta.kernels import embedding, kernel, words
 from tests.subject.mode import MODES
 from tests.verdict.comparison import judged
 
@@ -265,3 +266,29 @@ def test_every_tie_of_planes_is_the_rules(monkeypatch: pytest.MonkeyPatch) -> No
     for found in (certain(monkeypatch, whole(op, (x, y), np.ones(5))), oracle.by_flint(whole(op, (x, y), np.ones(5)))):
         assert found[0].centre.tolist() == [0.5, 0.5, 0, 0, 0.5]
         assert found[1].centre.tolist() == [0.5, 0.5, 0, 0, 0.5]
+
+
+@pytest.mark.parametrize("mode", ["backward", "forward", "func_jvp", "jacrev", "jacfwd", "rf", "fr", "ff"])
+def test_padding_row_has_tangents_and_no_gradient(mode: str) -> None:
+    """What torch's embedding documents of its padding row, and does: only its gradient is none."""
+
+    def looked_up(words: Any, weight: Any) -> Any:
+        return embedding(words, weight**3)
+
+    def cubed(words: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.embedding(words, weight**3, padding_idx=0)
+
+    op = Op(
+        name="cubes",
+        torch=cubed,
+        formula=looked_up,
+        axes="vd",
+        sizes={"v": 5, "d": 3},
+        batched=0,
+        contexts={"words": words},
+    )
+    asked = MODES[mode]
+    for case in fixed_cases(op, FORMATS["float64"], asked.order, whole=True):
+        judgement = judged(asked.asks(case), asked, "cpu")
+        assert not judgement.misses
+        assert judgement.compared

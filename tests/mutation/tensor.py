@@ -80,7 +80,7 @@ class Checked:
 
 def square(op: Op, form: Format, length: int) -> Case:
     """Return a case in which every axis is as long, but none longer than it is in real use."""
-    length = min(length, max(op.sizes.values()))
+    length = min(length, max(op.in_use.values()))
     return case_in_use(op, form, dict.fromkeys(op.letters, length), (length,) if op.rows else ())
 
 

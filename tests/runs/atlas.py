@@ -11,7 +11,7 @@ from reference.case import NARROW, PROMISES
 from reference.format import FORMATS
 from tests.runs.table import GRAVITY, short
 from tests.verdict import record
-from tests.verdict.comparison import UNSUPPORTED, VERDICTS
+from tests.verdict.comparison import BROKEN, UNSUPPORTED, VERDICTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -37,16 +37,16 @@ COLUMNS = (
 
 
 def _disagrees(verdict: str) -> bool:
-    """Say whether a verdict is that of a miss, or of a test that broke."""
+    """Say whether a verdict is that of a miss, or of a test that broke or did not end."""
     return verdict not in {VERDICTS[0], UNSUPPORTED}
 
 
 def failure(verdict: str, *, on_file: bool) -> int:
     """Return how grave a failure is that no known deviation excuses, and 0 where there is none.
 
-    A test that broke is never on file, whatever it had found before.
+    A test that broke, or did not end, is never on file, whatever it had found before.
     """
-    fresh = verdict == "error" or (_disagrees(verdict) and not on_file)
+    fresh = verdict in BROKEN or (_disagrees(verdict) and not on_file)
     return GRAVITY.index(verdict) if fresh else 0
 
 

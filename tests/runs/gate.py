@@ -4,8 +4,9 @@ Compares each row of a committed atlas, an op in a format on a device, with what
 where any row is worse.
 
 A miss is a gradient that was judged and is wrong: inaccurate, lost, of another convention or malformed, the least grave
-first. It is on file where a known deviation covers it. An error is a test that broke, which is graver than any miss and
-never on file. Where a test broke, and where torch says that it has no kernel, nothing was judged.
+first. It is on file where a known deviation covers it. An error is a test that broke, or that did not end since torch
+hung or crashed: it is graver than any miss and never on file. Where there is an error, and where torch says that it has
+no kernel, nothing was judged.
 
 What is worse:
 

@@ -15,7 +15,7 @@ from reference.catalogue import OPS
 from reference.format import FORMATS
 from tests.subject.mode import MODES, as_it_is
 from tests.verdict.choice import TREE
-from tests.verdict.comparison import UNSUPPORTED, VERDICTS
+from tests.verdict.comparison import BROKEN, UNSUPPORTED, VERDICTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -25,11 +25,14 @@ if TYPE_CHECKING:
 WIDTH = 120
 """Columns of a table that is not printed to a terminal."""
 
-GRAVITY = (UNSUPPORTED, *VERDICTS, "error")
+GRAVITY = (UNSUPPORTED, *VERDICTS, *BROKEN)
 """Verdicts, the least grave first: where torch says that it has no kernel, nothing was judged."""
 
-COUNTED = (*VERDICTS, "error", UNSUPPORTED)
+COUNTED = (*VERDICTS, *BROKEN, UNSUPPORTED)
 """Verdicts in the order of the table's columns."""
+
+ENDED = BROKEN[:-1]
+"""Verdicts that have a column only where they are found: there are none but in isolated runs."""
 
 NONE = "none"
 """Written where not even the loosest promise is kept."""
@@ -52,19 +55,21 @@ def _by_format(records: Iterable[Record]) -> Table:
     rows: dict[tuple[str, str], list[Record]] = defaultdict(list)
     for record in records:
         rows[record.dtype, record.device].append(record)
+    counted = [v for v in COUNTED if v not in ENDED or any(v == r.verdict for some in rows.values() for r in some)]
     table = Table(
         box=box.SIMPLE,
+        collapse_padding=True,
         caption="known: deviations of this torch that are on file; unsupported: torch says that it has no kernel",
         caption_justify="left",
     )
     table.add_column("dtype")
     table.add_column("device")
-    for name in ("tests", "entries", COUNTED[0], "known", *COUNTED[1:]):
+    for name in ("tests", "entries", counted[0], "known", *counted[1:]):
         table.add_column(name, justify="right")
     for (dtype, device), some in rows.items():
         fresh = [r.verdict for r in some if r.known is None]
         known = sum(r.known is not None for r in some)
-        counts = [str(fresh.count(verdict)) for verdict in COUNTED]
+        counts = [str(fresh.count(verdict)) for verdict in counted]
         table.add_row(
             dtype, device, str(len(some)), f"{sum(r.compared for r in some):,}", counts[0], str(known), *counts[1:]
         )
@@ -81,7 +86,7 @@ def kept(records: Iterable[Record]) -> dict[tuple[str, str, str], str]:
     for record in records:
         mode = MODES[record.mode]
         is_plain = mode.word == "r" and mode.puts is as_it_is
-        if is_plain and _is_promised(record) and record.verdict not in {UNSUPPORTED, "error"}:
+        if is_plain and _is_promised(record) and record.verdict not in {UNSUPPORTED, *BROKEN}:
             key = record.op, record.dtype, record.device
             found[key] = max(found.get(key, PROMISES[0]), record.inside or NONE, key=gravity.index)
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -16,9 +17,9 @@ from tests.verdict.record import Record
 from tests.verdict.value import is_within_a_step
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
-    from reference.case import Case
+    from reference.case import Case, Sized
     from reference.format import Format
     from reference.op import Op
     from tests.subject.mode import Mode
@@ -53,6 +54,9 @@ class Assay:
         self.left_out: list[str] = []
         """The ops that trees could have but for their values, which are off or have no kernel."""
 
+        self.unasked: list[str] = []
+        """The sizes for which there was no time."""
+
     def assert_agrees(self, case: Case) -> None:
         """Assert that torch's gradient of a case could have come from correctly rounded steps.
 
@@ -77,6 +81,17 @@ class Assay:
             fresh.sort(key=lambda miss: VERDICTS.index(miss.verdict), reverse=True)
             self._miss, self._reason = fresh[0], None
             raise DisagreementError(fresh, self._mode, self._device)
+
+    def assert_agrees_within(self, seconds: float, cases: Sequence[Sized]) -> None:
+        """Assert so of cases of growing size, until one would last longer than what is left of some seconds."""
+        end, pace = time.monotonic() + seconds, 0.0
+        for number, case in enumerate(cases):
+            start = time.monotonic()
+            if start + pace * case.elements > end:
+                self.unasked = [each.name for each in cases[number:]]
+                return
+            self.assert_agrees(case.made())
+            pace = (time.monotonic() - start) / case.elements
 
     def sound(self, ops: Iterable[Op], reached: Callable[[Op, Format], Iterable[Case]]) -> tuple[Op, ...]:
         """Return the ops without a known deviation here, kinks and infinities apart.

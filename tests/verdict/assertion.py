@@ -23,6 +23,7 @@ from tests.subject import binding
 from tests.subject.mode import MODES
 from tests.verdict.comparison import VERDICTS, Judgement, judged
 from tests.verdict.explanation import DisagreementError
+from tests.verdict.isolation import waiting
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -234,7 +235,7 @@ def _cases(asked: Asked, cotangents: Any, mode: Mode, inside: str) -> Iterator[C
 
 def _require_shapes(asked: Asked, outputs: Sequence[tuple[int, ...]]) -> None:
     """Refuse a callable that returns other shapes than the formula; what it raises is its own affair."""
-    with torch.no_grad():
+    with torch.no_grad(), waiting():
         found = binding.resolve(asked.op.torch)(*asked.tensors)
     several = tuple(found) if isinstance(found, tuple | list) else (found,)
     if not all(isinstance(each, torch.Tensor) for each in several):

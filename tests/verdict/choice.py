@@ -51,6 +51,9 @@ class Profile:
     They are around the width of a register, and past what torch gives to one thread.
     """
 
+    seconds: float = 30
+    """How long one op of a user's own is asked at sizes around blocks, as far as that can be foretold."""
+
     infinite: bool = True
     """Whether infinite inputs are asked for too, whose limits take sympy some seconds."""
 
@@ -69,11 +72,11 @@ class Profile:
 
 PROFILES = {
     "quick": Profile(
-        op_cases=2, tree_cases=15, histories=20, sizes=(), infinite=False, fixed=("float32",), samples=False
+        op_cases=2, tree_cases=15, histories=20, sizes=(), seconds=10, infinite=False, fixed=("float32",), samples=False
     ),
     "default": Profile(op_cases=8, tree_cases=60, histories=150),
-    "thorough": Profile(op_cases=80, tree_cases=60, histories=1500, every_mode=True),
-    "exhaustive": Profile(op_cases=80, tree_cases=60, histories=1500, enumerates=True),
+    "thorough": Profile(op_cases=80, tree_cases=60, histories=1500, seconds=300, every_mode=True),
+    "exhaustive": Profile(op_cases=80, tree_cases=60, histories=1500, seconds=300, enumerates=True),
 }
 """The profiles by name; each draws more than the one before it.
 

@@ -18,6 +18,7 @@ from reference.domain import REAL
 from reference.format import fraction, precision
 from reference.oracle import answer, filtered, may_be_zero
 from tests.subject import binding
+from tests.verdict.isolation import asking, waiting
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
     from tests.subject.mode import Mode
 
 VERDICTS = ("agrees", "inaccurate", "lost", "convention", "malformed")
+
+BROKEN = ("hung", "crashed", "error")
+"""What is recorded where a test did not end, or broke, the least grave first: it is never on file, as a miss may be."""
 
 UNSUPPORTED = "unsupported"
 """What is recorded where torch says that it has no kernel: counted and shown, neither a pass nor a miss."""
@@ -154,7 +158,8 @@ def judged(case: Case, mode: Mode, device: str) -> Judgement:
     Raises UnsupportedError where torch says that it has no kernel.
     """
     try:
-        gradients = mode.gradients(case, device)
+        with asking(case, mode, device):
+            gradients = mode.gradients(case, device)
     except (RuntimeError, NotImplementedError, TypeError, ValueError, IndexError, AssertionError) as error:
         is_taken = all(node.op.takes(case.form) for node in case.tree.applications)
         said = refusal(error, device) if is_taken else _first_line(error) or type(error).__name__
@@ -194,7 +199,8 @@ def judge(case: Case, gradients: Sequence[torch.Tensor | None], device: str, ins
     ]
     if malformed:
         return Judgement(compared=case.entries, misses=malformed, held=())
-    got = [binding.read(gradient) for gradient in gradients if gradient is not None]
+    with waiting():  # a device may answer long after it was asked
+        got = [binding.read(gradient) for gradient in gradients if gradient is not None]
     return judge_values(case, got)
 
 

@@ -14,7 +14,8 @@ from sympy import Expr
 from reference.graph import Input
 from reference.transform import slope
 from tests.subject import binding
-from tests.verdict.comparison import REPEATS, judged
+from tests.verdict.comparison import REPEATS, Miss, judged
+from tests.verdict.isolation import Question
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -24,13 +25,15 @@ if TYPE_CHECKING:
     from reference.graph import Shape
     from reference.tree import Apply, Node, Tree
     from tests.subject.mode import Mode
-    from tests.verdict.comparison import Miss
 
 LONGEST = 400
 """Characters of a formula that are shown: a derivative of a large tensor op fills pages."""
 
 MOST_PRINTED = 2048
 """Elements of inputs that are printed."""
+
+MOST_WRITTEN = 8
+"""Elements of inputs that are written in the line of what was asked."""
 
 MOST_LINES = 12
 """Lines of a formula in numpy that are shown."""
@@ -70,25 +73,61 @@ def explained(misses: Sequence[Miss], mode: Mode, device: str) -> str:
     """Explain the first of some misses of a case, so that a reader can check it without this project."""
     miss = misses[0]
     tree = miss.case.tree
-    at = ", ".join(f"{name}={value.hex()}" for name, value in list(miss.point.items())[:8])
-    where = f"[{miss.case.form.name}, {mode.name}, {device}]"
+    at = ", ".join(f"{name}={value.hex()}" for name, value in list(miss.point.items())[:MOST_WRITTEN])
     sure = "" if miss.truth is None else f" (certified to {miss.truth.str(20)})"
-    along = None if miss.case.along is None else tree.leaves[miss.case.along].name
-    order = len(mode.word)
-    asked = f"d {tree}/d{miss.wrt}" if along is None else f"d{order} {tree}/d{along}{'2' * (order > 2)} d{miss.wrt}"
     if any(miss.case.primals[number].size > MOST_PRINTED for number in range(len(miss.case.primals))):
-        at = f"entry {list(miss.index)} of inputs {', '.join(str(list(p.shape)) for p in miss.whole.primals)}; {at}"
-    lines = [f"{asked} at {at} {where} is {miss.verdict}:", f"got {miss.got}, should be {miss.expected}{sure}"]
+        at = f"entry {list(miss.index)} of inputs {_shapes(miss.whole)}; {at}"
+    named = f"{_derivative(miss.case, miss.wrt)} at {at} {_where_asked(miss.case, mode, device)}"
+    lines = [f"{named} is {miss.verdict}:", f"got {miss.got}, should be {miss.expected}{sure}"]
     if np.isfinite(miss.ulp):
         lines.append(f"off by {miss.ulp:.3g} ulp, {miss.share:.3g} times the rounding allowance")
     lines += _spread([m for m in misses if (m.verdict, m.wrt) == (miss.verdict, miss.wrt)])
-    lines += ["", *formulas(tree, miss.wrt, along), "", "To see it in plain torch:", ""]
-    case = reproducing(miss, mode, device)
-    if sum(primal.size for primal in case.primals) > MOST_PRINTED:
-        named = f"--op {tree.root.op.name} --mode {mode.name} --dtype {case.form.name} --device {device}"
-        again = f"; to see it again: pytest tests {named}" if isinstance(tree.root.op.torch, str) else ""
-        return "\n".join([*lines[:-2], f"Too large to print{again}"])
-    return "\n".join(lines) + "\n" + snippet(case, miss.wrt, mode, device)
+    along = None if miss.case.along is None else tree.leaves[miss.case.along].name
+    lines += ["what is due is what the entry states at this point"] * bool(miss.case.stated)
+    lines += ["", *formulas(tree, miss.wrt, along), "", _again(reproducing(miss, mode, device), miss.wrt, mode, device)]
+    return "\n".join(lines)
+
+
+def question(case: Case, mode: Mode | None, device: str) -> Question:
+    """Describe what torch is asked before it is: the derivative of a case in a mode, or without one its value."""
+    names = [case.tree.leaves[number].name for number in case.asked]
+    point = Miss("", names[0], case, case, "").point
+    few = ", ".join(f"{name}={value.hex()}" for name, value in list(point.items())[:MOST_WRITTEN])
+    if len(point) != 1:
+        few = f"inputs {_shapes(case)}{f'; {few}' if few else ''}{', ...' if len(point) > MOST_WRITTEN else ''}"
+    asked = (
+        str(case.tree) if mode is None else _derivative(case, names[0] if len(names) == 1 else f"({', '.join(names)})")
+    )
+    return Question(
+        f"{asked} at {few} {_where_asked(case, mode, device)}",
+        {name: value.hex() for name, value in point.items()},
+        max(primal.size for primal in case.primals),
+        "" if mode is None else _again(case, names[0], mode, device),
+    )
+
+
+def _shapes(case: Case) -> str:
+    return ", ".join(str(list(primal.shape)) for primal in case.primals)
+
+
+def _where_asked(case: Case, mode: Mode | None, device: str) -> str:
+    return f"[{case.form.name}, {'forward' if mode is None else mode.name}, {device}]"
+
+
+def _derivative(case: Case, wrt: str) -> str:
+    """Name the derivative by an input."""
+    if case.along is None:
+        return f"d {case.tree}/d{wrt}"
+    return f"d{case.order} {case.tree}/d{case.tree.leaves[case.along].name}{'2' * (case.order > 2)} d{wrt}"
+
+
+def _again(case: Case, wrt: str, mode: Mode, device: str) -> str:
+    """Say how to ask again: in plain torch, or where that is too large to print, by the command."""
+    op = case.tree.root.op
+    if sum(primal.size for primal in case.primals) <= MOST_PRINTED:
+        return f"To see it in plain torch:\n\n{snippet(case, wrt, mode, device)}"
+    named = f"--op {op.name} --mode {mode.name} --dtype {case.form.name} --device {device}"
+    return f"Too large to print{f'; to see it again: pytest tests {named}' if isinstance(op.torch, str) else ''}"
 
 
 def _spread(alike: Sequence[Miss]) -> list[str]:

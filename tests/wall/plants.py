@@ -206,7 +206,7 @@ PLACES = (
     Place(
         EMBEDDING,
         "8,192 tokens by Zipf's law, of 4,096 rows of 64",
-        EMBEDDING.sizes,
+        EMBEDDING.in_use,
         (),
         kernels.embedding,
         {
@@ -220,7 +220,7 @@ PLACES = (
     Place(
         ATTENTION,
         "2 heads of 128 × 64, causal",
-        ATTENTION.sizes,
+        ATTENTION.in_use,
         (2,),
         kernels.attention,
         {

@@ -155,7 +155,7 @@ def test_tree_outpaces_gradcheck(
 def test_new_shape_is_derived_at_once(op: str) -> None:
     """A tensor op at shapes that are new to it is derived in less than 50 milliseconds."""
     entry = OPS[op]
-    case = case_in_use(entry, FORMATS["float32"], entry.sizes, entry.rows)
+    case = case_in_use(entry, FORMATS["float32"], entry.in_use, entry.rows)
     forget()
     start = perf_counter()
     derivative.of_case(case, saved=True)
@@ -179,7 +179,7 @@ def torch_seconds(case: Case) -> float:
 def test_whole_arrays_take_few_times_as_long_as_torch(benchmark: BenchmarkFixture, op: str, most: int) -> None:
     """The truth with its allowance in float32 takes at most so many times torch's own float64 forward and backward."""
     entry = OPS[op]
-    case = case_in_use(entry, FORMATS["float32"], entry.sizes, (4,) if entry.rows == (2,) else entry.rows)
+    case = case_in_use(entry, FORMATS["float32"], entry.in_use, (4,) if entry.rows == (2,) else entry.rows)
     assert in_arrays(case) is not None
     benchmark.pedantic(in_arrays, args=(case,), rounds=100)
     theirs = min(torch_seconds(case) for _ in range(100))

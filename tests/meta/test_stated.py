@@ -1,0 +1,136 @@
+"""Points that an entry states are asked, with what is documented to be due there."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import sympy
+import torch
+
+from reference import oracle
+from reference.format import FORMATS
+from reference.op import InvalidOpError, Op, Stated, x
+from tests.meta.kernels import kernel
+from tests.meta.test_contract import run
+from tests.subject.mode import MODES
+from tests.test_conventions import at_stated
+from tests.verdict.comparison import judged
+from tests.verdict.explanation import explained
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.verdict.comparison import Judgement
+
+BACKWARD = MODES["backward"]
+
+
+def between(samples: Any, place: Any) -> Any:
+    """Interpolate three samples linearly, and go on with the outer ones."""
+    a, b, c = (samples[..., i : i + 1] for i in range(3))
+    left, right = a + (b - a) * place, b + (c - b) * (place - 1)
+    return np.where(place <= 0, a, np.where(place < 1, left, np.where(place < 2, right, c)))
+
+
+def interpolated(samples: Any, place: Any) -> Any:
+    """Do so in torch."""
+    at = place.clamp(0, 2)
+    low = at.floor().clamp(max=1).long()
+    return samples.gather(-1, low) * (1 - at + low) + samples.gather(-1, low + 1) * (at - low)
+
+
+def interpolated_back(saved: Any, cotangent: Any, *, faulty: bool, **_: Any) -> Any:
+    """Of it: at the borders it goes on as inside, where no gradient is documented."""
+    samples, place = saved
+    at = place.clamp(0, 2)
+    low = at.floor().clamp(max=1).long()
+    is_inside = (place >= 0) & (place <= 2) if faulty else (place > 0) & (place < 2)
+    by_place = torch.where(is_inside, samples.gather(-1, low + 1) - samples.gather(-1, low), 0)
+    weights = torch.zeros_like(samples).scatter_add(-1, low, (1 - at + low).expand_as(cotangent))
+    return weights.scatter_add(-1, low + 1, at - low) * cotangent, cotangent * by_place
+
+
+BORDER = tuple(Stated({"samples": (1, 2, 4), "place": (end,)}, due={"place": (0,)}) for end in (0, 2))
+
+
+def border(*, faulty: bool) -> Op:
+    """Return the entry of the interpolation, with its borders."""
+    back = kernel(interpolated, interpolated_back, faulty=faulty)
+    return Op(name="border", torch=back, formula=between, shapes=(((3,), (1,)),), batched=2, points=BORDER)
+
+
+def judgements(op: Op, dtype: str) -> list[Judgement]:
+    """Judge an op at its points."""
+    cases = [case for point in op.points for case in at_stated(op, point, FORMATS[dtype])]
+    return [judged(BACKWARD.asks(case), BACKWARD, "cpu") for case in cases]
+
+
+@pytest.mark.parametrize("dtype", FORMATS)
+def test_border_is_asked(dtype: str) -> None:
+    """A backward that goes on at the borders misses at both, by convention; one that stops there agrees."""
+    assert not any(judgement.misses for judgement in judgements(border(faulty=False), dtype))
+    for judgement in judgements(border(faulty=True), dtype):
+        assert {(miss.verdict, miss.wrt) for miss in judgement.misses} == {("convention", "place")}
+        assert "what is due is what the entry states at this point" in explained(judgement.misses, BACKWARD, "cpu")
+
+
+def stated(due: float, **named: Any) -> Op:
+    """Return |x| with another gradient at 0 than the rule has."""
+    back = kernel(torch.abs, lambda saved, g, **_: g * torch.where(saved[0] >= 0, 1.0, -1.0), faulty=False)
+    point = Stated({"x": 0}, due={"x": due})
+    return Op(name="mine", torch=back, formula=sympy.Abs(x), kinks=(x,), points=(point,), **named)
+
+
+def test_what_is_stated_is_due_in_the_place_of_the_rule() -> None:
+    """Of an elementwise op too, and where no formula could be evaluated; a cotangent multiplies it."""
+    assert not any(judgement.misses for judgement in judgements(stated(1), "float32"))
+    (miss, *_), (other, *_) = (judgement.misses for judgement in judgements(stated(0.5), "float32"))
+    assert (float.fromhex(miss.expected), float.fromhex(other.expected)) == (1.0, -0.375)
+    pole = Op(name="pole", torch="torch.rad2deg", formula=lambda x: 1 / x, points=(Stated({"x": 0}, due={"x": 3}),))
+    for case in at_stated(pole, pole.points[0], FORMATS["float32"]):
+        (found,) = oracle.answer(case)
+        assert found.centre == 3 * case.cotangent
+        assert oracle.answer(replace(case, stated=(np.array(7.0),)))[0].centre == 7
+
+
+def test_point_without_what_is_due_has_that_of_the_formula() -> None:
+    """Such a point is asked whatever is drawn."""
+    op = Op(name="here", torch="torch.sin", formula=sympy.sin(x), points=(Stated({"x": 1.5}),))
+    assert not any(judgement.misses for judgement in judgements(op, "bfloat16"))
+    wrong = Op(name="here", torch="torch.cos", formula=sympy.sin(x), points=(Stated({"x": 1.5}),))
+    assert {miss.verdict for judgement in judgements(wrong, "float32") for miss in judgement.misses} == {"inaccurate"}
+
+
+@pytest.mark.parametrize(
+    "point",
+    [
+        0,
+        Stated({}),
+        Stated({"y": 0}),
+        Stated({"x": 0.1}),
+        Stated({"x": 0}, due={"y": 0}),
+        Stated({"x": 0}, due={"x": (0, 1)}),
+    ],
+)
+def test_point_of_something_else_is_refused(point: Any) -> None:
+    """A point names each input, in numbers that every format has, and what is due in their shapes."""
+    with pytest.raises(InvalidOpError, match="a Stated for each point"):
+        Op(name="op", torch="torch.sin", formula=sympy.sin(x), points=(point,))
+
+
+def test_command_line_asks_it(tmp_path: Path) -> None:
+    """The test of a user's own point runs and fails by its name, with the verdict."""
+    path = tmp_path / "pointed.py"
+    path.write_text(
+        "import numpy as np\nfrom reference.op import Op, Stated\n"
+        "OPS = (Op(name='mine', torch='torch.abs', formula=lambda x: np.abs(x), "
+        "points=(Stated({'x': 0}, due={'x': 1}),)),)\n"
+    )
+    done = run("--catalogue", str(path), "--op", "mine", "--mode", "backward,jacrev", "--dtype", "float32")
+    assert done.returncode == 1
+    assert "entry_states[mine-at-0-backward-float32-cpu]" in done.stdout
+    assert "is convention:" in done.stdout
+    assert "entry_states[mine-at-0-jacrev" not in done.stdout

@@ -1,0 +1,106 @@
+"""Inputs keep to the condition of an entry, wherever they come from."""
+
+from __future__ import annotations
+
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import sympy
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from reference.convention import places
+from reference.domain import Interval
+from reference.format import FORMATS
+from reference.op import InvalidOpError, Op, x
+from strategies import fixed_cases, manner_cases, op_cases, reached_cases, sized_cases
+from strategies.cases import UnmetError, real_cases
+from tests.test_enumeration import cases
+from tests.test_positions import repeated
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from reference.case import Case
+
+SQUARE = Interval(-2, 2)
+CONIC = Op(
+    name="conic",
+    torch="torch.sin",
+    formula=lambda u, v, a, b, c: np.exp(-(a * u * u + c * v * v) / 2 - b * u * v),
+    where=lambda u, v, a, b, c: (a > 0) & (a * c > b * b) & (u != v),
+    domain=dict.fromkeys("uvabc", SQUARE),
+)
+"""A splat, whose conic is positive definite."""
+
+ROWS = Op(
+    name="rows",
+    torch="torch.sin",
+    formula=lambda x, y: np.sqrt(np.sum(x * x, axis=-1) - np.sum(y * y, axis=-1)),
+    where=lambda x, y: np.sum(x * x, axis=-1) > np.sum(y * y, axis=-1),
+    axes="n,n",
+    batched=2,
+)
+"""A function of rows, of which one is longer than the other."""
+
+WHOLE = Op(
+    name="whole",
+    torch="torch.sin",
+    formula=lambda x, weight: x * weight,
+    where=lambda _, weight: np.sum(weight) > 0,
+    axes="n,n",
+)
+"""A function of a weight whose sum is positive."""
+
+HALF = Op(name="half", torch="torch.abs", formula=sympy.Abs(x), kinks=(x,), where=lambda x: x > 0)
+"""A function whose kink is left out."""
+
+
+def all_of(op: Op, dtype: str) -> Iterable[Case]:
+    """Return every case of an op that is not drawn."""
+    form = FORMATS[dtype]
+    sized = (each.made() for each in sized_cases(op, form) if each.elements < 10_000)
+    whole = (fixed_cases(op, form), fixed_cases(op, form, 2), manner_cases(op, form), real_cases(op, form), sized)
+    return chain(*whole, [repeated(op, form, 100, "strided")] if op.elementwise else [])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("op", [CONIC, ROWS, WHOLE, HALF], ids=lambda op: op.name)
+def test_no_case_breaks_the_condition(op: Op, dtype: str) -> None:
+    """Fixed, laid out, large, tied and repeated: all inputs meet it, and there are as many cases as without it."""
+    found = list(all_of(op, dtype))
+    assert all(op.holds(case.primals).all() for case in found)
+    assert {case.batch for case in found} >= {(5,), (2, 3)}
+
+
+@settings(max_examples=50)
+@given(data=st.data())
+@pytest.mark.parametrize("op", [CONIC, ROWS, WHOLE, HALF], ids=lambda op: op.name)
+def test_no_drawn_case_breaks_the_condition(op: Op, data: st.DataObject) -> None:
+    """So it is of what is drawn, laid out or expanded, in one order or two."""
+    case = data.draw(op_cases(op, FORMATS["float32"], order=data.draw(st.integers(1, 2))))
+    assert op.holds(case.primals).all()
+
+
+def test_points_are_left_out_where_they_are_listed() -> None:
+    """A kink that the condition excludes is not asked, nor an enumerated value; no drawn tree has the op."""
+    assert places(HALF) == []
+    (case,) = cases(HALF, FORMATS["float16"], (np.array([-1.0, 0.0, 2.0, 3.0]),))
+    assert case.primals[0].tolist() == [2.0, 3.0]
+    assert reached_cases(HALF, FORMATS["float32"]) == ()
+
+
+def test_condition_that_nothing_meets_is_an_error() -> None:
+    """It is said, with what is accepted, and never a case of nothing."""
+    op = Op(name="never", torch="torch.sin", formula=sympy.sin(x), where=lambda x: x > np.inf)
+    with pytest.raises(UnmetError, match=r"op 'never': where: .* accepted: "):
+        fixed_cases(op, FORMATS["float32"])
+
+
+@pytest.mark.parametrize("where", [lambda x: x > 0, 3])
+def test_what_is_no_condition_is_refused(where: Any) -> None:
+    """A condition takes all inputs of the formula."""
+    with pytest.raises(InvalidOpError, match="a function of arrays x, y that says"):
+        Op(name="op", torch="torch.sin", formula=lambda x, y: x * y, where=where)
