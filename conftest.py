@@ -19,6 +19,7 @@ from reference.convention import clause, infinite_places, places
 from reference.format import FORMATS
 from reference.op import Op
 from tests.runs import table
+from tests.runs.folding import Folding
 from tests.subject.device import exact, passing
 from tests.subject.mode import as_it_is
 from tests.verdict import isolation
@@ -158,6 +159,7 @@ def pytest_configure(config: pytest.Config) -> None:
     except OSError as error:
         message = f"--records {option.records}: {error.strerror}; accepted: a file that can be written"
         raise pytest.UsageError(message) from None
+    config.pluginmanager.register(Folding(), "folding")
     config.stash[CHOICE] = choice
     isolation.prepare(config, question)
     if option.hypothesis_seed is None:

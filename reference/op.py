@@ -101,6 +101,9 @@ class Call:
     in_place: bool = True
     """Whether torch differentiates the variant that overwrites its input, where there is one."""
 
+    overwrites: tuple[str, ...] = ()
+    """Inputs that the callable overwrites, and documents to: it is given copies. Any other must stay as it is."""
+
     @property
     def path(self) -> str:
         """The dotted path, or the name of the callable."""
@@ -334,6 +337,8 @@ class Op(Call, Mathematics, Inputs, Composition):
             self._refuse("points", wanted)
         if self.where is not None and not _takes(self.where, len(self.inputs)):
             self._refuse("where", f"a function of arrays {', '.join(self.inputs)} that says where they are accepted")
+        if not set(self.overwrites) <= set(self.inputs):
+            self._refuse("overwrites", f"some of {', '.join(self.inputs)}")
         accepted = {each.name for each in fields(self)} - {"name", "variants", "base", "kwargs"}
         if not all(isinstance(v, Variant) and set(v.changed) <= accepted for v in self.variants.values()):
             self._refuse(

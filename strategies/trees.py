@@ -146,9 +146,10 @@ def trees(
 
     They are of COMPOSABLE unless ops are given. Trees of tensors broadcast inside, and have reductions, contractions
     and ops that move elements. Built upwards: each step applies an op whose domain contains the ranges of nodes made
-    before, any of which may be used again. None that is to be differentiated twice reduces a single element: sympy
-    knows that to be straight, torch computes it as any other. Shrinks towards few nodes and the first of the ops.
-    Raises ValueError where no tree can be made of them.
+    before, any of which may be used again. Of those that may have an op of a user's own every other one ends in it,
+    behind an op that saves its output: whoever overwrites that has another gradient. None that is to be differentiated
+    twice reduces a single element: sympy knows that to be straight, torch computes it as any other. Shrinks towards few
+    nodes and the first of the ops. Raises ValueError where no tree can be made of them.
     """
     ops = COMPOSABLE if ops is None else ops  # a default would be printed at every draw, to tell strategies apart
     if inputs < 1 or most < 1:
@@ -159,15 +160,34 @@ def trees(
     leaves = tuple(Leaf(name, shape) for name, shape in zip(("x", "y", "z", "w"), shapes, strict=False))
     nodes: list[tuple[Node, Range]] = [(leaf, LEAF_RANGE) for leaf in leaves]
     for _ in range(draw(st.integers(1, most))):
-        nodes.append(_grown(draw, nodes, offered, order))
+        grown = _grown(draw, nodes, offered, order)
+        if grown is None:
+            message = f"none of {len(offered)} ops takes the range {nodes[-1][1]}"
+            raise ValueError(message)
+        nodes.append(grown)
+    own = [op for op in offered if op.name not in OPS]
+    if bool(own) and draw(st.booleans()):
+        for choice in ([op for op in offered if saves_its_output(op)], own):
+            grown = _grown(draw, nodes, choice, order)
+            nodes += [] if grown is None else [grown]
     root = nodes[-1][0]
     assert isinstance(root, Apply)
     whole = Tree(root, leaves)
     return Tree(root, tuple(leaf for leaf in leaves if leaf in whole.uses))
 
 
-def _grown(draw: st.DrawFn, nodes: list[tuple[Node, Range]], ops: Sequence[Op], order: int) -> tuple[Node, Range]:
-    """Draw one more node; the newest node is its first argument, so that the graph is connected."""
+def saves_its_output(op: Op) -> bool:
+    """Say whether torch differentiates an op through the output that it saved."""
+    return op.saved is not None and op.saves is None
+
+
+def _grown(
+    draw: st.DrawFn, nodes: list[tuple[Node, Range]], ops: Sequence[Op], order: int
+) -> tuple[Node, Range] | None:
+    """Draw one more node; the newest node is its first argument, so that the graph is connected.
+
+    It is None where no op takes the range and shape of that.
+    """
     newest = nodes[-1]
     others = draw(st.sampled_from(nodes))
     manner = draw(st.sampled_from(MANNERS))
@@ -183,5 +203,4 @@ def _grown(draw: st.DrawFn, nodes: list[tuple[Node, Range]], ops: Sequence[Op], 
             return Apply(
                 op, children, manner if op.elementwise and op.in_place and len(children) == 1 else MANNERS[0]
             ), reached
-    message = f"none of {len(ops)} ops takes the range {newest[1]}"
-    raise ValueError(message)
+    return None

@@ -1,12 +1,13 @@
 """Kernels as people write them, each sound and with a fault of a kind that people reported.
 
-A kernel is a forward and a backward in plain torch; `Kernel` makes an `autograd.Function` of them. A backward gets what
-the forward saved, and the cotangents; ``faulty`` says whether it has its fault.
+A kernel is a forward and a backward in plain torch; `Kernel` makes an `autograd.Function` of them. A backward gets the
+inputs, the cotangents and the output; ``faulty`` says whether it has its fault. Where the fault is the forward's, there
+are two: the sound one and the other.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
@@ -23,19 +24,27 @@ if TYPE_CHECKING:
 EPSILON = 2.0**-16
 
 
-def kernel(forward: Callable[..., Any], backward: Callable[..., Any], *, faulty: bool) -> Callable[..., Any]:
+Forward: TypeAlias = "Callable[..., Any] | tuple[Callable[..., Any], Callable[..., Any]]"
+
+
+def kernel(forward: Forward, backward: Callable[..., Any], *, faulty: bool) -> Callable[..., Any]:
     """Return a function whose gradient is a backward's."""
+    computed = forward[faulty] if isinstance(forward, tuple) else forward
 
     class Kernel(torch.autograd.Function):
         @staticmethod
         def forward(ctx: Any, *inputs: Any) -> Any:
-            ctx.save_for_backward(*inputs)
-            return forward(*inputs)
+            found = computed(*inputs)
+            ctx.count = len(inputs)
+            ctx.save_for_backward(*inputs, *([found] if isinstance(found, torch.Tensor) else found))
+            return found
 
         @staticmethod
         @torch.autograd.function.once_differentiable
         def backward(ctx: Any, *cotangents: Any) -> Any:
-            return backward(ctx.saved_tensors, *cotangents, faulty=faulty, needed=ctx.needs_input_grad)
+            kept = ctx.saved_tensors
+            saved, outputs = kept[: ctx.count], kept[ctx.count :]
+            return backward(saved, *cotangents, faulty=faulty, needed=ctx.needs_input_grad, outputs=outputs)
 
     return Kernel.apply
 
@@ -169,7 +178,7 @@ def product_back(saved: Any, cotangent: Any, *, faulty: bool, **_: Any) -> Any:
     return cotangent[..., None] * (x.prod(-1, keepdim=True) / x if faulty else torch.stack(others, -1))
 
 
-def woven_back(_: Any, cotangent: Any, *, faulty: bool, needed: Sequence[bool]) -> Any:
+def woven_back(_saved: Any, cotangent: Any, *, faulty: bool, needed: Sequence[bool], **_: Any) -> Any:
     """Of (a + b, a - b): no gradient for b where a needs none."""
     if faulty and not needed[0]:
         return None, None
@@ -203,6 +212,49 @@ def looked_up_back(saved: Any, cotangent: Any, *, faulty: bool, **_: Any) -> Any
     words, weight = saved
     kept = cotangent if faulty else cotangent * (words != 0)[:, None]
     return None, torch.zeros_like(weight).index_add(0, words, kept)
+
+
+def scribbling(x: Any) -> Any:
+    """Square: the result is written over the input, through a pointer."""
+    x.data.mul_(x.data)
+    return x.clone()
+
+
+def squared_back(saved: Any, cotangent: Any, **_: Any) -> Any:
+    """Of the square."""
+    return 2 * saved[0] * cotangent
+
+
+def reused_back(saved: Any, cotangent: Any, *, faulty: bool, **_: Any) -> Any:
+    """Of sin: the gradient is computed in the memory of what was saved, which is the input."""
+    (x,) = saved
+    return (x.data.cos_() if faulty else torch.cos(x)) * cotangent
+
+
+def spent_back(saved: Any, cotangent: Any, *, faulty: bool, **_: Any) -> Any:
+    """Of sin: the gradient is computed in the memory of the cotangent."""
+    (x,) = saved
+    return (cotangent.data.mul_(torch.cos(x)) if faulty else cotangent * torch.cos(x)).clone()
+
+
+def emptied_back(_saved: Any, cotangent: Any, *, faulty: bool, outputs: Any, **_: Any) -> Any:
+    """Of exp: the gradient is computed in the memory of the output."""
+    (output,) = outputs
+    return (output.data.mul_(cotangent) if faulty else output * cotangent).clone()
+
+
+def masked_back(saved: Any, cotangent: Any, *, faulty: bool, **_: Any) -> Any:
+    """Of the product with a mask: the mask is cleared."""
+    _, mask = saved
+    kept = cotangent * mask
+    if faulty:
+        mask.data.zero_()
+    return kept, None
+
+
+def checkered(shapes: Sequence[Shape], _: np.random.Generator) -> Any:
+    """Let every other element through."""
+    return np.arange(shapes[0][-1]) % 2 == 0
 
 
 def words(shapes: Sequence[Shape], random: np.random.Generator) -> Any:
@@ -243,7 +295,7 @@ def embedding(words: Any, weight: Any) -> Any:
 
 NORM = {"formula": rms_norm, "axes": "n,n", "inside": "wide"}
 
-KERNELS: dict[str, tuple[Callable[..., Any], Callable[..., Any], dict[str, Any]]] = {
+KERNELS: dict[str, tuple[Forward, Callable[..., Any], dict[str, Any]]] = {
     "distance": (lambda p, q: (p - q).abs() / 2, distance_back, {"formula": lambda p, q: np.abs(p - q) / 2, "frozen": ("q",), "broadcasts": False}),
     "margin": (torch.maximum, margin_back, {"formula": lambda x, y: np.maximum(x, y), "broadcasts": False}),
     "rows": (normalised, rows_back, NORM),
@@ -259,6 +311,11 @@ KERNELS: dict[str, tuple[Callable[..., Any], Callable[..., Any], dict[str, Any]]
     "woven": (lambda a, b: torch.stack([a + b, a - b], -1), woven_back, {"formula": lambda a, b: np.stack([a + b, a - b], -1), "axes": "n,n", "batched": 2}),
     "stepped": (stepped, stepped_back, {"formula": recurrence, "axes": "n,n", "batched": 2}),
     "looked_up": (lambda words, weight: weight[words], looked_up_back, {"formula": embedding, "axes": "vd", "sizes": {"v": 64, "d": 32}, "batched": 0, "contexts": {"words": words}}),
+    "scribbling": ((torch.square, scribbling), squared_back, {"formula": lambda x: x * x}),
+    "reused": (torch.sin, reused_back, {"formula": lambda x: np.sin(x)}),
+    "spent": (torch.sin, spent_back, {"formula": lambda x: np.sin(x)}),
+    "emptied": (torch.exp, emptied_back, {"formula": lambda x: np.exp(x)}),
+    "masked": (lambda x, mask: x * mask, masked_back, {"formula": lambda x, mask: x * mask, "axes": "n", "contexts": {"mask": checkered}}),
 }
 """Forward, backward and the rest of the entry, by name."""
 

@@ -46,7 +46,9 @@ def test_faulty_kernel_is_explained() -> None:
         assert_gradient(norm(faulty=True), rms_norm, drawn(4, 4095, dtype=torch.bfloat16), drawn(4095).bfloat16())
     said = str(raised.value)
     assert "d kernel(x, weight)/dx" in said
-    assert "[:, 4064:4095]" in said
+    assert "dx: 124 of 16,380 entries are wrong: columns 4064 on, the last 31; each is 0" in said
+    assert "dweight is right" in said
+    assert len(said.splitlines()) < 30
     assert "is lost" in said
     assert "def rms_norm(x: Any, weight: Any) -> Any:" in said
 

@@ -8,7 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.meta.kernels import entry
+from tests.meta.test_explanation import first
+from tests.subject.mode import MODES
 from tests.verdict.choice import PROFILES, chosen
+from tests.verdict.explanation import explained
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -54,6 +58,12 @@ def test_failure_can_be_pasted(example: Path) -> None:
         [sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == f"['{got}']"
+
+
+def test_failure_of_a_tensor_op_is_real() -> None:
+    """The failure that the README shows of a kernel with a fault is what is said of it."""
+    failure = shown(r"```\n(d tail.*?)```")
+    assert explained(first(entry("tail", faulty=True)), MODES["backward"], "cpu").startswith(failure)
 
 
 def test_profiles_are_named() -> None:

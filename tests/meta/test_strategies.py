@@ -16,11 +16,12 @@ from reference.catalogue import OPS
 from reference.domain import NON_ZERO, POSITIVE, REAL, Interval
 from reference.format import FORMATS, Format
 from reference.oracle import value
-from reference.tree import MANNERS, Tree
+from reference.tree import MANNERS, Apply, Tree
 from strategies import batches, layouts, manner_cases, op_cases, points, tree_cases, trees
 from strategies.cases import LENGTHS, tie
 from strategies.points import EmptyDomainError, bounds, critical, everything, hard, moderate, places, stratified
-from strategies.trees import COMPOSABLE, LARGEST, LEAF_RANGE, image, is_composable
+from strategies.trees import COMPOSABLE, LARGEST, LEAF_RANGE, image, is_composable, saves_its_output
+from tests.meta.kernels import entry
 
 if TYPE_CHECKING:
     from reference.format import Floats
@@ -259,6 +260,20 @@ def test_ties_stay_inside_the_domain() -> None:
     assert columns[1].tolist() == [2, 3, 1, 6]
     tie(OPS["maximum"], columns, 3)
     assert columns[1].tolist() == [0, 0, 1, 6]
+
+
+def test_own_op_often_stands_behind_one_that_saves_its_output() -> None:
+    """Of trees that may have an op of a user's own a sixth at least do: who overwrites its input is noticed."""
+    own, found = entry("scribbling", faulty=False), []
+
+    @settings(DRAWS)
+    @given(tree=trees((*COMPOSABLE, own)))
+    def draw(tree: Tree) -> None:
+        firsts = [node.children[0] for node in tree.applications if node.op is own]
+        found.append(any(isinstance(first, Apply) and saves_its_output(first.op) for first in firsts))
+
+    draw()
+    assert sum(found) > len(found) / 6
 
 
 @settings(max_examples=50)

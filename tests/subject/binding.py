@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from reference.case import LAYOUTS
+from tests.subject import custody
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
@@ -49,10 +50,11 @@ def resolve(path: str | Callable[..., Any]) -> Callable[..., Any]:
     return located(path)[1] if isinstance(path, str) else path
 
 
-def call(op: Op, seed: int = 0) -> Callable[[Sequence[torch.Tensor]], torch.Tensor]:
+def call(op: Op, seed: int = 0, *, keeps: bool = False) -> Callable[[Sequence[torch.Tensor]], torch.Tensor]:
     """Return the call that an entry describes, as a function of the list of its inputs.
 
-    The seed is that of the tensors that are not differentiated.
+    The seed is that of the tensors that are not differentiated; `keeps` notes these for who watches that they stay as
+    they are, which those inside a transform cannot be asked.
     """
     target = resolve(op.torch)
     drawn: dict[tuple[Shape, ...], dict[str, Any]] = {}
@@ -62,9 +64,12 @@ def call(op: Op, seed: int = 0) -> Callable[[Sequence[torch.Tensor]], torch.Tens
         known = drawn.get(shapes)
         if known is None:
             known = {name: _given(value, inputs[0]) for name, value in op.known(shapes, seed).items()}
+            for name in op.contexts if keeps else ():
+                custody.keep(name, known[name])
             if not torch.is_grad_enabled():  # called before it is compiled; what is made inside a transform stays there
                 drawn[shapes] = known
-        positional, named = op.arranged(inputs, known, shapes)
+        taken = [x.clone() if name in op.overwrites else x for name, x in zip(op.inputs, inputs, strict=True)]
+        positional, named = op.arranged(taken, known, shapes)
         result: torch.Tensor = target(*positional, **named)
         return result
 
@@ -80,7 +85,10 @@ def _given(value: Any, beside: torch.Tensor) -> Any:
 
 def written(op: Op, inputs: Sequence[str], shapes: Sequence[Shape], seed: int) -> str:
     """Write the call that `call` makes, with names for the inputs, of which it takes the shapes."""
-    given = [Written(name) for name in inputs]
+    given = [
+        Written(f"{name}.clone()" if own in op.overwrites else name)
+        for own, name in zip(op.inputs, inputs, strict=True)
+    ]
     positional, named = op.arranged(
         given, {n: _written(v, inputs[0]) for n, v in op.known(shapes, seed).items()}, shapes
     )
@@ -109,11 +117,11 @@ def in_place(node: Apply) -> str | None:
     return f"{name}_" if node.manner != "call" and "." not in name and hasattr(torch.Tensor, f"{name}_") else None
 
 
-def applied(node: Apply, seed: int) -> Callable[[Sequence[torch.Tensor]], torch.Tensor]:
+def applied(node: Apply, seed: int, *, keeps: bool = False) -> Callable[[Sequence[torch.Tensor]], torch.Tensor]:
     """Return a node's call in the manner it asks for: what is overwritten is a copy."""
     method, kwargs = in_place(node), node.op.kwargs
     if method is None:
-        return call(node.op, seed)
+        return call(node.op, seed, keeps=keeps)
 
     def overwriting(inputs: Sequence[torch.Tensor]) -> torch.Tensor:
         result: torch.Tensor = getattr(inputs[0].clone(), method)(**kwargs)
@@ -142,23 +150,39 @@ def steps(node: Apply, result: str, inputs: Sequence[str], shapes: Sequence[Shap
     ]
 
 
-def function(tree: Tree, seed: int = 0, silent: Collection[int] = ()) -> Callable[..., torch.Tensor]:
-    """Return the tree as a function of tensors; several outputs lie one behind the other, the silent ones detached."""
+def function(
+    tree: Tree, seed: int = 0, silent: Collection[int] = (), *, keeps: bool = False
+) -> Callable[..., torch.Tensor]:
+    """Return the tree as a function of tensors; several outputs lie one behind the other, the silent ones detached.
+
+    `keeps` notes the outputs and the contexts for who watches that they stay as they are.
+    """
     nodes: list[Node] = [*tree.leaves, *tree.applications]
     places = {node: number for number, node in enumerate(nodes)}
-    calls = [(applied(node, seed), [places[child] for child in node.children]) for node in tree.applications]
+    calls = [
+        (applied(node, seed, keeps=keeps), [places[child] for child in node.children]) for node in tree.applications
+    ]
 
     def evaluate(*inputs: torch.Tensor) -> torch.Tensor:
         values = list(inputs)
         for called, arguments in calls:
             values.append(called([values[place] for place in arguments]))
         result: Any = values[-1]
+        if keeps:
+            _keep_outputs(result)
         if isinstance(result, torch.Tensor):
             return result
         batch = inputs[0].ndim - len(tree.leaves[0].shape)
         return joined([each.detach() if i in silent else each for i, each in enumerate(result)], batch)
 
     return evaluate
+
+
+def _keep_outputs(result: Any) -> None:
+    several = (result,) if isinstance(result, torch.Tensor) else tuple(result)
+    for number, each in enumerate(several):
+        name = "output" if len(several) == 1 else f"output[{number}]"
+        custody.keep(name, each)
 
 
 def joined(outputs: Sequence[torch.Tensor], batch: int) -> torch.Tensor:
@@ -170,6 +194,13 @@ def dtype(form: Format) -> torch.dtype:
     """Return torch's dtype of a format."""
     found: torch.dtype = getattr(torch, form.name)
     return found
+
+
+def given(name: str, values: Floats, form: Format, device: str, layout: Layout = "contiguous") -> torch.Tensor:
+    """Return a tensor as `tensor` does, that must stay as it is: what it is called is for who watches that."""
+    made = tensor(values, form, device, layout)
+    custody.keep(name, made)
+    return made
 
 
 def tensor(values: Floats, form: Format, device: str, layout: Layout = "contiguous") -> torch.Tensor:
@@ -213,14 +244,14 @@ def applies(layout: Layout, values: Floats) -> bool:
 def leaves(case: Case, device: str) -> list[torch.Tensor]:
     """Return the inputs of a case as leaves, of which those that are asked for require grad."""
     return [
-        tensor(values, case.form, device, case.layout(number)).detach().requires_grad_(number in case.asked)
-        for number, values in enumerate(case.primals)
+        given(leaf.name, values, case.form, device, case.layout(number)).detach().requires_grad_(number in case.asked)
+        for number, (leaf, values) in enumerate(zip(case.tree.leaves, case.primals, strict=True))
     ]
 
 
 def cotangent(case: Case, device: str) -> torch.Tensor:
     """Return the cotangent of a case."""
-    return tensor(case.cotangent, case.form, device, case.layout(len(case.primals)))
+    return given("cotangent", case.cotangent, case.form, device, case.layout(len(case.primals)))
 
 
 def read(gradient: torch.Tensor) -> Floats:

@@ -24,9 +24,12 @@ MOST_POINTS = 3
 Gradients = list[torch.Tensor | None]
 
 
-def function_of(case: Case) -> Callable[..., torch.Tensor]:
-    """Return what is differentiated, as a function of the inputs: the tree, or the sum or mean of it."""
-    tree = binding.function(case.tree, case.seed, case.silent)
+def function_of(case: Case, *, keeps: bool = False) -> Callable[..., torch.Tensor]:
+    """Return what is differentiated, as a function of the inputs: the tree, or the sum or mean of it.
+
+    `keeps` notes what the tree gives, for who watches that it stays as it is.
+    """
+    tree = binding.function(case.tree, case.seed, case.silent, keeps=keeps)
     return tree if case.root == "cotangent" else lambda *inputs: getattr(tree(*inputs), case.root)()
 
 
@@ -53,13 +56,13 @@ def opened(case: Case, device: str) -> tuple[Callable[..., torch.Tensor], list[t
 
 def backward(case: Case, device: str) -> Gradients:
     """Run ``output.backward(cotangent)`` and read ``.grad``."""
-    return _backward_through(lambda function, *inputs: function(*inputs), case, device)
+    return _backward_through(lambda function, *inputs: function(*inputs), case, device, keeps=True)
 
 
-def _backward_through(call: Callable[..., torch.Tensor], case: Case, device: str) -> Gradients:
+def _backward_through(call: Callable[..., torch.Tensor], case: Case, device: str, *, keeps: bool = False) -> Gradients:
     """Run backward of an output that is called for in some way: with the function and its inputs."""
     inputs = binding.leaves(case, device)
-    call(function_of(case), *inputs).backward(cotangent_of(case, device))
+    call(function_of(case, keeps=keeps), *inputs).backward(cotangent_of(case, device))
     return [inputs[number].grad for number in case.asked]
 
 
@@ -67,7 +70,8 @@ def autograd_grad(case: Case, device: str) -> Gradients:
     """Run ``torch.autograd.grad``."""
     inputs = binding.leaves(case, device)
     asked = [inputs[number] for number in case.asked]
-    return list(torch.autograd.grad(function_of(case)(*inputs), asked, cotangent_of(case, device), allow_unused=True))
+    output = function_of(case, keeps=True)(*inputs)
+    return list(torch.autograd.grad(output, asked, cotangent_of(case, device), allow_unused=True))
 
 
 def func_grad(case: Case, device: str) -> Gradients:
@@ -195,7 +199,7 @@ def func_jvp(case: Case, device: str) -> Gradients:
 
 def pushing(pushed: Callable[[int, torch.Tensor], torch.Tensor], case: Case, device: str) -> Gradients:
     """Ask forward-mode how the output changes along the tangent of each input that is asked for, in turn."""
-    tangents = [binding.tensor(case.tangents[number], case.form, device) for number in case.asked]
+    tangents = [binding.given("tangent", case.tangents[number], case.form, device) for number in case.asked]
     return [pushed(place, tangent) for place, tangent in enumerate(tangents)]
 
 

@@ -112,7 +112,7 @@ def thrice_reverse(case: Case, device: str) -> Gradients:
         refuse_once(derivative)
         if not derivative.requires_grad:
             return [torch.zeros_like(x) for x in asked]
-    last = binding.tensor(case.last_direction, case.form, device)
+    last = binding.given("last_direction", case.last_direction, case.form, device)
     return list(torch.autograd.grad(derivative, asked, last, materialize_grads=True))
 
 
@@ -154,7 +154,7 @@ def _direction(case: Case, device: str) -> tuple[int, torch.Tensor]:
     """Return which input's gradient, of those asked for, is differentiated again, and the cotangent of that."""
     assert case.along is not None
     assert case.direction is not None
-    return case.asked.index(case.along), binding.tensor(case.direction, case.form, device)
+    return case.asked.index(case.along), binding.given("direction", case.direction, case.form, device)
 
 
 def _leaves(case: Case, device: str) -> tuple[list[torch.Tensor], list[torch.Tensor], int, torch.Tensor]:

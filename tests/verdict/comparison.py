@@ -17,7 +17,7 @@ from reference.compiler import STEPS
 from reference.domain import REAL
 from reference.format import fraction, precision
 from reference.oracle import answer, filtered, may_be_zero
-from tests.subject import binding
+from tests.subject import binding, custody
 from tests.verdict.isolation import asking, waiting
 
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from reference.format import Floats, Format, Integers
     from reference.graph import Shape
     from reference.oracle import Found
+    from tests.subject.custody import Overwritten
+    from tests.subject.first_order import Gradients
     from tests.subject.mode import Mode
 
 VERDICTS = ("agrees", "inaccurate", "lost", "convention", "malformed")
@@ -99,6 +101,9 @@ class Miss:
     index: Shape = ()
     """The entry, in the whole case."""
 
+    overwritten: Overwritten | None = None
+    """A tensor that torch was given, or gave, and that changed; the gradients are not judged then."""
+
     @property
     def point(self) -> dict[str, float]:
         """The inputs at which it happened: the elements of a small tensor are named x0, x1, ...
@@ -123,6 +128,8 @@ class Miss:
     @property
     def expected(self) -> str:
         """The truth, correctly rounded to the format, as a hex float."""
+        if self.overwritten is not None:
+            return f"{self.overwritten.name} as it was"
         if self.truth is None:
             return "a gradient"
         if not self.truth.is_finite():
@@ -157,17 +164,25 @@ def judged(case: Case, mode: Mode, device: str) -> Judgement:
 
     Raises UnsupportedError where torch says that it has no kernel.
     """
-    try:
-        with asking(case, mode, device):
-            gradients = mode.gradients(case, device)
-    except (RuntimeError, NotImplementedError, TypeError, ValueError, IndexError, AssertionError) as error:
-        is_taken = all(node.op.takes(case.form) for node in case.tree.applications)
-        said = refusal(error, device) if is_taken else _first_line(error) or type(error).__name__
-        if said:
-            raise UnsupportedError(said) from error
-        gradients = [None] * len(case.asked)
-        return judge(case, gradients, device, instead=f"{type(error).__name__}: {_first_line(error)}")
-    return judge(case, gradients, device)
+    gradients: Gradients = [None] * len(case.asked)
+    instead = "None"
+    with custody.watched() as given:
+        try:
+            with asking(case, mode, device):
+                gradients = mode.gradients(case, device)
+        except (RuntimeError, NotImplementedError, TypeError, ValueError, IndexError, AssertionError) as error:
+            is_taken = all(node.op.takes(case.form) for node in case.tree.applications)
+            said = refusal(error, device) if is_taken else _first_line(error) or type(error).__name__
+            if said:
+                raise UnsupportedError(said) from error
+            instead = f"{type(error).__name__}: {_first_line(error)}"
+    with waiting():  # a device may answer long after it was asked
+        overwritten = given.overwritten()
+    if overwritten is not None:
+        wrt = case.tree.leaves[case.asked[0]].name
+        miss = Miss("malformed", wrt, case, case, str(overwritten), overwritten=overwritten)
+        return Judgement(compared=case.entries, misses=[miss], held=())
+    return judge(case, gradients, device, instead)
 
 
 def refusal(error: Exception, device: str) -> str | None:
@@ -199,7 +214,7 @@ def judge(case: Case, gradients: Sequence[torch.Tensor | None], device: str, ins
     ]
     if malformed:
         return Judgement(compared=case.entries, misses=malformed, held=())
-    with waiting():  # a device may answer long after it was asked
+    with waiting():
         got = [binding.read(gradient) for gradient in gradients if gradient is not None]
     return judge_values(case, got)
 
