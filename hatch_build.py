@@ -17,7 +17,14 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 PACKAGE = "gradassay"
 ROOMS = ("reference", "strategies", "tests")
-LEFT_OUT = ("tests/meta", "tests/mutation", "tests/wall", "tests/sensitivity.py", "tests/runs/coverage.py")
+LEFT_OUT = (
+    "tests/meta",
+    "tests/kernels",
+    "tests/mutation",
+    "tests/wall",
+    "tests/sensitivity.py",
+    "tests/runs/coverage.py",
+)
 RENAMED = {"gradassay.py": "__init__.py"}
 
 

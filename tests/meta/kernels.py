@@ -15,13 +15,12 @@ import torch
 from reference.domain import Interval
 from reference.op import Op
 from reference.trace import detached, shift
+from tests.kernels.formulas import EPSILON, rms_norm
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from reference.op import Shape
-
-EPSILON = 2.0**-16
 
 
 Forward: TypeAlias = "Callable[..., Any] | tuple[Callable[..., Any], Callable[..., Any]]"
@@ -265,11 +264,6 @@ def words(shapes: Sequence[Shape], random: np.random.Generator) -> Any:
 def causal(shapes: Sequence[Shape], _: np.random.Generator) -> Any:
     """Let each query see the keys up to its own place."""
     return np.tril(np.ones((shapes[0][-2], shapes[1][-2]), dtype=bool))
-
-
-def rms_norm(x: Any, weight: Any) -> Any:
-    """Root mean square normalisation."""
-    return x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + EPSILON) * weight
 
 
 def attention(q: Any, k: Any, v: Any, mask: Any) -> Any:

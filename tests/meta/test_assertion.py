@@ -10,7 +10,8 @@ import sympy
 import torch
 
 from reference import op
-from tests.meta.kernels import EPSILON, KERNELS, kernel, rms_norm
+from tests.kernels.formulas import EPSILON, rms_norm
+from tests.meta.kernels import KERNELS, kernel
 from tests.verdict.assertion import UsageError, assert_gradient
 from tests.verdict.comparison import UnsupportedError
 from tests.verdict.explanation import DisagreementError

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from reference.format import FORMATS
 from reference.op import InvalidOpError, Op, x
 from strategies import fixed_cases, manner_cases, op_cases, sized_cases
-from tests.meta.kernels import kernel, rms_norm
+from tests.kernels.formulas import rms_norm
+from tests.meta.kernels import kernel
 from tests.subject.mode import MODES
 from tests.verdict.assay import Assay
 from tests.verdict.explanation import DisagreementError

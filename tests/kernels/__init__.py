@@ -1,0 +1,1 @@
+"""Three kernels that people write, in plain torch and in Triton, with what they compute in plain numpy."""

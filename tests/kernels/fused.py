@@ -1,0 +1,17 @@
+"""The kernels in Triton: assay them with ``--catalogue tests/kernels/fused.py``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from reference.op import Op
+from tests.kernels.formulas import BATCH, LOSS, NORM
+
+TAKEN: dict[str, Any] = {"dtypes": ("float32", "float16", "bfloat16")}
+"""The formats that they take; they are for float32 inside."""
+
+OPS = (
+    Op(name="triton_rms_norm", torch="tests.kernels.norm.RmsNorm.apply", **NORM, **TAKEN),
+    Op(name="triton_linear_cross_entropy", torch="tests.kernels.loss.LinearCrossEntropy.apply", **LOSS, **TAKEN),
+    Op(name="triton_attention", torch="tests.kernels.attention.Attention.apply", **BATCH, **TAKEN),
+)
