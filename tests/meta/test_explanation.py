@@ -45,10 +45,7 @@ POINTS = {
     ),
     "rank": ("each is what is due if only the first along axis 1 of the output counts", "\ndx is right"),
     "tail": ("dx: 14 of 2,062 entries are wrong: columns 1024 on, the last 7; each is 0", "\ndweight is right"),
-    "half": (
-        "times the rounding allowance: 86.5 by wide, 86.5 by operands, 0.199 by saved, 0.0166 by format; "
-        "wide is asked of it",
-    ),
+    "half": ("times the rounding allowance: 86.5 by wide, 86.5 by operands, 0.199 by saved", "; wide is asked of it"),
     "scaled": ("rows 1, 2, 4; each is what is due if the cotangent is 1 everywhere",),
     "wave": ("x[2, 3, 4, 2] transposed", "each is what is due if x is read in the order of memory"),
     "gate": ("cotangent transposed", "each is what is due if the cotangent is read in the order of memory"),
