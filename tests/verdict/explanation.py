@@ -267,7 +267,8 @@ def _distances(miss: Miss) -> list[str]:
     for promise in PROMISES:
         found = answer(replace(case, promise=promise))[place]
         off = abs(got - float(found.centre[miss.index]) - float(found.rest[miss.index]))
-        share = off / float(found.radius[miss.index] + abs(found.offset[miss.index]))
+        allowed = float(found.radius[miss.index] + abs(found.offset[miss.index]))
+        share = off / allowed if allowed else math.inf
         shares.append(f"{share:.3g} by {promise}")
     return [f"{line}: {', '.join(shares)}; {case.inside} is asked of it"]
 
