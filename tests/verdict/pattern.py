@@ -45,7 +45,9 @@ def described(wrong: Mask, inputs: Mapping[str, Floats]) -> str:
             return words
     if is_box:
         return said
-    count = int(np.prod([len(at) for at in box]))
+    # an axis of which most places have a wrong entry says nothing
+    few = [at if 2 * len(at) <= length else np.arange(length) for at, length in zip(box, wrong.shape, strict=True)]
+    said, count = " of ".join(reversed([*_restricted(few, wrong.shape)])), int(np.prod([len(at) for at in few]))
     return f"{int(wrong.sum()):,} of the {count:,} in {said}" if said else ""
 
 
