@@ -10,10 +10,12 @@ from dataclasses import fields
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.meta.kernels import entry
 from tests.meta.picture import drawn
+from tests.meta.prose import pages, sentences
 from tests.meta.test_explanation import first
 from tests.subject.mode import MODES
 from tests.verdict.choice import PROFILES, chosen
@@ -28,6 +30,9 @@ EVERYTHING = "\n".join([README, (ROOT / "CONTRIBUTING.md").read_text(), *PAGES.v
 
 MOST_WORDS = 700
 """Words of the README, its code too."""
+
+MEDIAN, LONG = 16, 32
+"""Words that half of all sentences have at most, and 19 of 20."""
 
 SOUND = """
 import torch
@@ -106,6 +111,19 @@ def test_picture_is_in_step() -> None:
 def test_readme_is_short() -> None:
     """The README can be read in a few minutes."""
     assert len(README.split()) <= MOST_WORDS
+
+
+def test_sentences_are_short() -> None:
+    """Of all pages together, half of the sentences are short, and few are long: python -m tests.meta.prose."""
+    lengths = [len(each.split()) for page in pages() for each in sentences(page.read_text(encoding="utf-8"))]
+    assert np.median(lengths) <= MEDIAN
+    assert np.percentile(lengths, 95) <= LONG
+
+
+def test_sentences_are_told_apart() -> None:
+    """Code is a word, tables and headings are none, and a label is no sentence."""
+    text = "# A page\n\nIt has `a b c` here. `x` starts one, too:\n\n    code of no sentence\n\n| a | b |\n\nSee it."
+    assert list(sentences(text)) == ["It has Code here.", "Code starts one, too:"]
 
 
 def test_links_of_the_readme_lead_somewhere() -> None:
