@@ -13,13 +13,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from reference.catalogue import OPS
 from tests.meta.kernels import entry
 from tests.meta.picture import drawn
 from tests.meta.prose import pages, sentences
 from tests.meta.test_explanation import first
+from tests.runs.known import page
 from tests.subject.mode import MODES
 from tests.verdict.choice import PROFILES, chosen
 from tests.verdict.comparison import UNSUPPORTED, VERDICTS
+from tests.verdict.deviation import FILE, read
 from tests.verdict.explanation import explained
 from tests.verdict.record import Record
 
@@ -108,6 +111,11 @@ def test_picture_is_in_step() -> None:
     assert (ROOT / "docs/failure.svg").read_text() == drawn()
 
 
+def test_findings_are_those_on_file() -> None:
+    """The page of what torch gets wrong is made of the file: python -m tests.runs.known docs/findings.md."""
+    assert PAGES["findings.md"] == page(list(read(FILE, OPS)))
+
+
 def test_readme_is_short() -> None:
     """The README can be read in a few minutes."""
     assert len(README.split()) <= MOST_WORDS
@@ -115,7 +123,7 @@ def test_readme_is_short() -> None:
 
 def test_sentences_are_short() -> None:
     """Of all pages together, half of the sentences are short, and few are long: python -m tests.meta.prose."""
-    lengths = [len(each.split()) for page in pages() for each in sentences(page.read_text(encoding="utf-8"))]
+    lengths = [len(each.split()) for path in pages() for each in sentences(path.read_text(encoding="utf-8"))]
     assert np.median(lengths) <= MEDIAN
     assert np.percentile(lengths, 95) <= LONG
 
