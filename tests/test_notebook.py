@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 import sympy
 import torch
@@ -58,6 +59,28 @@ def test_mean_of_squares() -> None:
     values = torch.tensor([1.0, 2.0, 3.0], requires_grad=True)
     (values**2).mean().backward()
     assert [f"{g:.4f}" for g in grad_of(values).tolist()] == ["0.6667", "1.3333", "2.0000"]
+
+
+def squared(*, sine: bool) -> Tree:
+    """Return x^2, or sin(x^2), as a tree of ops."""
+    leaf = Leaf("x")
+    root = Apply(OPS["square"], (leaf,))
+    return Tree(Apply(OPS["sin"], (root,)) if sine else root, (leaf,))
+
+
+CHAINS = {
+    "square": (squared(sine=False), [3.0], "cotangent"),
+    "sine_of_square": (squared(sine=True), [4.0], "cotangent"),
+    "mean_of_squares": (squared(sine=False), [1.0, 2.0, 3.0], "mean"),
+}
+"""The chains above, where they are asked for, and how."""
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_chain_in_every_format(name: str, form: Format, assay: Assay) -> None:
+    """The same chains are right in every format, on every device: what comes is what rounding allows."""
+    tree, point, root = CHAINS[name]
+    assay.assert_agrees(Case(tree, form, (np.array(point),), np.ones(len(point)), root))
 
 
 # A neuron reads x, is to answer y, and has a weight and a bias.
