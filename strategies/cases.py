@@ -14,10 +14,12 @@ from hypothesis import strategies as st
 
 from reference.case import LAYOUTS, ROOTS, Case, Sized, repeated_order
 from reference.convention import critical
+from reference.derivative import given, value_of
 from reference.domain import REAL
 from reference.oracle import FILTERED_BITS, has_limits, value_allowance
 from reference.tree import single
-from strategies.points import hard, moderate, points
+from reference.turning import crossings, turns_of, undecided
+from strategies.points import bounds, hard, moderate, points
 from strategies.shapes import batches, broadcastable, layouts, wholes
 from strategies.trees import LARGEST, LEAF_RANGE, is_composable, trees
 
@@ -77,6 +79,13 @@ DOMINATING = 12.0
 TENSOR_RANGE = 2.5
 """Inputs of tensor ops lie within this of 0, where their domain is the whole line."""
 
+TURNING_ROWS = 8
+"""Rows of a batch whose elements lie where a formula turns, at odd multiples of 1/GRID: no kinks meet there."""
+
+GRID = 16
+
+BEYOND = (1.0, -1.0, 32.0, -32.0)
+"""How far beyond a value at which a formula turns it is asked, besides there and next to it on either side."""
 
 TRIES = 100
 """How often inputs are drawn anew until they meet the condition of an entry."""
@@ -113,7 +122,21 @@ def _tensor(draw: st.DrawFn, op: Op, form: Format, order: int) -> Case:
     if is_tied:
         primals = tied(op, primals, draw(st.integers(0, 3)))
     cotangent = _cotangent(draw, form, (*batch, *tree.root.shape))
-    return Case(tree, form, primals, cotangent, seed=draw(st.integers(0, 7)))
+    case = Case(tree, form, primals, cotangent, seed=draw(st.integers(0, 7)))
+    return draw(_at_turns(case)) if order == 1 and not is_tied and turns_of(value_of(case).output) else case
+
+
+@st.composite
+def _at_turns(draw: st.DrawFn, case: Case) -> Case:
+    """Move some elements of an input of a tensor op to where its formula turns. Shrinks towards moving none."""
+    number = draw(st.sampled_from((None, *range(len(case.primals)))))
+    if number is None:
+        return case
+    values, start = case.primals[number].copy(), draw(st.integers(0, 15))
+    for element, choices in _near_turns(case, number).items():
+        _, value = choices[(start + element) % len(choices)]
+        values.ravel()[element] = value
+    return _decided(case, number, values)
 
 
 def lengths_of(op: Op, letter: str) -> tuple[int, ...]:
@@ -215,8 +238,9 @@ def manner_cases(op: Op, form: Format) -> tuple[Case, ...]:
     """Return cases that ask the same of an op in every manner, by rule and the same each time.
 
     There is one for each rank of the batch, for many rows, for each length of each axis, for many columns, for values
-    of all magnitudes, for each infinite value at which there are limits, for each layout of the inputs and of the
-    cotangent, each set of inputs that require grad, and each output of several alone.
+    of all magnitudes, for each infinite value at which there are limits, for values at which the formula turns, and
+    beyond, for each layout of the inputs and of the cotangent, each set of inputs that require grad, and each output of
+    several alone.
     """
     ranked = [_at_rank(op, form, batch) for batch in (RANKS if op.batched or op.elementwise else [()])]
     whole = ranked[-1]
@@ -233,6 +257,7 @@ def manner_cases(op: Op, form: Format) -> tuple[Case, ...]:
     ]
     if not op.elementwise:
         ranked += [kept(_of_all_magnitudes(op, whole)), *filter(is_kept, _infinite(op, ranked[0]))]
+        ranked += filter(is_kept, turning_cases(op, form))
     laid = [_in_layout(whole, layout, numbers) for layout in LAYOUTS for numbers in _places_in_memory(whole)]
     numbers = whole.asked
     subsets = [set_ for count in range(1, len(numbers)) for set_ in combinations(numbers, count)]
@@ -309,6 +334,56 @@ def _infinite(op: Op, case: Case) -> Iterator[Case]:
             found = replace(case, primals=(*case.primals[:number], values, *case.primals[number + 1 :]))
             if has_limits(found):
                 yield found
+
+
+def turning_cases(op: Op, form: Format) -> Iterator[Case]:
+    """Yield cases of a tensor op with elements of an input where its formula turns, next to it, and beyond.
+
+    What turns is asked at each of these places by some element, of either sign if it turns at both. Elements that are
+    at a turn at which nothing says what is due, such as where two kinks meet, are left where they were.
+    """
+    start = _small(op, form, op.cores[0], (TURNING_ROWS,) if op.batched else (), np.random.default_rng(4))
+    primals = tuple(
+        np.floor(primal * (GRID / 2)) * (2 / GRID) + 1 / GRID if op.interval(name) == REAL else primal
+        for name, primal in zip(op.inputs, start.primals, strict=True)
+    )
+    start, asked = replace(start, primals=primals), set[int]()
+    largest_first = sorted(range(len(primals)), key=lambda number: -primals[number].size)
+    for number in largest_first if turns_of(value_of(start).output) else ():
+        near = _near_turns(start, number)
+        waiting = dict.fromkeys(label for choices in near.values() for label, _ in choices if label[0] not in asked)
+        asked |= {turn for turn, *_ in waiting}  # through one input is enough
+        while waiting:
+            values = start.primals[number].copy()
+            for element, choices in near.items():
+                label, values.ravel()[element] = next((c for c in choices if c[0] in waiting), choices[0])
+                waiting.pop(label, None)
+            yield _decided(start, number, values)
+
+
+def _near_turns(case: Case, number: int) -> dict[int, list[tuple[tuple[int, bool, int], float]]]:
+    """Return the values of each element of an input at and near which a formula turns, with what each stands for."""
+    op, form = case.tree.root.op, case.form
+    interval = op.interval(op.inputs[number])
+    lower, upper = bounds(form, interval)
+    near: dict[int, list[tuple[tuple[int, bool, int], float]]] = {}
+    for turn, element, value in crossings(value_of(case).output, given(case), f"x{number}"):
+        (nearest,) = form.ordinals(np.array([value]))
+        ordinals = np.array([nearest, nearest + 1, nearest - 1, *form.ordinals(value + np.array(BEYOND))])
+        is_inside = (ordinals >= lower) & (ordinals <= upper) & ~interval.is_pole(form.values(ordinals))
+        for place in np.flatnonzero(is_inside).tolist():
+            label = (turn, value < 0, place)
+            near.setdefault(element, []).append((label, float(form.values(ordinals[place : place + 1])[0])))
+    return near
+
+
+def _decided(case: Case, number: int, values: Floats) -> Case:
+    """Put values in the place of an input, but for elements at which nothing says what the derivative is."""
+    output, primals = value_of(case).output, list(case.primals)
+    primals[number] = values
+    moved = replace(case, primals=tuple(primals))
+    primals[number] = np.where(undecided(output, given(moved), f"x{number}"), case.primals[number], values)
+    return replace(case, primals=tuple(primals))
 
 
 def _places_in_memory(case: Case) -> tuple[range, range]:
