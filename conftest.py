@@ -18,6 +18,7 @@ from reference.catalogue import OPS
 from reference.convention import clause, infinite_places, places
 from reference.format import FORMATS
 from reference.op import Op
+from strategies import sized_cases
 from tests.runs import table
 from tests.runs.folding import Folding
 from tests.subject.device import exact, passing
@@ -46,7 +47,7 @@ FIRST = ("float32", *FORMATS)
 MARKERS = (
     "fixed: in every mode, of the formats that the profile has for that",
     "plainly: in the first mode alone",
-    "own: only on ops of a user's own, in one format",
+    "own: only on ops of a user's own that have any size, in one format",
     "stated: in modes of the first order that ask with a cotangent as it is",
     "any_order: in modes of the second order too",
     "kernels: only on elementwise ops, in the first mode: what may differ is the kernel",
@@ -297,10 +298,12 @@ def _is_chosen(item: pytest.Item, choice: Choice) -> bool:
 
 
 def _is_askable(item: pytest.Item, params: Mapping[str, Any], choice: Choice) -> bool:
-    """Say whether a test that is of some ops or modes only can be asked: of points that are stated, of own ops."""
+    """Say whether a test that is of some ops or modes only can be asked: of stated points, of own ops of any size."""
     if item.get_closest_marker("stated"):
         return bool(params["mode"].word == "r" and params["mode"].puts is as_it_is)
-    return item.get_closest_marker("own") is None or _is_own(params, choice)
+    if item.get_closest_marker("own"):
+        return _is_own(params, choice) and bool(sized_cases(params["op"], params["form"]))
+    return True
 
 
 def _asks(item: pytest.Item, params: Mapping[str, Any], choice: Choice) -> bool:

@@ -347,7 +347,7 @@ def moved(part: np.ndarray[Any, Any], step: Gather) -> np.ndarray[Any, Any]:
             return np.broadcast_to(part, shape)
     if not part.size:
         return np.zeros(step.shape, dtype=part.dtype)
-    found = part.ravel()[step.table]
+    found = part.ravel()[step.table.ravel()].reshape(step.shape)  # a table of no axes takes an element, no array
     if (step.table < 0).any():
         found[step.table < 0] = 0 if part.dtype != object else arb(0)
     return found

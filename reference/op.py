@@ -295,6 +295,9 @@ class Op(Call, Mathematics, Inputs, Composition):
     base: str = ""
     """The op that this is a variant of, where it is one."""
 
+    file: str = ""
+    """The file of a user's own catalogue that it was read from, as the command line named it."""
+
     def __repr__(self) -> str:
         """Name the op and its formula."""
         return f"<{self.name}: {self.formula if self.elementwise else self.path}>"
@@ -339,7 +342,7 @@ class Op(Call, Mathematics, Inputs, Composition):
             self._refuse("where", f"a function of arrays {', '.join(self.inputs)} that says where they are accepted")
         if not set(self.overwrites) <= set(self.inputs):
             self._refuse("overwrites", f"some of {', '.join(self.inputs)}")
-        accepted = {each.name for each in fields(self)} - {"name", "variants", "base", "kwargs"}
+        accepted = {each.name for each in fields(self)} - {"name", "variants", "base", "file", "kwargs"}
         if not all(isinstance(v, Variant) and set(v.changed) <= accepted for v in self.variants.values()):
             self._refuse(
                 "variants", f"a Variant by the end of its name, which changes some of {', '.join(sorted(accepted))}"

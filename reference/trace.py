@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import sympy
 from numpy.lib import mixins
-from sympy import Expr, Rational
+from sympy import Expr, Rational, SympifyError
 
 from reference import graph
 from reference.domain import NON_NEGATIVE
@@ -109,6 +109,11 @@ class Traced(mixins.NDArrayOperatorsMixin):
         """Refuse: no value is known."""
         self.__float__()
 
+    def _sympy_(self) -> Any:
+        """Refuse sympy's protocol: then a number of sympy on the left leaves the operation to the array."""
+        message = "an array is no number of sympy; accepted: + - * / ** with a number, and numpy's functions"
+        raise SympifyError(message)
+
     def __getitem__(self, key: Any) -> Traced:
         """Take elements: slices, integers, masks and arrays of integers, as numpy does."""
         return _of_places(self, lambda places: places[key])
@@ -197,7 +202,7 @@ def traced(formula: Any, arrays: Sequence[Any], name: str, known: Mapping[str, A
         raise TraceError(message) from error
     outputs = result if isinstance(result, tuple | list) else (result,)
     if not outputs or not all(isinstance(each, Traced | int | float | Expr | np.ndarray) for each in outputs):
-        message = f"{name}: {_start(formula)}the formula returns {result!r}; accepted: an array, or a tuple of arrays"
+        message = f"{name}: {start(formula)}the formula returns {result!r}; accepted: an array, or a tuple of arrays"
         raise TraceError(message)
     return [step_of(each) for each in outputs]
 
@@ -220,7 +225,7 @@ def _place(formula: Callable[..., Any], error: Exception) -> str:
     return f"line {frames[-1].lineno}, `{frames[-1].line}`: " if frames else ""
 
 
-def _start(formula: Callable[..., Any]) -> str:
+def start(formula: Callable[..., Any]) -> str:
     """Say at which line of its file a formula begins."""
     code = getattr(formula, "__code__", None)
     if code is None:
@@ -300,10 +305,13 @@ def applied(op: Op, sources: Sequence[Step], seed: int) -> Step:
     The seed is that of the tensors that are not differentiated. Raises TraceError where the op does not
     take such arrays.
     """
-    outputs = results(op, sources, seed)
+    return joined(results(op, sources, seed), len(sources[0].shape) - len(op.cores[0][0]))
+
+
+def joined(outputs: Sequence[Step], batch: int) -> Step:
+    """Lay several outputs one behind the other, along the last axis; `batch` is how many axes stay in front."""
     if len(outputs) == 1:
         return outputs[0]
-    batch = len(sources[0].shape) - len(op.cores[0][0])
     flat = [reshaped(each, (*each.shape[:batch], prod(each.shape[batch:]))) for each in outputs]
     return concatenate([Traced(each) for each in flat], -1).step
 

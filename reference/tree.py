@@ -12,8 +12,10 @@ from functools import cache, cached_property
 from math import prod
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from reference.graph import Input, Step
-from reference.trace import applied, results
+from reference.trace import TraceError, joined, results, start
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -134,11 +136,32 @@ class Tree:
         return Counter(child for node in self.applications for child in node.children)
 
     def traced(self, inputs: Sequence[Input], seed: int) -> dict[Node, Step]:
-        """Return the step that each node is, of inputs in whole, batch dimensions and all."""
+        """Return the step that each node is, of inputs in whole, batch dimensions and all; raises TraceError."""
         steps: dict[Node, Step] = dict(zip(self.leaves, inputs, strict=True))
         for node in self.applications:
-            steps[node] = applied(node.op, [steps[child] for child in node.children], seed)
+            steps[node] = _batched(node, [steps[child] for child in node.children], seed)
         return steps
+
+
+def _batched(node: Apply, sources: Sequence[Step], seed: int) -> Step:
+    """Apply the op of a node to arrays with a batch in front, which what it returns has in front as well."""
+    outputs = results(node.op, sources, seed)
+    batches = [s.shape[: len(s.shape) - len(child.shape)] for s, child in zip(sources, node.children, strict=True)]
+    batch = np.broadcast_shapes(*batches)
+    found, due = [each.shape for each in outputs], [(*batch, *shape) for shape in node.outputs]
+    if found != due:
+        op, given = node.op, ", ".join(f"{n}{list(s.shape)}" for n, s in zip(node.op.inputs, sources, strict=True))
+        message = (
+            f"{op.name}: {start(op.formula)}the formula returns {_listed(found)} of inputs {given}, and "
+            f"{_listed(node.outputs)} of the same without the batch {list(batch)} in front; accepted: {_listed(due)}, "
+            "as where axes are counted from the end; or batched=0 in the entry, for an op that takes no batch"
+        )
+        raise TraceError(message)
+    return joined(outputs, len(batch))
+
+
+def _listed(shapes: Sequence[Shape]) -> str:
+    return f"shape{'s' * (len(shapes) > 1)} {', '.join(str(list(shape)) for shape in shapes)}"
 
 
 @cache

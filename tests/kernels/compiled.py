@@ -22,9 +22,11 @@ KERNELS: tuple[tuple[Any, dict[str, int]], ...] = (
     (norm._forward, {"ROWS": 4, "COLUMNS": 256}),
     (norm._backward, {"ROWS": 4, "COLUMNS": 256}),
     (loss._rows, {"BLOCK": 1024}),
-    (attention._forward, {"BLOCK": 32, "WIDTH": 64}),
-    (attention._by_query, {"BLOCK": 32, "WIDTH": 64}),
-    (attention._by_key, {"BLOCK": 32, "WIDTH": 64}),
+    *(
+        (kernel, {"BLOCK": 32, "WIDTH": 64, "ROUNDS": rounds})
+        for kernel in (attention._forward, attention._by_query, attention._by_key)
+        for rounds in (False, True)
+    ),
 )
 """Each kernel, and what is known when it is compiled."""
 

@@ -14,4 +14,10 @@ OPS = (
     Op(name="triton_rms_norm", torch="tests.kernels.norm.RmsNorm.apply", **NORM, **TAKEN),
     Op(name="triton_linear_cross_entropy", torch="tests.kernels.loss.LinearCrossEntropy.apply", **LOSS, **TAKEN),
     Op(name="triton_attention", torch="tests.kernels.attention.Attention.apply", **BATCH, **TAKEN),
+    Op(
+        name="triton_attention_operands",
+        torch="tests.kernels.attention.for_tensor_cores",
+        **BATCH | {"inside": "operands"},
+        **TAKEN,
+    ),
 )

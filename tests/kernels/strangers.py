@@ -199,7 +199,7 @@ OPS = (
     Op(
         name="liger_cross_entropy", torch="tests.kernels.strangers.liger_cross_entropy", formula=cross_entropy,
         contexts={"labels": lambda shapes, random: labels([shapes[0], shapes[0][::-1]], random)},
-        axes="mn", sizes={"m": 8, "n": 1000}, batched=0, **TAKEN,
+        axes="mn", sizes={"m": 8, "n": 1000}, batched=0, overwrites=("logits",), **TAKEN,
     ),
     Op(name="liger_linear_cross_entropy", torch="tests.kernels.strangers.liger_linear_cross_entropy", **LOSS | {"inside": "format"}, **TAKEN),
     Op(name="liger_rms_norm", torch="tests.kernels.strangers.liger_rms_norm", formula=rms_norm, axes="n,n", **TAKEN),
@@ -217,8 +217,8 @@ OPS = (
         name="liger_poly_norm", torch="tests.kernels.strangers.liger_poly_norm", formula=poly_norm,
         shapes=(((5,), (3,), ()), ((33,), (3,), ())), **TAKEN,
     ),
-    Op(name="liger_geglu", torch=ops.LigerGELUMulFunction.apply, formula=lambda a, b: gelu(a) * b, axes="n,n", batched=2, **TAKEN),
-    Op(name="liger_swiglu", torch=ops.LigerSiLUMulFunction.apply, formula=lambda a, b: a / (1 + np.exp(-a)) * b, axes="n,n", batched=2, **TAKEN),
+    Op(name="liger_geglu", torch=ops.LigerGELUMulFunction.apply, formula=lambda a, b: gelu(a) * b, axes="n,n", batched=2, overwrites=("a", "b"), **TAKEN),
+    Op(name="liger_swiglu", torch=ops.LigerSiLUMulFunction.apply, formula=lambda a, b: a / (1 + np.exp(-a)) * b, axes="n,n", batched=2, overwrites=("a", "b"), **TAKEN),
     Op(name="liger_relu_squared", torch=ops.LigerReLUSquaredFunction.apply, formula=lambda x: np.maximum(x, 0) ** 2, axes="n", **TAKEN),
     Op(
         name="liger_kl_div", torch="tests.kernels.strangers.liger_kl_div", domain={"target": Interval(0, 1)},
@@ -228,7 +228,7 @@ OPS = (
     Op(
         name="liger_rope", torch="tests.kernels.strangers.liger_rope", contexts={"cos": angles(np.cos), "sin": angles(np.sin)},
         formula=lambda query, key, cos, sin: (query * cos[:, None] + turned(query) * sin[:, None], key * cos[:, None] + turned(key) * sin[:, None]),
-        shapes=(((2, 2, 3, 4), (2, 1, 3, 4)), ((1, 4, 5, 8), (1, 2, 5, 8))), batched=0, **TAKEN,
+        shapes=(((2, 2, 3, 4), (2, 1, 3, 4)), ((1, 4, 5, 8), (1, 2, 5, 8))), batched=0, overwrites=("query", "key"), **TAKEN,
     ),
     Op(
         name="fla_cross_entropy", torch="tests.kernels.strangers.fla_cross_entropy", formula=cross_entropy,

@@ -144,8 +144,13 @@ def test_broken_catalogue_is_refused(tmp_path: Path, text: str, said: str) -> No
         (("0x1.3p+3", "nine"), "hexadecimal"),
         (("float32", "float99"), "dtype='float99'"),
         (("region =", "most_ulp = 0, region ="), "most_ulp=0; accepted"),
+        (
+            ("region =", 'layouts = { x = "upside_down" }, region ='),
+            "layouts=.*accepted: for some of x contiguous, transposed",
+        ),
+        (("region =", 'wrt = ["y"], region ='), r"wrt=\('y',\); accepted: some of x"),
     ],
-    ids=["toml", "op", "verdict", "field", "pinned", "region", "torch", "hex", "dtype", "most_ulp"],
+    ids=["toml", "op", "verdict", "field", "pinned", "region", "torch", "hex", "dtype", "most_ulp", "layouts", "wrt"],
 )
 def test_broken_deviations_are_refused(tmp_path: Path, change: tuple[str, str], said: str) -> None:
     """A deviation of nothing, or one that is not complete, is refused with what is accepted."""
@@ -165,6 +170,20 @@ def test_broken_deviations_are_refused(tmp_path: Path, change: tuple[str, str], 
     path.write_text(text.replace(*change))
     with pytest.raises(ChoiceError, match=said):
         chosen(**(NOTHING | {"deviations": str(path)}))
+
+
+def test_op_of_one_size_is_not_asked_at_others(tmp_path: Path) -> None:
+    """An own op whose shapes are given, and that takes no batch, has no test of other sizes."""
+    path = tmp_path / "of_one_size.py"
+    path.write_text(
+        "from reference.op import Op\n"
+        "OPS = (Op(name='zz_sum', torch='torch.sum', formula=lambda x: x.sum(), shapes=(((3,),),), batched=0),\n"
+        "       Op(name='zz_sin', torch='torch.sin', formula=lambda x: x.sum(), axes='n', sizes={'n': 8}))\n"
+    )
+    asked = run("--catalogue", str(path), "--op", "zz_sum,zz_sin", "--dtype", "float32", "--collect-only", "-q").stdout
+    assert "test_manners.py::test_gradient_is_within_the_allowance_in_any_manner[zz_sum-" in asked
+    assert "at_any_size[zz_sin-" in asked
+    assert "at_any_size[zz_sum-" not in asked
 
 
 def test_atlas_has_the_worst_of_each(tmp_path: Path) -> None:

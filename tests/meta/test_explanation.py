@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from reference.case import Case
 from reference.catalogue import OPS
 from reference.format import FORMATS
+from reference.tree import single
 from strategies import fixed_cases
 from strategies.cases import real_cases
 from tests.meta.kernels import entry
@@ -20,13 +22,12 @@ from tests.meta.test_kernels import cases
 from tests.subject.mode import MODES
 from tests.verdict.comparison import VERDICTS, judged
 from tests.verdict.diagnosis import simplest
-from tests.verdict.explanation import DisagreementError, explained
-from tests.verdict.pattern import described
+from tests.verdict.explanation import DisagreementError, explained, question
+from tests.verdict.pattern import described, labelled
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from reference.case import Case
     from reference.op import Op
     from tests.subject.mode import Mode
     from tests.verdict.comparison import Miss
@@ -105,6 +106,9 @@ def said_of(case: Case, mode: Mode) -> str:
     return explained(judged(mode.asks(case), mode, "cpu").misses, mode, "cpu")
 
 
+ROWS = 65
+"""Rows of a sum, one more than a whole number of blocks."""
+
 DIAGNOSES: dict[str, tuple[Callable[[Any], Any], str]] = {
     "sign": (lambda g: -g, "dx: 3 of 3 entries are wrong: all of them; each has the other sign"),
     "bias": (lambda g: g * 1.02, "all of them; each is 1.02 times what is due"),
@@ -124,7 +128,12 @@ def test_what_entries_are_instead(fault: str) -> None:
     if "row" in fault or "column" in fault:
         (case, *_) = fixed_cases(OPS["rms_norm"], FORMATS["float32"])
         rows = np.sqrt(np.arange(3.0, 23.0)).astype(np.float32).astype(np.float64).reshape(4, 5), np.arange(1.0, 6.0)
-        case = replace(case, primals=rows, cotangent=np.resize(case.cotangent, (4, 5)) + 1)
+        case = replace(
+            case,
+            tree=single(OPS["rms_norm"], ((5,), (5,))),
+            primals=rows,
+            cotangent=np.resize(case.cotangent, (4, 5)) + 1,
+        )
     assert words in said_of(case, planted(change)), said_of(case, planted(change))
 
 
@@ -168,6 +177,16 @@ def test_snippet_of_a_real_size_fits_a_screen() -> None:
     assert ", the last of 512; each is 0" in said
 
 
+def test_command_names_the_catalogue() -> None:
+    """Where a case is too large to print, and its op is a user's own, the command names the file."""
+    for file, named in (
+        ("my_ops.py", "pytest tests --catalogue my_ops.py --op linear "),
+        ("", "pytest tests --op linear "),
+    ):
+        case = real_cases(replace(OPS["linear"], file=file), FORMATS["float32"])[0]
+        assert named in question(case, BACKWARD, "cpu").again
+
+
 def test_line_says_as_much_as_fits() -> None:
     """What is said where the op was explained before: the verdict, how far, where, and what came."""
     error = DisagreementError(first(entry("tail", faulty=True)), BACKWARD, "cpu")
@@ -175,6 +194,47 @@ def test_line_says_as_much_as_fits() -> None:
     assert re.fullmatch(r"lost, \S+ times the allowance: dx at \[0, 1024\] is 0x0.0p\+0, should be 0x\S+", str(error))
     overwriting = DisagreementError(first(entry("spent", faulty=True)), BACKWARD, "cpu")
     assert overwriting.line.startswith("malformed: cotangent was overwritten: ")
+
+
+SUMS: dict[str, tuple[Callable[[Any], Any], str]] = {
+    "tail": (lambda rows: [*range(32, rows)], "if only those from 32 on count along axis 0 of the output"),
+    "head": (lambda rows: [*range(16)], "if only those before 16 count along axis 0 of the output"),  # noqa: ARG005 - which ones does not depend on it
+    "first": (
+        lambda rows: [0] * rows,
+        f"if the first along axis 0 of the output counts {ROWS} times, and no other does",
+    ),
+}
+"""The rows that a gradient by a weight is summed over by mistake, and what is said of it."""
+
+
+@pytest.mark.parametrize("fault", SUMS)
+def test_sum_over_some_rows_is_told(fault: str) -> None:
+    """Where a sum over rows begins late, ends early or counts one for all, it is said which rows count."""
+    rows, words = SUMS[fault]
+    rng = np.random.default_rng(0)
+    x, weight, cotangent = (
+        rng.standard_normal(shape).astype(np.float32).astype(np.float64) for shape in ((ROWS, 3), (3,), (ROWS, 3))
+    )
+
+    def gradients(case: Case, device: str) -> list[Any]:
+        taken = replace(case, primals=(case.primals[0][rows(ROWS)], weight), cotangent=case.cotangent[rows(ROWS)])
+        return [BACKWARD.gradients(case, device)[0], BACKWARD.gradients(taken, device)[1]]
+
+    case = Case(single(OPS["rms_norm"], ((3,), (3,))), FORMATS["float32"], (x, weight), cotangent)
+    said = said_of(case, replace(BACKWARD, gradients=gradients))
+    assert f"dweight: 3 of 3 entries are wrong: all of them; each is what is due {words}\n" in said, said
+
+
+def test_wrong_rows_have_a_label() -> None:
+    """Where the rows that are wrong are those of one label, it is said which."""
+    labels = np.array([2, -100, 0, -100])
+    wrong = np.broadcast_to((labels == -100)[:, None], (4, 3))
+    assert labelled(wrong, {"labels": labels}) == "those where labels is -100"
+    assert labelled(wrong, {"mask": labels >= 0}) == "those where mask is False"
+    assert not labelled(wrong, {"labels": labels[:3], "weights": labels / 2})
+    wrong = wrong.copy()
+    wrong[1, 0] = False
+    assert not labelled(wrong, {"labels": labels})
 
 
 COLUMNS = np.arange(16)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -94,6 +95,27 @@ def test_overwritten_adjoint_is_caught() -> None:
     Assay("tree", MODES["backward"], case.form, "cpu", ()).assert_agrees(case)
     with pytest.raises(DisagreementError, match=r"got 0x1\.8"):
         Assay("tree", overwritten, case.form, "cpu", ()).assert_agrees(case)
+
+
+def test_region_speaks_of_layouts_and_of_what_requires_grad() -> None:
+    """A region tells cases that ask the same in another layout, or of another input; its pinned input has both."""
+    (tree, *_) = deviation.trees_of(OPS["matmul"])
+    known = deviation.Deviation(
+        op="matmul", dtype="float32", verdicts=("malformed",), device="cpu", torch="==2.13.*", reason="-", link="-",
+        region="x.layout == 'transposed' and g.layout == 'contiguous' and not y.requires_grad",
+        pinned={name: 1.0 + place for place, name in enumerate(tree.elements)},
+        layouts={"x": "transposed"}, wrt=("x",),
+    )  # fmt: skip
+    pinned = deviation.pinned(known, OPS["matmul"])
+    assert (pinned.layouts, pinned.wrt) == (("transposed", "contiguous"), (0,))
+    assert known.holds_for(pinned, "x")
+    others: tuple[dict[str, Any], ...] = (
+        {"layouts": ()},
+        {"layouts": ("contiguous", "transposed")},
+        {"layouts": ("transposed",) * 3},
+        {"wrt": None},
+    )
+    assert not any(known.holds_for(replace(pinned, **other), "x") for other in others)
 
 
 def test_deviation_bounds_how_far() -> None:

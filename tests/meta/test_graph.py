@@ -6,6 +6,7 @@ import linecache
 import math
 import re
 from dataclasses import replace
+from operator import add, mul, sub, truediv
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -41,6 +42,7 @@ from reference.graph import (
     scattered,
     summed,
 )
+from reference.op import Op
 from reference.oracle import certified
 from reference.scalars import UFUNCS
 from reference.trace import FUNCTIONS, Traced, TraceError, applied, traced
@@ -53,7 +55,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from reference.graph import Shape
-    from reference.op import Array, Op
+    from reference.op import Array
     from reference.tree import Node
 
 FLOAT32 = FORMATS["float32"]
@@ -691,6 +693,7 @@ METHODS: dict[str, list[Formula]] = {
     ],
     "others": [
         (lambda a: a.max(1) - a.min(1), [A]),
+        (lambda a: a[0, 1] * a, [A]),
         (lambda a: a[:1].squeeze() * len(a) * a.ndim * a.size, [A]),
         (lambda a: 2 - a / 4 + 3 * -(abs(a) ** 2) - 1 / (a + 5), [A]),
     ],
@@ -838,3 +841,44 @@ def test_refusal_names_an_op_of_the_catalogue() -> None:
         inputs = [Input((), shape, "x") for shape in shapes]
         with pytest.raises(TraceError, match=rf"^{name}: .*accepted: .*{accepted}"):
             applied(OPS[name], inputs, 0)
+
+
+@pytest.mark.parametrize(
+    ("formula", "said"),
+    [
+        (
+            lambda x: np.sum(x, axis=0),
+            r"returns shape \[3\] of inputs x\[2, 3\], and shape \[\] .* accepted: shape \[2\],",
+        ),
+        (lambda x: (x, x[0]), r"returns shapes \[2, 3\], \[3\] .* accepted: shapes \[2, 3\], \[2\], as"),
+    ],
+    ids=["one output", "two outputs"],
+)
+def test_formula_that_mistakes_the_batch_is_refused(formula: Any, said: str) -> None:
+    """A formula that counts axes from the start gives another shape with a batch in front: it is told the line."""
+    op = Op(name="an_op", torch="torch.sum", formula=formula, axes="n", sizes={"n": 3})
+    line = formula.__code__.co_firstlineno
+    with pytest.raises(TraceError, match=rf"^an_op: line {line}, `.*`: the formula {said}"):
+        single(op, ((3,),)).traced([Input((), (2, 3), "x")], 0)
+
+
+@pytest.mark.parametrize("operation", [add, sub, mul, truediv, pow], ids=lambda each: each.__name__)
+@pytest.mark.parametrize("number", [sympy.sqrt(2), sympy.Rational(1, 3), sympy.Integer(2), sympy.pi + 1], ids=str)
+def test_sympy_number_stands_on_either_side(number: sympy.Expr, operation: Any) -> None:
+    """An exact number is part of the step, whether it is on the left of an array or on the right."""
+    formulas: list[Callable[[Any], Any]] = [lambda a: operation(number, a), lambda a: operation(a, number)]
+    for formula in formulas:
+        (step,) = traced(formula, [Traced(Input((), (2,), "x"))], "here")
+        assert isinstance(step, Map)
+        assert step.shape == (2,)
+        assert step.expression == formula(*step.variables)
+
+
+def test_sympy_number_is_compared_from_either_side() -> None:
+    """A condition may have an exact number on its left, too."""
+    two = sympy.Integer(2)
+    formulas: list[Callable[[Any], Any]] = [lambda a: two < a, lambda a: a > two]
+    for formula in formulas:
+        (step,) = traced(formula, [Traced(Input((), (2,), "x"))], "here")
+        assert isinstance(step, Map)
+        assert [step.expression.subs(step.variables[0], value) for value in (1, 2, 3)] == [0, 0, 1]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -194,7 +194,7 @@ def own_entries(path: Path) -> dict[str, Op]:
         except binding.BindingError as error:
             message = f"--catalogue {path}: op {op.name!r}: {error}"
             raise ChoiceError(message) from error
-        table[op.name] = op
+        table[op.name] = replace(op, file=str(path))
     return table
 
 

@@ -206,11 +206,12 @@ def judge(case: Case, gradients: Sequence[torch.Tensor | None], device: str, ins
 
     `instead` is what came where there is no gradient.
     """
-    found = answer(case)
+    # of a vector only the points that differ are answered for, below
+    due = case.asked_shapes if case.is_pointwise else [found.centre.shape for found in answer(case)]
     malformed = [
         Miss("malformed", case.tree.leaves[number].name, case, case, fault or instead)
-        for number, each, gradient in zip(case.asked, found, gradients, strict=True)
-        if (fault := _malformed(gradient, each.centre.shape, case, device)) is not None
+        for number, shape, gradient in zip(case.asked, due, gradients, strict=True)
+        if (fault := _malformed(gradient, shape, case, device)) is not None
     ]
     if malformed:
         return Judgement(compared=case.entries, misses=malformed, held=())

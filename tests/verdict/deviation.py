@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import tomllib
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,15 +15,17 @@ import simpleeval
 import torch
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
-from reference.case import Case
+from reference.case import LAYOUTS, Case
 from reference.format import FORMATS
 from reference.tree import single
+from tests.subject import binding
 from tests.subject.mode import FIRST_ORDER, MODES
 from tests.verdict.comparison import VERDICTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from reference.case import Layout
     from reference.format import Floats
     from reference.op import Op
     from reference.tree import Tree
@@ -48,6 +50,10 @@ KERNELS = ("DEFAULT", "AVX2", "AVX512")
 
 FAULTS = VERDICTS[1:]
 """The verdicts that a deviation may excuse."""
+
+
+DENSE = next(iter(LAYOUTS))
+"""How elements lie where nothing else is said."""
 
 
 class DeviationError(ValueError):
@@ -89,6 +95,12 @@ class Deviation:
     cotangent: float = 1.0
     """The cotangent that shows it there: some overflows need one below 1."""
 
+    layouts: Mapping[str, str] = field(default_factory=dict)
+    """How inputs lie in memory there, by name, where one that lies otherwise does not show it: one of LAYOUTS."""
+
+    wrt: tuple[str, ...] = ()
+    """The inputs that require grad there; all that the op differentiates unless the file says otherwise."""
+
     most_ulp: float = math.inf
     """How far off it may be: what is further off is new."""
 
@@ -123,7 +135,7 @@ class Deviation:
 
     def holds_for(self, case: Case, wrt: str) -> bool:
         """Say whether the inputs of a tensor op lie in the region, for the derivative by one of them."""
-        return self.holds(*_extents(case, wrt))
+        return self.holds(*_extents(case, wrt, case.layouts))
 
 
 @dataclass(frozen=True)
@@ -157,8 +169,14 @@ class Extent:
     is_asked: bool
     """Whether the derivative is by this input."""
 
+    requires_grad: bool
+    """Whether a gradient is asked for of this input."""
+
+    layout: str
+    """How its elements lie in memory: one of LAYOUTS."""
+
     @classmethod
-    def of(cls, values: Floats, *, is_asked: bool) -> Extent:
+    def of(cls, values: Floats, *, is_asked: bool, requires_grad: bool, layout: str) -> Extent:
         """Take the extent of an array."""
         sizes = np.abs(values)
         columns = values.shape[-1] if values.ndim else 1
@@ -173,6 +191,8 @@ class Extent:
             zeros=int((values == 0).sum()),
             ties=int((np.diff(rows, axis=-1) == 0).sum()),
             is_asked=is_asked,
+            requires_grad=requires_grad,
+            layout=layout,
         )
 
 
@@ -182,11 +202,24 @@ def _evaluator(region: str) -> tuple[simpleeval.SimpleEval, Any]:
 
 
 @lru_cache(maxsize=64)
-def _extents(case: Case, wrt: str) -> tuple[dict[str, Extent], Extent]:
-    """Return the extents of the inputs by name, and that of the cotangent."""
-    named = zip(case.tree.leaves, case.primals, strict=True)
-    extents = {leaf.name: Extent.of(primal, is_asked=leaf.name == wrt) for leaf, primal in named}
-    return extents, Extent.of(case.cotangent, is_asked=False)
+def _extents(case: Case, wrt: str, layouts: tuple[Layout, ...]) -> tuple[dict[str, Extent], Extent]:
+    """Return the extents of the inputs by name, and that of the cotangent.
+
+    The layouts are those of the case, which are no part of what makes two cases equal.
+    """
+
+    def lying(values: Floats, number: int) -> str:
+        layout = layouts[number] if number < len(layouts) else DENSE
+        return layout if isinstance(layout, str) and binding.applies(layout, values) else DENSE
+
+    extents = {
+        leaf.name: Extent.of(
+            primal, is_asked=leaf.name == wrt, requires_grad=number in case.asked, layout=lying(primal, number)
+        )
+        for number, (leaf, primal) in enumerate(zip(case.tree.leaves, case.primals, strict=True))
+    }
+    layout = lying(case.cotangent, len(case.primals))
+    return extents, Extent.of(case.cotangent, is_asked=False, requires_grad=False, layout=layout)
 
 
 def trees_of(op: Op) -> list[Tree]:
@@ -203,7 +236,15 @@ def pinned(known: Deviation, op: Op) -> Case:
     primals = tuple(
         np.array([known.pinned[name] for name in leaf.elements]).reshape(leaf.shape) for leaf in tree.leaves
     )
-    return Case(tree, FORMATS[known.dtype], primals, np.full(tree.root.shape, known.cotangent))
+    names = [leaf.name for leaf in tree.leaves]
+    return Case(
+        tree,
+        FORMATS[known.dtype],
+        primals,
+        np.full(tree.root.shape, known.cotangent),
+        layouts=tuple(known.layouts.get(name, DENSE) for name in names) if known.layouts else (),
+        wrt=tuple(sorted(map(names.index, known.wrt))) or None,
+    )
 
 
 def _points(miss: Miss) -> Iterator[tuple[float, ...]]:
@@ -259,7 +300,7 @@ def _entry(path: Path, number: int, entry: Mapping[str, Any], ops: Mapping[str, 
         _refuse_fields(place, given)
         try:
             given["pinned"] = {name: float.fromhex(value) for name, value in given["pinned"].items()}
-            given |= {name: tuple(given[name]) for name in ("verdicts", "modes", "kernels") if name in given}
+            given |= {name: tuple(given[name]) for name in ("verdicts", "modes", "kernels", "wrt") if name in given}
             deviation = Deviation(**given)
             _validate(deviation, ops)
         except (ValueError, TypeError, AttributeError, InvalidSpecifier) as error:
@@ -270,7 +311,7 @@ def _entry(path: Path, number: int, entry: Mapping[str, Any], ops: Mapping[str, 
 
 def _refuse_fields(place: str, given: Mapping[str, Any]) -> None:
     accepted = {each.name for each in fields(Deviation)}
-    due = accepted - {"modes", "kernels", "cotangent", "most_ulp"}
+    due = accepted - {"modes", "kernels", "cotangent", "most_ulp", "layouts", "wrt"}
     unknown, missing = sorted(set(given) - accepted), sorted(due - set(given))
     if unknown or missing:
         said = [f"unknown: {', '.join(unknown)}"] * bool(unknown) + [f"missing: {', '.join(missing)}"] * bool(missing)
@@ -291,6 +332,15 @@ def _validate(deviation: Deviation, ops: Mapping[str, Op]) -> None:
         message = f"most_ulp={deviation.most_ulp}; accepted: a number above 0"
         raise ValueError(message)
     op = ops[deviation.op]
+    differentiated = [op.inputs[number] for number in op.differentiable]
+    if not set(deviation.wrt) <= set(differentiated):
+        message = f"wrt={deviation.wrt!r}; accepted: some of {', '.join(differentiated)}"
+        raise ValueError(message)
+    if not set(deviation.layouts) <= set(op.inputs) or not set(deviation.layouts.values()) <= set(LAYOUTS):
+        message = (
+            f"layouts={dict(deviation.layouts)}; accepted: for some of {', '.join(op.inputs)} {', '.join(LAYOUTS)}"
+        )
+        raise ValueError(message)
     trees = trees_of(op)
     accepted_pins = [tree.elements for tree in trees]
     if not any(set(deviation.pinned) == set(names) for names in accepted_pins):

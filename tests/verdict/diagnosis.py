@@ -41,6 +41,9 @@ OBVIOUS = tuple(Fraction(n, d) for n, d in ((-1, 1), (2, 1), (1, 2), (-2, 1), (-
 BLOCKS = (8, 16, 32, 64, 128)
 """Sizes of the blocks past the last whole one of which a kernel may leave out what remains."""
 
+MOST_CUTS = 32
+"""Places along an axis at which a sum is tried to begin or end: at multiples of a power of two."""
+
 MOST_POINTS = 4096
 """Different points of an elementwise case at which all gradients are looked at again."""
 
@@ -208,15 +211,32 @@ def _cotangents(case: Case) -> Iterator[tuple[str, Floats]]:
         for number, (start, end) in enumerate(pairwise(ends)):
             yield f"output {number} has no cotangent", _without(given, given.ndim - 1, slice(start, end))
         return
+    yield from _shortened(given)
+    yield from _cut(given)
+
+
+def _shortened(given: Floats) -> Iterator[tuple[str, Floats]]:
+    """Yield cotangents that are without what is at an end of an axis, or have that alone."""
     for axis, length in enumerate(given.shape):
         name = f"along axis {axis} of the output"
         if length > 1:
-            yield f"only the first {name} counts", _without(given, axis, slice(1, None))
+            first = _without(given, axis, slice(1, None))
+            yield f"only the first {name} counts", first
+            yield f"the first {name} counts {length} times, and no other does", first * length
             yield f"the last {name} is left out", _without(given, axis, slice(length - 1, None))
         for size in BLOCKS:
             if length % size > 1 and length > size:
                 words = f"those past the last whole block of {size} {name} are left out"
                 yield words, _without(given, axis, slice(length - length % size, None))
+
+
+def _cut(given: Floats) -> Iterator[tuple[str, Floats]]:
+    """Yield cotangents of what is before, or from, a multiple of a power of two along an axis."""
+    for axis, length in enumerate(given.shape):
+        size = max(BLOCKS[0], 1 << max(length // MOST_CUTS, 1).bit_length())
+        for cut in range(size, length, size):
+            for part, words in ((slice(cut), f"from {cut:,} on"), (slice(cut, None), f"before {cut:,}")):
+                yield f"only those {words} count along axis {axis} of the output", _without(given, axis, part)
 
 
 def _without(values: Floats, axis: int, part: slice) -> Floats:

@@ -23,7 +23,7 @@ from tests.subject import binding
 from tests.verdict.comparison import REPEATS, Miss, UnsupportedError, judged
 from tests.verdict.diagnosis import SECONDS, diagnosed, seen
 from tests.verdict.isolation import Question
-from tests.verdict.pattern import described
+from tests.verdict.pattern import described, labelled
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -141,7 +141,8 @@ def explained(misses: Sequence[Miss], mode: Mode, device: str) -> str:
 def _by_command(case: Case, mode: Mode, device: str) -> str:
     """Say by which command what is too large to print is asked again."""
     op = case.tree.root.op
-    named = f"--op {op.name} --mode {mode.name} --dtype {case.form.name} --device {device}"
+    catalogue = f"--catalogue {op.file} " if op.file else ""
+    named = f"{catalogue}--op {op.name} --mode {mode.name} --dtype {case.form.name} --device {device}"
     return f"Too large to print{f'; to see it again: pytest tests {named}' if isinstance(op.torch, str) else ''}"
 
 
@@ -283,6 +284,8 @@ def _spread(alike: Sequence[Miss], mode: Mode, device: str) -> list[str]:
     if not any(one.wrong.any() for one in every) or all(one.got.size == 1 for one in every):
         return _intervals(alike)
     inputs = {leaf.name: primal for leaf, primal in zip(case.tree.leaves, case.primals, strict=True)}
+    shapes = [primal.shape for primal in case.primals]
+    contexts = case.tree.root.op.context(shapes, case.seed) if case.tree.is_single else {}
     lines = []
     for one in sorted(every, key=lambda one: one.name != miss.wrt):
         if not one.wrong.any():
@@ -290,7 +293,8 @@ def _spread(alike: Sequence[Miss], mode: Mode, device: str) -> list[str]:
         which = _tried(alike) if len(every) == len(inputs) == 1 and case.is_pointwise else ""
         which = which or (described(one.wrong, inputs) if one.wrong.size > 1 else "")
         line = f"d{one.name}: {int(one.wrong.sum()):,} of {one.wrong.size:,} entries are wrong"
-        lines.append("; ".join(filter(None, [f"{line}: {which}" if which else line, diagnosed(one, every, case)])))
+        said = [f"{line}: {which}" if which else line, labelled(one.wrong, contexts), diagnosed(one, every, case)]
+        lines.append("; ".join(filter(None, said)))
     right = [f"d{one.name}" for one in every if not one.wrong.any()]
     return [*lines, f"{', '.join(right)} {'is' if len(right) == 1 else 'are'} right"] if right else lines
 

@@ -51,6 +51,27 @@ def described(wrong: Mask, inputs: Mapping[str, Floats]) -> str:
     return f"{int(wrong.sum()):,} of the {count:,} in {said}" if said else ""
 
 
+def labelled(wrong: Mask, contexts: Mapping[str, Any]) -> str:
+    """Say which label the wrong rows have, and no other; nothing where none tells them.
+
+    `contexts` has arrays by name, of which those of integers or truths with an element for each row count.
+    """
+    for name, labels in contexts.items():
+        rows = wrong.reshape(*labels.shape, -1) if _labels(labels, wrong.shape) else None
+        if rows is None or not (rows.all(-1) == rows.any(-1)).all():
+            continue
+        for label in np.unique(labels[rows.any(-1)]):
+            if np.array_equal(labels == label, rows.any(-1)):
+                return f"those where {name} is {label}"
+    return ""
+
+
+def _labels(values: Any, shape: Shape) -> bool:
+    """Say whether values are labels, one for each row of an array or each of its first axes."""
+    is_array = isinstance(values, np.ndarray) and values.dtype.kind in "iub" and values.ndim > 0
+    return is_array and values.shape == shape[: values.ndim]
+
+
 def _is_plain(box: list[Integers], shape: Shape) -> bool:
     """Say whether each axis of a box is whole or a range: no list of numbers says more than a cause."""
     return all(at[-1] - at[0] + 1 == len(at) for at, _ in zip(box, shape, strict=True))
