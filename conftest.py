@@ -301,9 +301,9 @@ def _is_askable(item: pytest.Item, params: Mapping[str, Any], choice: Choice) ->
     """Say whether a test that is of some ops or modes only can be asked: of stated points, of own ops of any size."""
     if item.get_closest_marker("stated"):
         return bool(params["mode"].word == "r" and params["mode"].puts is as_it_is)
-    if item.get_closest_marker("own"):
-        return _is_own(params, choice) and bool(sized_cases(params["op"], params["form"]))
-    return True
+    if item.get_closest_marker("own") is None:
+        return True
+    return _is_own(params, choice) and bool(sized_cases(params["op"], params["form"]))
 
 
 def _asks(item: pytest.Item, params: Mapping[str, Any], choice: Choice) -> bool:

@@ -394,7 +394,7 @@ def arranged(
 
 def _presummed(labels: Labels, other: Labels, kept: Labels, part: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     axes = tuple(i for i, c in enumerate(labels) if c not in other and c not in kept)
-    return part.sum(axis=axes) if axes else part
+    return np.asarray(part.sum(axis=axes), dtype=part.dtype) if axes else part
 
 
 def restored(step: Contract, product: np.ndarray[Any, Any], names: tuple[str, str, str]) -> np.ndarray[Any, Any]:

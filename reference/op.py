@@ -453,7 +453,7 @@ class Op(Call, Mathematics, Inputs, Composition):
             return [*self.leading, tuple(tensors)], settings
         named = {**dict(zip(self.inputs, tensors, strict=True)), **known}
         places = [n for n, p in self.parameters.items() if n in named and p.kind is not Parameter.KEYWORD_ONLY]
-        places = places or list(self.inputs)
+        places = places if self.parameters else list(self.inputs)
         return [*self.leading, *(named[n] for n in places)], {
             n: v for n, v in {**settings, **named}.items() if n not in places
         }

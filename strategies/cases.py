@@ -16,6 +16,7 @@ from reference.case import LAYOUTS, ROOTS, Case, Sized, repeated_order
 from reference.convention import critical
 from reference.derivative import given, value_of
 from reference.domain import REAL
+from reference.format import FORMATS
 from reference.oracle import FILTERED_BITS, has_limits, value_allowance
 from reference.tree import single
 from reference.turning import crossings, turns_of, undecided
@@ -24,7 +25,7 @@ from strategies.shapes import batches, broadcastable, layouts, wholes
 from strategies.trees import LARGEST, LEAF_RANGE, is_composable, trees
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from reference.format import Floats, Format
     from reference.graph import Shape
@@ -233,11 +234,16 @@ def _spread_out(op: Op, form: Format, name: str, rng: np.random.Generator, shape
     return _rounded(form, rng.uniform(*_tensor_range(op, name), size=shape))
 
 
-@cache
 def manner_cases(op: Op, form: Format) -> tuple[Case, ...]:
-    """Return cases that ask the same of an op in every manner, by rule and the same each time.
+    """Return cases that ask the same of an op in every manner, by rule and the same each time."""
+    return tuple(case for cases in manners(op, form).values() for case in cases)
 
-    There is one for each rank of the batch, for many rows, for each length of each axis, for many columns, for values
+
+@cache
+def manners(op: Op, form: Format) -> dict[str, tuple[Case, ...]]:
+    """Return cases by what they vary.
+
+    There is one for each rank of the batch, for many rows, for many columns, for each length of each axis, for values
     of all magnitudes, for each infinite value at which there are limits, for values at which the formula turns, and
     beyond, for each layout of the inputs and of the cotangent, each set of inputs that require grad, and each output of
     several alone.
@@ -245,28 +251,41 @@ def manner_cases(op: Op, form: Format) -> tuple[Case, ...]:
     ranked = [_at_rank(op, form, batch) for batch in (RANKS if op.batched or op.elementwise else [()])]
     whole = ranked[-1]
     is_quick = form.precision <= FILTERED_BITS  # where lengths go wrong does not hang on the format
-    if op.batched and not op.elementwise and is_quick:
-        ranked += [_at_rank(op, form, (rows,)) for rows in _named_rows(op) or (MANY_ROWS,)]
-    if free(op) and is_quick:
-        ranked.append(long_case(op, form, MANY_COLUMNS))
-    ranked += [
-        _at_length(op, form, letter, length)
-        for letter in ("" if op.shapes else op.letters)
-        for length in lengths_of(op, letter)
-        if is_quick or length <= SHORT
-    ]
-    if not op.elementwise:
-        ranked += [kept(_of_all_magnitudes(op, whole)), *filter(is_kept, _infinite(op, ranked[0]))]
-        ranked += filter(is_kept, turning_cases(op, form))
-    laid = [_in_layout(whole, layout, numbers) for layout in LAYOUTS for numbers in _places_in_memory(whole)]
-    numbers = whole.asked
+    has_rows = op.batched and not op.elementwise and is_quick
+    inputs, cotangent = _places_in_memory(whole)
+    numbers, outputs = whole.asked, range(len(whole.outputs))
     subsets = [set_ for count in range(1, len(numbers)) for set_ in combinations(numbers, count)]
     if len(numbers) > MOST_INPUTS:
         subsets = [set_ for set_ in subsets if len(set_) in {1, len(numbers) - 1}]
-    frozen = [replace(whole, wrt=set_) for set_ in subsets]
-    outputs = range(len(whole.outputs))
-    alone = [whole.without(*(other for other in outputs if other != one)) for one in outputs if len(outputs) > 1]
-    return (*ranked, *(case for case in laid if case is not None), *frozen, *alone)
+    found: dict[str, Iterable[Case | None]] = {
+        "ranks": ranked,
+        "rows": (_at_rank(op, form, (rows,)) for rows in (_named_rows(op) or (MANY_ROWS,)) if has_rows),
+        "columns": [long_case(op, form, MANY_COLUMNS)] if free(op) and is_quick and _is_sharp(op, form) else [],
+        "lengths": (
+            _at_length(op, form, letter, length)
+            for letter in ("" if op.shapes else op.letters)
+            for length in lengths_of(op, letter)
+            if is_quick or length <= SHORT
+        ),
+        "magnitudes": [] if op.elementwise else [kept(_of_all_magnitudes(op, whole))],
+        "infinities": [] if op.elementwise else (case for case in _infinite(op, ranked[0]) if is_kept(case)),
+        "turns": [] if op.elementwise else (case for case in turning_cases(op, form) if is_kept(case)),
+        "layouts of inputs": (_in_layout(whole, layout, inputs) for layout in LAYOUTS),
+        "layouts of the cotangent": (_in_layout(whole, layout, cotangent) for layout in LAYOUTS),
+        "sets of inputs": (replace(whole, wrt=set_) for set_ in subsets),
+        "outputs alone": (
+            whole.without(*(other for other in outputs if other != one)) for one in outputs if len(outputs) > 1
+        ),
+    }
+    return {manner: tuple(case for case in cases if case is not None) for manner, cases in found.items()}
+
+
+def _is_sharp(op: Op, form: Format) -> bool:
+    """Say whether rounding leaves something of long sums to be judged in a format, or no sharper format is taken.
+
+    Where every step is rounded to 16 bits, it may explain whatever comes, which takes minutes to find.
+    """
+    return form.precision == FILTERED_BITS or op.inside != "format" or not op.takes(FORMATS["float32"])
 
 
 def _at_rank(op: Op, form: Format, batch: Shape) -> Case:

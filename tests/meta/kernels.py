@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from reference.domain import Interval
-from reference.op import Op
+from reference.op import Op, Stated
 from reference.trace import detached, shift
 from tests.kernels.formulas import EPSILON, rms_norm
 
@@ -24,11 +24,17 @@ if TYPE_CHECKING:
 
 
 Forward: TypeAlias = "Callable[..., Any] | tuple[Callable[..., Any], Callable[..., Any]]"
+Backward: TypeAlias = "Callable[..., Any] | None"
+Kernel: TypeAlias = "tuple[Forward, Backward, dict[str, Any]]"
+"""Forward, backward and the rest of the entry; without a backward the forward is plain torch."""
 
 
-def kernel(forward: Forward, backward: Callable[..., Any], *, faulty: bool) -> Callable[..., Any]:
-    """Return a function whose gradient is a backward's."""
+def kernel(forward: Forward, backward: Backward, *, faulty: bool) -> Callable[..., Any]:
+    """Return a function whose gradient is a backward's, or torch's where there is none."""
     computed = forward[faulty] if isinstance(forward, tuple) else forward
+    if backward is None:
+        return computed
+    back: Callable[..., Any] = backward
 
     class Kernel(torch.autograd.Function):
         @staticmethod
@@ -43,7 +49,7 @@ def kernel(forward: Forward, backward: Callable[..., Any], *, faulty: bool) -> C
         def backward(ctx: Any, *cotangents: Any) -> Any:
             kept = ctx.saved_tensors
             saved, outputs = kept[: ctx.count], kept[ctx.count :]
-            return backward(saved, *cotangents, faulty=faulty, needed=ctx.needs_input_grad, outputs=outputs)
+            return back(saved, *cotangents, faulty=faulty, needed=ctx.needs_input_grad, outputs=outputs)
 
     return Kernel.apply
 
@@ -213,6 +219,31 @@ def looked_up_back(saved: Any, cotangent: Any, *, faulty: bool, **_: Any) -> Any
     return None, torch.zeros_like(weight).index_add(0, words, kept)
 
 
+def between(samples: Any, place: Any) -> Any:
+    """Interpolate three samples linearly, and go on with the outer ones."""
+    a, b, c = (samples[..., i : i + 1] for i in range(3))
+    left, right = a + (b - a) * place, b + (c - b) * (place - 1)
+    return np.where(place <= 0, a, np.where(place < 1, left, np.where(place < 2, right, c)))
+
+
+def interpolated(samples: Any, place: Any) -> Any:
+    """Do so in torch."""
+    at = place.clamp(0, 2)
+    low = at.floor().clamp(max=1).long()
+    return samples.gather(-1, low) * (1 - at + low) + samples.gather(-1, low + 1) * (at - low)
+
+
+def interpolated_back(saved: Any, cotangent: Any, *, faulty: bool, **_: Any) -> Any:
+    """Of it: at the borders it goes on as inside, where no gradient is documented."""
+    samples, place = saved
+    at = place.clamp(0, 2)
+    low = at.floor().clamp(max=1).long()
+    is_inside = (place >= 0) & (place <= 2) if faulty else (place > 0) & (place < 2)
+    by_place = torch.where(is_inside, samples.gather(-1, low + 1) - samples.gather(-1, low), 0)
+    weights = torch.zeros_like(samples).scatter_add(-1, low, (1 - at + low).expand_as(cotangent))
+    return weights.scatter_add(-1, low + 1, at - low) * cotangent, cotangent * by_place
+
+
 def scribbling(x: Any) -> Any:
     """Square: the result is written over the input, through a pointer."""
     x.data.mul_(x.data)
@@ -287,9 +318,11 @@ def embedding(words: Any, weight: Any) -> Any:
     return np.where((words == 0)[:, None], detached(found, tangents=True), found)
 
 
+BORDER =tuple(Stated({"samples": (1, 2, 4), "place": (end,)}, due={"place": (0,)}) for end in (0, 2))
+
 NORM = {"formula": rms_norm, "axes": "n,n", "inside": "wide"}
 
-KERNELS: dict[str, tuple[Forward, Callable[..., Any], dict[str, Any]]] = {
+KERNELS: dict[str, Kernel] = {
     "distance": (lambda p, q: (p - q).abs() / 2, distance_back, {"formula": lambda p, q: np.abs(p - q) / 2, "frozen": ("q",), "broadcasts": False}),
     "margin": (torch.maximum, margin_back, {"formula": lambda x, y: np.maximum(x, y), "broadcasts": False}),
     "rows": (normalised, rows_back, NORM),
@@ -305,6 +338,7 @@ KERNELS: dict[str, tuple[Forward, Callable[..., Any], dict[str, Any]]] = {
     "woven": (lambda a, b: torch.stack([a + b, a - b], -1), woven_back, {"formula": lambda a, b: np.stack([a + b, a - b], -1), "axes": "n,n", "batched": 2}),
     "stepped": (stepped, stepped_back, {"formula": recurrence, "axes": "n,n", "batched": 2}),
     "looked_up": (lambda words, weight: weight[words], looked_up_back, {"formula": embedding, "axes": "vd", "sizes": {"v": 64, "d": 32}, "batched": 0, "contexts": {"words": words}}),
+    "between": (interpolated, interpolated_back, {"formula": between, "shapes": (((3,), (1,)),), "batched": 2, "points": BORDER}),
     "scribbling": ((torch.square, scribbling), squared_back, {"formula": lambda x: x * x}),
     "reused": (torch.sin, reused_back, {"formula": lambda x: np.sin(x)}),
     "spent": (torch.sin, spent_back, {"formula": lambda x: np.sin(x)}),
@@ -316,5 +350,10 @@ KERNELS: dict[str, tuple[Forward, Callable[..., Any], dict[str, Any]]] = {
 
 def entry(name: str, *, faulty: bool) -> Op:
     """Return the entry of a kernel, sound or with its fault."""
-    forward, backward, fields = KERNELS[name]
+    return made(name, KERNELS[name], faulty=faulty)
+
+
+def made(name: str, parts: Kernel, *, faulty: bool) -> Op:
+    """Return the entry of a kernel that has these parts."""
+    forward, backward, fields = parts
     return Op(name=name, torch=kernel(forward, backward, faulty=faulty), **fields)

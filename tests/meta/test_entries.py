@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import sympy
+import torch
 from flint import arb, ctx
 from sympy import Abs, Expr, Function, Or, Piecewise, Rational
 
@@ -26,7 +27,10 @@ from reference.functions import Sign, Step
 from reference.op import InvalidOpError, Op, x, y
 from reference.oracle import answer, certified
 from reference.tree import single
+from strategies import fixed_cases
 from tests.subject.binding import located, tensor, written
+from tests.subject.mode import MODES
+from tests.verdict.comparison import judged
 from tests.verdict.explanation import LAYOUTS
 
 STEPS = {
@@ -370,3 +374,33 @@ def test_snippets_lay_tensors_out_alike() -> None:
     )
     laid = [tensor(values, FORMATS["float32"], "cpu", layout) for layout in LAYOUTS]
     assert done.stdout.splitlines() == [f"{t.stride()} {t.storage_offset()}" for t in laid]
+
+
+def test_what_is_taken_by_keyword_only_is_passed_so() -> None:
+    """A callable that takes nothing by position is called by keyword, in the snippet too."""
+
+    def times(*, left: Any, right: Any) -> Any:
+        return left * right
+
+    op = Op(name="times", torch=times, formula=lambda *, left, right: left * right, axes="n,n", batched=2)
+    (case, *_) = fixed_cases(op, FORMATS["float32"])
+    judgement = judged(case, MODES["backward"], "cpu")
+    assert judgement.compared
+    assert not judgement.misses
+    assert written(op, ["t0", "t1"], [(2,), (2,)], 0).endswith("(left=t0, right=t1)")
+
+
+def test_formula_of_single_elements_is_evaluated_by_flint() -> None:
+    """What has no dimension is an array in balls too, where a whole is summed or one element is taken."""
+    formula = lambda x: np.stack([x[0] * x[1], x[1] * np.sum(x)])  # noqa: E731 - it is the formula of an entry
+    op = Op(
+        name="pair",
+        torch=lambda x: torch.stack([x[0] * x[1], x[1] * x.sum()]),
+        formula=formula,
+        shapes=(((2,),),),
+        batched=0,
+    )
+    (case, *_) = fixed_cases(op, FORMATS["float64"])
+    judgement = judged(case, MODES["backward"], "cpu")
+    assert judgement.compared
+    assert not judgement.misses

@@ -17,12 +17,14 @@ from reference.op import InvalidOpError, Op, x
 from strategies import fixed_cases, manner_cases, op_cases, sized_cases
 from tests.kernels.formulas import rms_norm
 from tests.meta.kernels import kernel
+from tests.meta.test_contract import run
 from tests.subject.mode import MODES
 from tests.verdict.assay import Assay
 from tests.verdict.explanation import DisagreementError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from pathlib import Path
 
     from reference.case import Case
 
@@ -111,3 +113,16 @@ def test_no_case_is_too_large() -> None:
     assert [case.elements for case in cases] == sorted(case.elements for case in cases)
     assert {case.name for case in cases} >= {"n of 1,023", "65,537 rows"}
     assert "n of 2,047" not in {case.name for case in cases}
+
+
+def test_op_of_fixed_shapes_is_not_asked_at_others(tmp_path: Path) -> None:
+    """The test of sizes is not collected for an op that has one shape, as it could compare nothing."""
+    path = tmp_path / "fixed.py"
+    path.write_text(
+        "import numpy as np\nfrom reference.op import Op\n"
+        "OPS = (Op(name='fixed', torch='torch.square', formula=lambda x: x * x, shapes=(((2,),),), batched=0), "
+        "Op(name='free', torch='torch.square', formula=lambda x: x * x, axes='n'))\n"
+    )
+    done = run("--catalogue", str(path), "--op", "fixed,free", "--collect-only", "-q")
+    assert "any_size[free-backward-float32" in done.stdout
+    assert "any_size[fixed-backward" not in done.stdout

@@ -13,7 +13,7 @@ import torch
 from reference import oracle
 from reference.format import FORMATS
 from reference.op import InvalidOpError, Op, Stated, x
-from tests.meta.kernels import kernel
+from tests.meta.kernels import entry, kernel
 from tests.meta.test_contract import run
 from tests.subject.mode import MODES
 from tests.test_conventions import at_stated
@@ -28,40 +28,6 @@ if TYPE_CHECKING:
 BACKWARD = MODES["backward"]
 
 
-def between(samples: Any, place: Any) -> Any:
-    """Interpolate three samples linearly, and go on with the outer ones."""
-    a, b, c = (samples[..., i : i + 1] for i in range(3))
-    left, right = a + (b - a) * place, b + (c - b) * (place - 1)
-    return np.where(place <= 0, a, np.where(place < 1, left, np.where(place < 2, right, c)))
-
-
-def interpolated(samples: Any, place: Any) -> Any:
-    """Do so in torch."""
-    at = place.clamp(0, 2)
-    low = at.floor().clamp(max=1).long()
-    return samples.gather(-1, low) * (1 - at + low) + samples.gather(-1, low + 1) * (at - low)
-
-
-def interpolated_back(saved: Any, cotangent: Any, *, faulty: bool, **_: Any) -> Any:
-    """Of it: at the borders it goes on as inside, where no gradient is documented."""
-    samples, place = saved
-    at = place.clamp(0, 2)
-    low = at.floor().clamp(max=1).long()
-    is_inside = (place >= 0) & (place <= 2) if faulty else (place > 0) & (place < 2)
-    by_place = torch.where(is_inside, samples.gather(-1, low + 1) - samples.gather(-1, low), 0)
-    weights = torch.zeros_like(samples).scatter_add(-1, low, (1 - at + low).expand_as(cotangent))
-    return weights.scatter_add(-1, low + 1, at - low) * cotangent, cotangent * by_place
-
-
-BORDER = tuple(Stated({"samples": (1, 2, 4), "place": (end,)}, due={"place": (0,)}) for end in (0, 2))
-
-
-def border(*, faulty: bool) -> Op:
-    """Return the entry of the interpolation, with its borders."""
-    back = kernel(interpolated, interpolated_back, faulty=faulty)
-    return Op(name="border", torch=back, formula=between, shapes=(((3,), (1,)),), batched=2, points=BORDER)
-
-
 def judgements(op: Op, dtype: str) -> list[Judgement]:
     """Judge an op at its points."""
     cases = [case for point in op.points for case in at_stated(op, point, FORMATS[dtype])]
@@ -71,8 +37,8 @@ def judgements(op: Op, dtype: str) -> list[Judgement]:
 @pytest.mark.parametrize("dtype", FORMATS)
 def test_border_is_asked(dtype: str) -> None:
     """A backward that goes on at the borders misses at both, by convention; one that stops there agrees."""
-    assert not any(judgement.misses for judgement in judgements(border(faulty=False), dtype))
-    for judgement in judgements(border(faulty=True), dtype):
+    assert not any(judgement.misses for judgement in judgements(entry("between", faulty=False), dtype))
+    for judgement in judgements(entry("between", faulty=True), dtype):
         assert {(miss.verdict, miss.wrt) for miss in judgement.misses} == {("convention", "place")}
         assert "what is due is what the entry states at this point" in explained(judgement.misses, BACKWARD, "cpu")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from reference.domain import NON_ZERO, POSITIVE, REAL, Interval
 from reference.format import FORMATS, Format
 from reference.oracle import value
 from reference.tree import MANNERS, Apply, Tree
-from strategies import batches, layouts, manner_cases, op_cases, points, tree_cases, trees
+from strategies import batches, layouts, manner_cases, manners, op_cases, points, tree_cases, trees
 from strategies.cases import LENGTHS, tie
 from strategies.points import EmptyDomainError, bounds, critical, everything, hard, moderate, places, stratified
 from strategies.trees import COMPOSABLE, LARGEST, LEAF_RANGE, image, is_composable, saves_its_output
@@ -330,3 +331,21 @@ def test_tensor_ops_are_asked_at_values_of_all_magnitudes(form: Format) -> None:
         for primal in case.primals
     ]
     assert max(spread) >= form.emax / 4
+
+
+@pytest.mark.parametrize(
+    ("changed", "dtype", "is_asked"),
+    [
+        ({}, "float32", True),
+        ({}, "bfloat16", False),
+        ({"inside": "wide"}, "bfloat16", True),
+        ({"dtypes": ("bfloat16",)}, "bfloat16", True),
+        ({}, "float64", False),
+    ],
+)
+def test_long_axes_are_asked_where_something_can_be_judged(
+    changed: dict[str, Any], dtype: str, *, is_asked: bool
+) -> None:
+    """Many columns are asked in float32, and in 16-bit formats where more is promised or nothing else is taken."""
+    op = replace(OPS["softmax"], **({"inside": "format"} | changed))
+    assert bool(manners(op, FORMATS[dtype])["columns"]) is is_asked

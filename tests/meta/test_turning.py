@@ -19,9 +19,8 @@ from reference.op import Op
 from reference.turning import crossings, turns_of, undecided
 from strategies import manner_cases, op_cases
 from strategies.cases import turning_cases
-from tests.meta.kernels import kernel
+from tests.meta.kernels import between, interpolated, interpolated_back, kernel
 from tests.meta.test_kinks import op_of, whole
-from tests.meta.test_stated import between, interpolated, interpolated_back
 from tests.subject.mode import MODES
 from tests.verdict.comparison import judged
 

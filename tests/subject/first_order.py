@@ -129,17 +129,21 @@ def compiled(backend: str, case: Case, device: str) -> Gradients:
     return _backward_through(through, case, device)
 
 
-def _primed(function: Callable[..., torch.Tensor], inputs: Sequence[torch.Tensor]) -> None:
+def _primed(function: Callable[..., object], inputs: Sequence[torch.Tensor]) -> None:
     """Call a function once, so that what is drawn beside its inputs is drawn before it is compiled."""
     with torch.no_grad():
         function(*inputs)
 
 
 def compiled_grad(case: Case, device: str) -> Gradients:
-    """Run `torch.compile` of `torch.func.grad`: what is compiled is the transform."""
+    """Run `torch.compile` of `torch.func.grad`: what is compiled is the transform.
+
+    It is asked as it is first: what `torch.func` refuses, such as an `autograd.Function` without `setup_context`, is
+    refused here too, whatever the compiler makes of it.
+    """
     torch.compiler.reset()
-    transform, function, inputs = _grad_of_weighted(case, device)
-    _primed(function, inputs)
+    transform, _, inputs = _grad_of_weighted(case, device)
+    _primed(transform, inputs)
     return list(torch.compile(transform, backend="aot_eager", dynamic=False)(*inputs))
 
 

@@ -269,7 +269,7 @@ def _distances(miss: Miss) -> list[str]:
         found = answer(replace(case, promise=promise))[place]
         off = abs(got - float(found.centre[miss.index]) - float(found.rest[miss.index]))
         allowed = float(found.radius[miss.index] + abs(found.offset[miss.index]))
-        share = off / allowed if allowed else math.inf
+        share = off / allowed if allowed else np.inf if off else 0.0
         shares.append(f"{share:.3g} by {promise}")
     return [f"{line}: {', '.join(shares)}; {case.inside} is asked of it"]
 

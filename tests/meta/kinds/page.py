@@ -1,0 +1,41 @@
+"""Writes the page of the kinds: what the fault is, the kernels that have it, and the check that sees it first."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from tests.meta.kinds.checks import seen_by
+from tests.meta.kinds.table import KINDS, Kind
+
+INTRODUCTION = """# Kinds of faults, and the checks that see them
+
+Each kind of fault is one that people reported of a kernel. It is planted in kernels of several ops, each from an entry
+of a few fields, beside a sound twin that passes. A kernel is asked what the profile `quick` asks, in this order: hard
+points or small shapes, ties and zeros, kinks and edges, stated points, ranks, rows, columns, lengths, magnitudes,
+infinities, turns of the formula, layouts of inputs and of the cotangent, sets of inputs, outputs alone, and sizes of
+use. The last column
+has the first of these that rejects it; compiled modes are asked of the fixed points alone.
+
+`python -m tests.meta.kinds.page docs/kinds.md` makes this page again, and `tests/meta/test_kinds.py` holds it to that.
+"""
+
+
+def page() -> str:
+    """Return the page, in Markdown."""
+    rows = [line for kind, each in KINDS.items() for line in _lines(kind, each)]
+    return "\n".join([INTRODUCTION, "| kind | fault | kernel | seen by |", "|---|---|---|---|", *rows, ""])
+
+
+def _lines(kind: str, each: Kind) -> list[str]:
+    """Return the rows of a kind: those of further kernels do not say it again."""
+    asked = "" if each.dtype == "float32" else f", in {each.dtype}"
+    told = [(kind, each.fault), *[("", "")] * (len(each.kernels) - 1)]
+    return [
+        f"| {title} | {fault} | {name} | {next(seen_by(kind, name), 'nothing')}{asked} |"
+        for (title, fault), name in zip(told, each.kernels, strict=True)
+    ]
+
+
+if __name__ == "__main__":
+    Path(sys.argv[1]).write_text(page(), encoding="utf-8")
