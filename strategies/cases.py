@@ -176,9 +176,10 @@ def fixed_cases(op: Op, form: Format, order: int = 1, *, whole: bool = False) ->
     """Return cases of an op that are the same each time.
 
     They are hard points of an elementwise op; of another its small shapes, once with ties, and, unless a whole
-    Jacobian is asked for, the lengths of real use.
+    Jacobian is asked for, or a higher order of a variant, the lengths of real use.
     """
-    real = () if whole or order > 2 else real_cases(op, form)[: 3 - order]
+    is_too_many = whole or order > 2 or (order > 1 and op.base)  # of its variants, an op stands for all
+    real = () if is_too_many else real_cases(op, form)[: 3 - order]
     cases = [*_fixed(op, form, order), *real]
     if order == 1:
         if not op.elementwise:
