@@ -228,7 +228,7 @@ OPS = (
     Op(
         name="liger_rope", torch="tests.kernels.strangers.liger_rope", contexts={"cos": angles(np.cos), "sin": angles(np.sin)},
         formula=lambda query, key, cos, sin: (query * cos[:, None] + turned(query) * sin[:, None], key * cos[:, None] + turned(key) * sin[:, None]),
-        shapes=(((2, 2, 3, 4), (2, 1, 3, 4)), ((1, 4, 5, 8), (1, 2, 5, 8))), batched=0, overwrites=("query", "key"), **TAKEN,
+        shapes=(((2, 2, 3, 4), (2, 1, 3, 4)), ((1, 4, 5, 8), (1, 2, 5, 8)), ((1, 1, 2, 2), (1, 1, 2, 2))), batched=0, overwrites=("query", "key"), **TAKEN,
     ),
     Op(
         name="fla_cross_entropy", torch="tests.kernels.strangers.fla_cross_entropy", formula=cross_entropy,
