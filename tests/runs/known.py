@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import io
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from reference.catalogue import FAMILIES, OPS
 from reference.format import FORMATS
+from tests.runs.table import markdown
 from tests.subject.mode import MODES
 from tests.verdict import deviation
 
@@ -23,9 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from tests.verdict.deviation import Deviation
-
-WIDTH = 4000
-"""Columns of the tables, so that no cell is broken into lines."""
 
 HEAD = """\
 # What torch gets wrong
@@ -93,11 +89,7 @@ def _table(findings: dict[Finding, list[Deviation]]) -> str:
             _linked(finding.link),
         )
         table.add_row(*map(Text, cells))  # as they are: brackets are no markup of rich's
-    console = Console(file=io.StringIO(), width=WIDTH)
-    console.print(table)
-    assert isinstance(console.file, io.StringIO)
-    lines = (" ".join(line.split()) for line in console.file.getvalue().splitlines())
-    return re.sub(r"-{4,}", "---", "\n".join(line for line in lines if line)) + "\n"
+    return re.sub(r" {2,}", " ", re.sub(r"-{4,}", "---", markdown(table))) + "\n"
 
 
 def _orders(modes: tuple[str, ...]) -> str:

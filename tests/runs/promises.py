@@ -7,7 +7,6 @@ reverse mode, at small shapes, at some lengths of the longest axis and in real u
 from __future__ import annotations
 
 import argparse
-import io
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +22,7 @@ from reference.case import PROMISES
 from reference.catalogue import OPS
 from reference.format import FORMATS
 from strategies.cases import fixed_cases, long_case, real_cases
-from tests.runs.table import NONE, WIDTH
+from tests.runs.table import NONE, markdown
 from tests.subject.mode import MODES
 from tests.verdict.comparison import UnsupportedError, judged
 
@@ -69,11 +68,7 @@ def written(ops: Sequence[Op]) -> str:
     rows = [(op, FORMATS[name]) for op in ops for name in DTYPES]
     for op, form in track(rows, "Judging", console=Console(stderr=True), disable=not sys.stderr.isatty()):
         table.add_row(*row(op, form))
-    console = Console(file=io.StringIO(), width=WIDTH)
-    console.print(table)
-    assert isinstance(console.file, io.StringIO)
-    lines = (line.rstrip() for line in console.file.getvalue().strip().splitlines())
-    return HEAD.format(torch=torch.__version__.split("+")[0]) + "\n".join(lines) + "\n"
+    return f"{HEAD.format(torch=torch.__version__.split('+')[0])}{markdown(table)}\n"
 
 
 HEAD = """\

@@ -37,6 +37,16 @@ ENDED = BROKEN[:-1]
 NONE = "none"
 """Written where not even the loosest promise is kept."""
 
+LONGEST_ROW = 4000
+"""Columns of a table in Markdown, of which no row may be broken into lines."""
+
+
+def markdown(table: Table) -> str:
+    """Write a table that has the box of Markdown."""
+    file = io.StringIO()
+    Console(file=file, width=LONGEST_ROW).print(table)
+    return "\n".join(line.rstrip() for line in file.getvalue().strip().splitlines())
+
 
 def rendered(records: Sequence[Record], *, color: bool) -> str:
     """Return the tables as text: verdicts for each format and device, promises kept, then each op that deviates."""

@@ -76,20 +76,18 @@ def autograd_grad(case: Case, device: str) -> Gradients:
 
 def func_grad(case: Case, device: str) -> Gradients:
     """Run `torch.func.grad` of the scalar that the output makes with the cotangent."""
-    transform, _, inputs = _grad_of_weighted(case, device)
+    transform, inputs = _grad_of_weighted(case, device)
     return list(transform(*inputs))
 
 
-def _grad_of_weighted(
-    case: Case, device: str
-) -> tuple[Callable[..., tuple[torch.Tensor, ...]], Callable[..., torch.Tensor], list[torch.Tensor]]:
-    """Return `torch.func.grad` of the scalar that the output makes with the cotangent, the function, and its inputs."""
+def _grad_of_weighted(case: Case, device: str) -> tuple[Callable[..., tuple[torch.Tensor, ...]], list[torch.Tensor]]:
+    """Return `torch.func.grad` of the scalar that the output makes with the cotangent, and its inputs."""
     (function, inputs), cotangent = opened(case, device), cotangent_of(case, device)
 
     def scalar(*xs: torch.Tensor) -> torch.Tensor:
         return function(*xs) if cotangent is None else (function(*xs) * cotangent).sum()
 
-    return torch.func.grad(scalar, argnums=tuple(range(len(inputs)))), function, inputs
+    return torch.func.grad(scalar, argnums=tuple(range(len(inputs)))), inputs
 
 
 def func_vjp(case: Case, device: str) -> Gradients:
@@ -142,7 +140,7 @@ def compiled_grad(case: Case, device: str) -> Gradients:
     refused here too, whatever the compiler makes of it.
     """
     torch.compiler.reset()
-    transform, _, inputs = _grad_of_weighted(case, device)
+    transform, inputs = _grad_of_weighted(case, device)
     _primed(transform, inputs)
     return list(torch.compile(transform, backend="aot_eager", dynamic=False)(*inputs))
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import io
 from textwrap import fill
 from typing import TYPE_CHECKING
 
 import torch
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
+from tests.runs.table import markdown
 from tests.wall.judging import ITSELF, LOOSER, OURS
 from tests.wall.plants import DTYPES, EXPLAINED, PLACES, STORIES
 from tests.wall.rules import RULES
@@ -33,7 +32,7 @@ GRADCHECK = "torch.autograd.gradcheck"
 WRONG, PROBED = "x", "o"
 """Written where a judge is wrong, or errs with the drawn cotangent alone; and where a probe makes the difference."""
 
-WIDTH, WIDE = 120, 400
+WIDTH = 120
 """Columns of a line of prose, and columns that no table needs."""
 
 
@@ -109,14 +108,6 @@ def rules() -> Table:
         table.add_row(LETTERS[judge], judge, "certified", "what rounding explains", "what rounding explains")
     table.add_row("", GRADCHECK, "differences", "cannot", "cannot")
     return table
-
-
-def markdown(table: Table) -> str:
-    """Write a table in Markdown."""
-    console = Console(file=io.StringIO(), width=WIDE)
-    console.print(table)
-    assert isinstance(console.file, io.StringIO)
-    return "\n".join(line.rstrip() for line in console.file.getvalue().strip().splitlines())
 
 
 def explained(results: Sequence[Results]) -> Iterator[str]:
