@@ -78,6 +78,13 @@ def _forward(
 
 
 @triton.jit
+def _by_scores(scores, given, v, like_ptr, normaliser, inner, ROUNDS: tl.constexpr):
+    """Make the weights of a block anew; return them, and the gradient by its scores."""
+    weights = tl.exp(scores - normaliser[:, None])
+    return weights, weights * (_dot(given, tl.trans(v), like_ptr, ROUNDS) - inner[:, None])
+
+
+@triton.jit
 def _by_query(
     q_ptr, k_ptr, v_ptr, mask_ptr, normaliser_ptr, given_ptr, inner_ptr, by_q_ptr,
     group, queries, keys, width, scale, BLOCK: tl.constexpr, WIDTH: tl.constexpr, ROUNDS: tl.constexpr,
@@ -96,8 +103,7 @@ def _by_query(
         k = _load(k_ptr + kv, key, keys, width, WIDTH)
         v = _load(v_ptr + kv, key, keys, width, WIDTH)
         scores = _scores(q, k, q_ptr, mask_ptr, query, key, queries, keys, scale, ROUNDS)
-        weights = tl.exp(scores - normaliser[:, None])
-        by_scores = weights * (_dot(given, tl.trans(v), q_ptr, ROUNDS) - inner[:, None])
+        _, by_scores = _by_scores(scores, given, v, q_ptr, normaliser, inner, ROUNDS)
         by_q += _dot(by_scores, k, q_ptr, ROUNDS)
     _store(by_q_ptr + head * queries * width, by_q * scale, query, queries, width, WIDTH)
 
@@ -122,9 +128,8 @@ def _by_key(
             normaliser = tl.load(normaliser_ptr + head * queries + query, query < queries, 0)
             inner = tl.load(inner_ptr + head * queries + query, query < queries, 0)
             scores = _scores(q, k, q_ptr, mask_ptr, query, key, queries, keys, scale, ROUNDS)
-            weights = tl.exp(scores - normaliser[:, None])
+            weights, by_scores = _by_scores(scores, given, v, q_ptr, normaliser, inner, ROUNDS)
             by_v += _dot(tl.trans(weights), given, q_ptr, ROUNDS)
-            by_scores = weights * (_dot(given, tl.trans(v), q_ptr, ROUNDS) - inner[:, None])
             by_k += _dot(tl.trans(by_scores), q, q_ptr, ROUNDS)
     _store(by_k_ptr + kv, by_k * scale, key, keys, width, WIDTH)
     _store(by_v_ptr + kv, by_v, key, keys, width, WIDTH)

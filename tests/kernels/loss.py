@@ -7,8 +7,8 @@ from typing import Any
 import torch
 import triton
 import triton.language as tl
-from torch.autograd.function import once_differentiable
 
+from tests.kernels import plain
 from tests.kernels.formulas import IGNORED
 
 CHUNK = 32
@@ -41,8 +41,8 @@ def _rows(logits_ptr, labels_ptr, loss_ptr, count_ptr, words, ignored, BLOCK: tl
         tl.store(row_ptr + word, off * share, word < words)
 
 
-class LinearCrossEntropy(torch.autograd.Function):
-    """Mean cross entropy of ``x @ weight.T``, in chunks of rows, so that not all logits are there at once."""
+class LinearCrossEntropy(plain.LinearCrossEntropy):
+    """The same as in plain torch, with the gradients by the logits of a chunk from the kernel; its backward is that."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -64,11 +64,3 @@ class LinearCrossEntropy(torch.autograd.Function):
         ctx.save_for_backward(by_x, by_weight)
         ctx.dtypes = x.dtype, weight.dtype
         return (losses.sum() / count).to(x.dtype)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, cotangent: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None]:
-        """Return the gradients by the rows and by the weights, kept in float32 since they are rounded but once."""
-        by_x, by_weight = ctx.saved_tensors
-        x_dtype, weight_dtype = ctx.dtypes
-        return (by_x * cotangent).to(x_dtype), (by_weight * cotangent).to(weight_dtype), None

@@ -69,7 +69,7 @@ class LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, cotangent: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None]:
-        """Return the gradients by the rows and by the weights."""
+        """Return the gradients by the rows and by the weights, kept in float32 since they are rounded but once."""
         by_x, by_weight = ctx.saved_tensors
         x_dtype, weight_dtype = ctx.dtypes
         return (by_x * cotangent).to(x_dtype), (by_weight * cotangent).to(weight_dtype), None

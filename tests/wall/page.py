@@ -33,7 +33,7 @@ WRONG, PROBED = "x", "o"
 """Written where a judge is wrong, or errs with the drawn cotangent alone; and where a probe makes the difference."""
 
 WIDTH = 120
-"""Columns of a line of prose, and columns that no table needs."""
+"""Columns of a line of prose."""
 
 
 def counts(some: Sequence[Results], judge: str) -> tuple[int, int, int, int, int]:
