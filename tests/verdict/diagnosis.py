@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from reference.oracle import answer
+from reference.oracle import Found, answer
 from tests.subject import binding
 from tests.verdict.comparison import is_within
 
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from reference.case import Case
     from reference.format import Floats
     from reference.graph import Shape
-    from reference.oracle import Found
     from tests.subject.mode import Mode
 
     Mask = np.ndarray[Shape, np.dtype[np.bool_]]
@@ -146,13 +145,7 @@ def _elsewhere(one: Seen, every: Sequence[Seen], case: Case) -> str | None:
 
 
 def _rolled(found: Found, shift: int, axis: int) -> Found:
-    return replace(
-        found,
-        **{
-            name: np.roll(getattr(found, name), shift, axis)
-            for name in ("centre", "rest", "offset", "radius", "by_convention")
-        },
-    )
+    return Found(*(np.roll(part, shift, axis) for part in found.parts))
 
 
 def _explains(other: Found, one: Seen, case: Case) -> bool:

@@ -133,13 +133,14 @@ def explained(misses: Sequence[Miss], mode: Mode, device: str) -> str:
     text = snippet(shown.whole, miss.wrt, mode, device, shown.index)
     if shown.overwritten is not None:
         text = _watching(text, shown.overwritten.name)
-    if len(text) <= LONGEST_SNIPPET:
-        return "\n".join([*lines, f"To see it in plain torch{_simpler(shown, miss)}:", "", text])
-    return "\n".join([*lines, _by_command(miss.case, mode, device)])
+    again = _asked_again(text, miss.case, mode, device, _simpler(shown, miss))
+    return "\n".join([*lines, again])
 
 
-def _by_command(case: Case, mode: Mode, device: str) -> str:
-    """Say by which command what is too large to print is asked again."""
+def _asked_again(text: str | None, case: Case, mode: Mode, device: str, simpler: str = "") -> str:
+    """Say how to ask again: by a snippet of plain torch, or by the command where there is none short enough."""
+    if text is not None and len(text) <= LONGEST_SNIPPET:
+        return f"To see it in plain torch{simpler}:\n\n{text}"
     op = case.tree.root.op
     catalogue = f"--catalogue {op.file} " if op.file else ""
     named = f"{catalogue}--op {op.name} --mode {mode.name} --dtype {case.form.name} --device {device}"
@@ -156,20 +157,16 @@ def question(case: Case, mode: Mode | None, device: str) -> Question:
     asked = (
         str(case.tree) if mode is None else _derivative(case, names[0] if len(names) == 1 else f"({', '.join(names)})")
     )
+    again = ""
+    if mode is not None:
+        is_small = sum(primal.size for primal in case.primals) <= LONGEST_SNIPPET  # writing takes long, else
+        again = _asked_again(snippet(case, names[0], mode, device) if is_small else None, case, mode, device)
     return Question(
         f"{asked} at {few} {_where_asked(case, mode, device)}",
         {name: value.hex() for name, value in point.items()},
         max(primal.size for primal in case.primals),
-        "" if mode is None else _asking_again(case, names[0], mode, device),
+        again,
     )
-
-
-def _asking_again(case: Case, wrt: str, mode: Mode, device: str) -> str:
-    """Say how to ask again: in plain torch, or by the command."""
-    if sum(primal.size for primal in case.primals) > LONGEST_SNIPPET:
-        return _by_command(case, mode, device)
-    text = snippet(case, wrt, mode, device)
-    return f"To see it in plain torch:\n\n{text}" if len(text) <= LONGEST_SNIPPET else _by_command(case, mode, device)
 
 
 def _where_asked(case: Case, mode: Mode | None, device: str) -> str:
