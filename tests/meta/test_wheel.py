@@ -253,7 +253,7 @@ def test_plain_run_is_left_alone(environment: Path, project: Path) -> None:
         "def test_plain(request):\n"
         "    assert request.config.getoption('--device') == 'mine'\n"
         "    assert not {'torch', 'sympy', 'flint', 'numpy', 'gradassay.conftest'} & set(sys.modules)\n"
-        "    assert settings().deadline is not None\n"
+        "    assert settings.get_current_profile_name() in {'default', 'ci'}  # Hypothesis' own, here and in CI\n"
     )
     done = executed(environment / "python", "-m", "pytest", folder=project)
     assert "1 passed" in done.stdout, done.stdout
