@@ -182,7 +182,7 @@ def _first_met(op: Op) -> dict[tuple[int, ...], Point]:
 @cache
 def _is_of_planes(op: Op) -> bool:
     """Say whether a formula is made of planes that meet at its kinks: its gradient depends on the sides alone."""
-    formula, kinks = sympy.sympify(op.formula), critical_expressions(op)
+    formula, kinks = sympy.sympify(op.formula, strict=True), critical_expressions(op)
     planes = [e for e, _ in formula.args] if isinstance(formula, Piecewise) else list(formula.args)
     return (
         isinstance(formula, Piecewise | Abs)

@@ -31,7 +31,7 @@ class Interval:
     def __post_init__(self) -> None:
         """Refuse an empty interval and inexact ends."""
         for name in ("lower", "upper"):
-            end = sympy.sympify(getattr(self, name))
+            end = sympy.sympify(getattr(self, name), strict=True)
             if end.has(sympy.Float) or not end.is_extended_real:
                 message = f"{name}={end}: the end of an interval is an exact real number"
                 raise ValueError(message)

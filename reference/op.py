@@ -162,7 +162,9 @@ class Mathematics:
         if not isinstance(self.saved, Mapping):
             return None
         value = self.saves if isinstance(self.saves, Expr) else None
-        return Saved(value, tuple((before, sympy.sympify(after)) for before, after in self.saved.items()), OUTPUT)
+        return Saved(
+            value, tuple((before, sympy.sympify(after, strict=True)) for before, after in self.saved.items()), OUTPUT
+        )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -383,7 +385,7 @@ class Op(Call, Mathematics, Inputs, Composition):
         if not used or used != set(self.symbols):
             self._refuse("formula", "the symbols x; x and y; or x, y and z of reference.op; or those of `symbols`")
         expressions = (self.formula, *self.kinks)
-        if any(sympy.sympify(e).has(sympy.Float) for e in expressions):
+        if any(sympy.sympify(e, strict=True).has(sympy.Float) for e in expressions):
             self._refuse("formula", "exact numbers: Rational(1, 10), not 0.1")
         if any(not e.free_symbols or not e.free_symbols <= used for e in self.kinks):
             self._refuse("kinks", f"expressions in {', '.join(self.inputs)}")

@@ -44,7 +44,7 @@ class Scalar(mixins.NDArrayOperatorsMixin):
             accepted = f"{', '.join(sorted(SCALARS))}; or a formula of whole arrays, whose entry has `axes`"
             message = f"np.{name} is no function of scalars; accepted: {accepted}"
             raise TypeError(message)
-        return Scalar(sympy.sympify(SCALARS[name](*map(expression_of, args))))
+        return Scalar(sympy.sympify(SCALARS[name](*map(expression_of, args)), strict=True))
 
 
 def expression_of(value: Any) -> Expr:
@@ -134,7 +134,7 @@ def written(formula: Callable[..., Any], names: Sequence[str]) -> Expr:
         found = formula(*map(Scalar, symbols))
     except sympy.SympifyError:  # it is written in sympy's functions
         found = formula(*symbols)
-    return sympy.sympify(expression_of(found))
+    return sympy.sympify(expression_of(found), strict=True)
 
 
 SCALARS = UFUNCS | {

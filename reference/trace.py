@@ -279,7 +279,8 @@ def _elementwise(function: Callable[..., Any], *inputs: Any, rule: str = "") -> 
     names = [sympy.Symbol(f"x{i}", real=True) for i in range(len(steps))]
     used = [(name, step) for name, step, number in zip(names, steps, arguments, strict=True) if number is None]
     expression = sympy.sympify(
-        function(*(name if number is None else number for name, number in zip(names, arguments, strict=True)))
+        function(*(name if number is None else number for name, number in zip(names, arguments, strict=True))),
+        strict=True,
     )
     shapes, variables = [step.shape for step in steps], tuple(name for name, _ in used)
     op = _ruled(rule, expression, variables) if rule and used else None

@@ -140,6 +140,8 @@ def test_broken_catalogue_is_refused(tmp_path: Path, text: str, said: str) -> No
         (("region =", "place ="), "unknown: place"),
         (("abs(x) > 9", "abs(x) > 99"), "does not hold the pinned input"),
         (("abs(x) > 9", "abs(q) > 9"), "region="),
+        (("abs(x) > 9", "open(x)"), "region=.*open"),
+        (("abs(x) > 9", "x.__class__"), "region=.*__class__"),
         (("==2.13.*", "two"), "two"),
         (("0x1.3p+3", "nine"), "hexadecimal"),
         (("float32", "float99"), "dtype='float99'"),
@@ -150,7 +152,22 @@ def test_broken_catalogue_is_refused(tmp_path: Path, text: str, said: str) -> No
         ),
         (("region =", 'wrt = ["y"], region ='), r"wrt=\('y',\); accepted: some of x"),
     ],
-    ids=["toml", "op", "verdict", "field", "pinned", "region", "torch", "hex", "dtype", "most_ulp", "layouts", "wrt"],
+    ids=[
+        "toml",
+        "op",
+        "verdict",
+        "field",
+        "pinned",
+        "region",
+        "call",
+        "private",
+        "torch",
+        "hex",
+        "dtype",
+        "most_ulp",
+        "layouts",
+        "wrt",
+    ],
 )
 def test_broken_deviations_are_refused(tmp_path: Path, change: tuple[str, str], said: str) -> None:
     """A deviation of nothing, or one that is not complete, is refused with what is accepted."""

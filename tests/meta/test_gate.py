@@ -326,6 +326,9 @@ def test_command_says_it_by_its_status(tmp_path: Path) -> None:
     assert "closed: of 1 rows 1 are worse" in closed.stdout
     assert ET.parse(tmp_path / "gate.xml").find(".//failure") is not None  # noqa: S314 - written a line above
     assert "| fails | sin | float32 | cpu" in (tmp_path / "gate.md").read_text()
+    annotated = gate(wrong, baseline, "--annotate", "my, own.py").stdout.splitlines()[-1]
+    assert annotated.startswith("::error file=my%2C own.py,title=gate of accuracy::sin-float32-cpu fails: agrees")
+    assert "::" not in gate(sound, baseline, "--annotate", "my_ops.py").stdout
 
 
 def test_command_sees_wrong_support(tmp_path: Path) -> None:

@@ -157,8 +157,7 @@ def closes(records: Path, baseline: Mapping[Key, Row], options: argparse.Namespa
         raise NothingComparedError(message)
     due = {key: row for key, row in baseline.items() if not partial or key in found}
     result = Outcome("accuracy", ("op", "dtype", "device"), list(found), changes(due, found, options.growth))
-    sys.stdout.write(result.shown())
-    result.write(options.junit, options.markdown)
+    result.write(options)
     if options.update:
         both = {**baseline, **found}.values()
         options.baseline.write_text(atlas.table(tuple(row[name] for name in atlas.COLUMNS) for row in both))

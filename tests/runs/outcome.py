@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
 
 PASSES = frozenset({"mended", "supported", "faster", "fewer instructions"})
 """The kinds of change that no one has to attend to."""
+
+IN_MESSAGE = str.maketrans({"%": "%25", "\r": "%0D", "\n": "%0A"})
+IN_PROPERTY = IN_MESSAGE | str.maketrans({":": "%3A", ",": "%2C"})
+"""How GitHub Actions wants what would end a part of an annotation."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,10 @@ class Change:
     def is_worse(self) -> bool:
         """Whether the gate closes for it."""
         return self.kind not in PASSES
+
+    def __str__(self) -> str:
+        """Say what it was and what it is."""
+        return f"{self.kind}: {self.before}, now {self.after} {self.note}".rstrip()
 
 
 @dataclass(frozen=True)
@@ -88,27 +97,38 @@ class Outcome:
         for key in dict.fromkeys((*self.rows, *worse)):
             case = TestCase("-".join(key), classname="gate")
             if key in worse:
-                change = worse[key]
-                case.result = [Failure(f"{change.kind}: {change.before}, now {change.after} {change.note}".rstrip())]
+                case.result = [Failure(str(worse[key]))]
             suite.add_testcase(case)
         document = JUnitXml()
         document.add_testsuite(suite)
         written: str = document.tostring().decode()
         return written
 
-    def write(self, junit: Path | None, markdown: Path | None) -> None:
-        """Write the files that were asked for."""
-        if junit:
-            junit.parent.mkdir(parents=True, exist_ok=True)
-            junit.write_text(self.junit())
-        if markdown:
-            with markdown.open("a") as file:
+    def annotations(self, file: Path) -> str:
+        """Write a line for each row that is worse, which GitHub Actions shows at a file."""
+        place = str(file).translate(IN_PROPERTY)
+        worse = [f"{'-'.join(change.key)} {change}" for change in self.changes if change.is_worse]
+        return "".join(f"::error file={place},title=gate of {self.gate}::{s.translate(IN_MESSAGE)}\n" for s in worse)
+
+    def write(self, options: argparse.Namespace) -> None:
+        """Print the table, and write what the options ask for."""
+        sys.stdout.write(self.shown())
+        if options.annotate:
+            sys.stdout.write(self.annotations(options.annotate))
+        if options.junit:
+            options.junit.parent.mkdir(parents=True, exist_ok=True)
+            options.junit.write_text(self.junit())
+        if options.markdown:
+            with options.markdown.open("a") as file:
                 file.write(self.shown(markdown=True))
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that every gate has."""
     parser.add_argument("--update", action="store_true", help="write what was found into the baseline, and pass")
+    parser.add_argument(
+        "--annotate", type=Path, metavar="FILE", help="print what is worse as annotations of a file in GitHub Actions"
+    )
     parser.add_argument("--junit", type=Path, metavar="FILE", help="write the outcome as JUnit XML")
     parser.add_argument(
         "--markdown", type=Path, metavar="FILE", help="append the outcome in Markdown, as $GITHUB_STEP_SUMMARY wants it"

@@ -126,7 +126,7 @@ def formulas(op: Op) -> list[tuple[str, Markup]]:
         for name, array in zip(op.inputs, local.inputs, strict=True)
         for i, symbol in enumerate(array.flat)
     }
-    first = sympy.sympify(local.outputs.flat[0]).xreplace(place)
+    first = sympy.sympify(local.outputs.flat[0], strict=True).xreplace(place)
     found = [(op.name if op.elementwise else f"{op.name}, first element", typeset(first))]
     for array in local.inputs:
         variable = place[array.flat[0]]

@@ -165,7 +165,9 @@ def _whole(elements: list[torch.Tensor], shape: Shape) -> torch.Tensor:
 
 
 def _written(arrays: Sequence[Array], results: Sequence[Array]) -> Written:
-    expressions = [sympy.piecewise_fold(sympy.sympify(result)) for array in results for result in array.flat]
+    expressions = [
+        sympy.piecewise_fold(sympy.sympify(result, strict=True)) for array in results for result in array.flat
+    ]
     lacking = {type(f).__name__ for expression in expressions for f in expression.atoms(sympy.Function)} - NAMES
     if lacking:
         message = f"torch has no {', '.join(sorted(lacking))}"

@@ -212,8 +212,7 @@ def main() -> None:
                 result = _with_baseline(asked, here, options, progress)
         except (OSError, ValgrindError, BaselineError, RuntimeError) as error:
             parser.error(str(error))
-    sys.stdout.write(result.shown())
-    result.write(options.junit, options.markdown)
+    result.write(options)
     sys.exit(bool(result.worse) and not options.update)
 
 
