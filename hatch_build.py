@@ -24,6 +24,8 @@ LEFT_OUT = (
     "tests/wall",
     "tests/sensitivity.py",
     "tests/runs/coverage.py",
+    "tests/runs/measurements",
+    "tests/runs/report/lessons.py",
 )
 RENAMED = {"gradassay.py": "__init__.py"}
 

@@ -15,20 +15,31 @@ from hypothesis import strategies as st
 from reference.case import Case
 from reference.catalogue import OPS
 from reference.elements import derivative
+from reference.format import FORMATS
 from reference.op import Op, x
 from reference.tree import Apply, Leaf, Tree
 from strategies.points import moderate
+from tests.subject import binding
 
 if TYPE_CHECKING:
     from reference.format import Format
     from tests.verdict.assay import Assay
 
-DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
+WIDE = pytest.mark.parametrize("form", [FORMATS["float32"], FORMATS["float64"]], ids=["float32", "float64"])
+"""The formats that carry the digits which the notebook prints; the tests with an assay ask all of them."""
 
 
 def slope(formula: sympy.Expr, at: float) -> float:
     """Return sympy's derivative of a formula in x at a point."""
     return float(derivative(formula, x).subs(x, at).evalf(30))
+
+
+def leaf(values: float | list[float], form: Format, device: str) -> torch.Tensor:
+    """Return a leaf of a format on a device; skips where the device does not have the format."""
+    try:
+        return torch.tensor(values, dtype=binding.dtype(form), device=device, requires_grad=True)
+    except (RuntimeError, TypeError) as refusal:
+        pytest.skip(f"{device} has no {form.name}: {refusal}")
 
 
 def grad_of(tensor: torch.Tensor) -> torch.Tensor:
@@ -38,34 +49,36 @@ def grad_of(tensor: torch.Tensor) -> torch.Tensor:
     return gradient
 
 
-def test_square_at_three() -> None:
-    """d(x^2)/dx = 2x, which is 6 at 3."""
-    point = torch.tensor(3.0, requires_grad=True)
+def test_square_at_three(form: Format, device: str) -> None:
+    """d(x^2)/dx = 2x, which is 6 at 3, in every format."""
+    point = leaf(3.0, form, device)
     (point**2).backward()
     assert derivative(x**2, x) == 2 * x
     assert grad_of(point).item() == slope(x**2, 3) == 6
 
 
-def test_sine_of_square_at_four() -> None:
+@WIDE
+def test_sine_of_square_at_four(form: Format, device: str) -> None:
     """d sin(x^2)/dx = 2x cos(x^2), which is -7.6613 at 4."""
-    point = torch.tensor(4.0, dtype=torch.float64, requires_grad=True)
+    point = leaf(4.0, form, device)
     torch.sin(point**2).backward()
     assert derivative(sympy.sin(x**2), x) == 2 * x * sympy.cos(x**2)
     assert f"{slope(sympy.sin(x**2), 4):.4f}" == f"{grad_of(point).item():.4f}" == "-7.6613"
 
 
-def test_mean_of_squares() -> None:
+@WIDE
+def test_mean_of_squares(form: Format, device: str) -> None:
     """d mean(x^2)/dx_i = 2 x_i / 3 for three values."""
-    values = torch.tensor([1.0, 2.0, 3.0], requires_grad=True)
+    values = leaf([1.0, 2.0, 3.0], form, device)
     (values**2).mean().backward()
-    assert [f"{g:.4f}" for g in grad_of(values).tolist()] == ["0.6667", "1.3333", "2.0000"]
+    assert [f"{g:.4f}" for g in grad_of(values).cpu().tolist()] == ["0.6667", "1.3333", "2.0000"]
 
 
 def squared(*, sine: bool) -> Tree:
     """Return x^2, or sin(x^2), as a tree of ops."""
-    leaf = Leaf("x")
-    root = Apply(OPS["square"], (leaf,))
-    return Tree(Apply(OPS["sin"], (root,)) if sine else root, (leaf,))
+    variable = Leaf("x")
+    root = Apply(OPS["square"], (variable,))
+    return Tree(Apply(OPS["sin"], (root,)) if sine else root, (variable,))
 
 
 CHAINS = {
@@ -105,9 +118,9 @@ FACTORS = {
 """At that point, to four digits."""
 
 
-def neuron(dtype: torch.dtype) -> dict[str, torch.Tensor]:
+def neuron(form: Format, device: str) -> dict[str, torch.Tensor]:
     """Run the neuron at the point, and backward; what comes back has every step, by name."""
-    weight, bias = (torch.tensor(float(POINT[s]), dtype=dtype, requires_grad=True) for s in (W, B))
+    weight, bias = (leaf(float(POINT[s]), form, device) for s in (W, B))
     score = weight * POINT[X] + bias
     prediction = torch.sigmoid(score)
     guarded = prediction.clamp(1e-8, 1 - 1e-8)
@@ -146,10 +159,10 @@ def test_chain_is_the_whole_derivative() -> None:
     assert sympy.simplify(whole.diff(B) - (prediction - Y)) == 0
 
 
-@DTYPES
-def test_neuron_factors_by_autograd(dtype: torch.dtype) -> None:
+@WIDE
+def test_neuron_factors_by_autograd(form: Format, device: str) -> None:
     """What torch keeps at each step is the factors multiplied up to there."""
-    step = neuron(dtype)
+    step = neuron(form, device)
     found = {
         "dL/dp": grad_of(step["p"]),
         "dp/dz": grad_of(step["z"]) / grad_of(step["p"]),
@@ -161,10 +174,10 @@ def test_neuron_factors_by_autograd(dtype: torch.dtype) -> None:
     assert {name: digits(gradient.item()) for name, gradient in found.items()} == FACTORS
 
 
-@DTYPES
-def test_neuron_loss(dtype: torch.dtype) -> None:
+@WIDE
+def test_neuron_loss(form: Format, device: str) -> None:
     """The loss is 6.7012, dL/dw 6.6918, dL/db 0.9988."""
-    step = neuron(dtype)
+    step = neuron(form, device)
     shown = (step["L"].item(), grad_of(step["w"]).item(), grad_of(step["b"]).item())
     assert [f"{v:.4f}" for v in shown] == ["6.7012", "6.6918", "0.9988"]
 
@@ -182,12 +195,24 @@ GUARD = Op(
 )
 
 
-def neuron_tree() -> Tree:
-    """Return the neuron as a tree of ops, the same chain as above."""
-    weight, inp, bias, target = (Leaf(name) for name in "wxby")
+def neuron_tree(*, fused: bool = False) -> Tree:
+    """Return the neuron as a tree of ops: the same chain as above, or with the loss of the score in one op."""
+    leaves = (weight, inp, bias, target) = tuple(Leaf(name) for name in "wxby")
     score = Apply(OPS["add"], (Apply(OPS["mul"], (weight, inp)), bias))
+    if fused:
+        return Tree(Apply(OPS["bce_with_logits"], (score, target)), leaves)
     guarded = Apply(GUARD, (Apply(OPS["sigmoid"], (score,)),))
-    return Tree(Apply(OPS["binary_cross_entropy"], (guarded, target)), (weight, inp, bias, target))
+    return Tree(Apply(OPS["binary_cross_entropy"], (guarded, target)), leaves)
+
+
+def test_neuron_in_every_format(form: Format, assay: Assay) -> None:
+    """At the notebook's point the gradients are what rounding allows, in every format, on every device.
+
+    The loss is of the score: in 16 bits a prediction may round to 1, whose loss is infinite, so that the chain above
+    has no bound there.
+    """
+    primals = tuple(form.values(form.ordinals(np.array([float(POINT[symbol])]))) for symbol in (W, X, B, Y))
+    assay.assert_agrees(Case(neuron_tree(fused=True), form, primals, np.ones(1)))
 
 
 @given(data=st.data())
@@ -199,17 +224,17 @@ def test_neuron_at_any_point(form: Format, assay: Assay, data: st.DataObject) ->
 
 
 @pytest.mark.parametrize(
-    ("dtype", "prediction", "loss", "gradient"),
-    [(torch.float64, 1 - 1e-8, 18.4207, 0.0), (torch.float32, 1.0, math.inf, math.nan)],
+    ("form", "prediction", "loss", "gradient"),
+    [(FORMATS["float64"], 1 - 1e-8, 18.4207, 0.0), (FORMATS["float32"], 1.0, math.inf, math.nan)],
     ids=["float64", "float32"],
 )
-def test_saturated_prediction(dtype: torch.dtype, prediction: float, loss: float, gradient: float) -> None:
+def test_saturated_prediction(form: Format, device: str, prediction: float, loss: float, gradient: float) -> None:
     """In float64 the clamp bounds the loss and stops the gradient; in float32 it vanishes.
 
     1 - 1e-8 is 1 in float32, so a prediction that has rounded to 1 has the loss -log 0 = inf, and the
     gradient inf * 0 = NaN. A clamp at 1e-7 would have held.
     """
-    score = torch.tensor(40.0, dtype=dtype, requires_grad=True)
+    score = leaf(40.0, form, device)
     guarded = torch.sigmoid(score).clamp(1e-8, 1 - 1e-8)
     found = -(1 - guarded).log()
     found.backward()

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from reference.catalogue import OPS
 from tests.meta.kernels import entry
@@ -19,6 +20,8 @@ from tests.meta.picture import drawn
 from tests.meta.prose import pages, sentences
 from tests.meta.test_explanation import first
 from tests.runs.known import page
+from tests.runs.report.lessons import drawn as lessons
+from tests.subject.device import passing, probed
 from tests.subject.mode import MODES
 from tests.verdict.choice import PROFILES, chosen
 from tests.verdict.comparison import UNSUPPORTED, VERDICTS
@@ -111,6 +114,21 @@ def test_picture_is_in_step() -> None:
     assert (ROOT / "docs/failure.svg").read_text() == drawn()
 
 
+def test_pictures_of_the_notebook_are_in_step() -> None:
+    """The notebook has the pictures that are drawn of it: python -m tests.runs.report.lessons docs/notebook."""
+    shown_there = re.findall(r"^!\[[^]]+\]\(notebook/([^)]+)\)", PAGES["notebook.md"], re.MULTILINE)
+    assert {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "docs/notebook").iterdir()} == lessons()
+    assert sorted(shown_there) == sorted(lessons())
+
+
+def test_words_for_pictures_say_what_they_show() -> None:
+    """Who does not see a picture of the notebook is told the numbers that stand in it."""
+    told = re.findall(r"^!\[([^]]+)\]\(notebook/([^)]+)\)", PAGES["notebook.md"], re.MULTILINE)
+    numbers = [(number, name) for words, name in told for number in re.findall(r"-?\d+\.\d{4}", words)]
+    assert numbers
+    assert [number for number, name in numbers if f"{number}<" not in lessons()[name]] == []
+
+
 def test_findings_are_those_on_file() -> None:
     """The page of what torch gets wrong is made of the file: python -m tests.runs.known docs/findings.md."""
     assert PAGES["findings.md"] == page(list(read(FILE, OPS)))
@@ -178,12 +196,13 @@ def test_modules_exist() -> None:
     assert all(find_spec(name) for name in named)
 
 
-def test_notebook_prints_what_it_says() -> None:
-    """Every block of the notebook, run in order, prints what stands in its comments."""
+@pytest.mark.parametrize("device", passing(probed()))
+def test_notebook_prints_what_it_says(device: str) -> None:
+    """Every block of the notebook, run in order, prints what stands in its comments, on every device."""
     blocks = re.findall(r"```python\n(.*?)```", PAGES["notebook.md"], re.DOTALL)
     said = [line.partition("  # ")[2] for block in blocks for line in block.splitlines() if "print(" in line]
     output = io.StringIO()
-    with contextlib.redirect_stdout(output):
+    with contextlib.redirect_stdout(output), torch.device(device):
         exec("\n".join(blocks), {})  # noqa: S102 - the page is the suite's own
     assert len(said) > 10
     assert output.getvalue().splitlines() == said

@@ -33,13 +33,28 @@ class Edge:
     """What comes back: the certified derivative of the loss, and torch's."""
 
 
-def edges() -> list[Edge]:
-    """Return the edges of the neuron: score w x + b, prediction sigmoid(score), loss -log(1 - prediction)."""
+def steps() -> tuple[tuple[Leaf, ...], tuple[Apply, ...]]:
+    """Return the neuron's leaves x, w and b, and its steps: w x, score, prediction, loss -log(1 - prediction)."""
     x, w, b = (Leaf(name) for name in POINT)
     product = Apply(OPS["mul"], (w, x))
     score = Apply(OPS["add"], (product, b))
     prediction = Apply(OPS["sigmoid"], (score,))
-    rest = Apply(OPS["neg"], (Apply(OPS["log1p"], (Apply(OPS["neg"], (prediction,)),)),))
+    loss = Apply(OPS["neg"], (Apply(OPS["log1p"], (Apply(OPS["neg"], (prediction,)),)),))
+    return (x, w, b), (product, score, prediction, loss)
+
+
+def neuron(weight: float, bias: float) -> tuple[float, tuple[float, float]]:
+    """Return the neuron's loss at a weight and a bias, and its certified gradient by both."""
+    leaves, (*_, loss) = steps()
+    primals = tuple(np.array([each]) for each in (POINT["x"], weight, bias))
+    case = Case(Tree(loss, leaves), FORMATS["float64"], primals, np.ones(1))
+    _, by_weight, by_bias = answer(case)
+    return float(value(case)[0]), (float(by_weight.centre[0]), float(by_bias.centre[0]))
+
+
+def edges() -> list[Edge]:
+    """Return the edges of the neuron as a graph."""
+    (x, w, b), (product, score, prediction, rest) = steps()
     places: dict[Leaf | Apply, tuple[str, tuple[float, float]]] = {
         x: ("x", (0, 1.2)),
         w: ("w", (0, -0.2)),

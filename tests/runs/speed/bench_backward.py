@@ -36,6 +36,9 @@ DEPTHS = (1, 10, 100, 1000)
 GRAPHS = {"chain": chain, "fan-out": fan_out}
 FLOOR_SECONDS = 0.05
 
+OVERHEAD = 0.05
+"""The share of a loop by hand that the benchmark may add to it."""
+
 
 def measure(benchmark: BenchmarkFixture, work: Work, kind: str, device: str, **facts: object) -> None:
     """Time one kind of run of a piece of work, and note its floor beside it."""
@@ -119,7 +122,7 @@ def test_network(benchmark: BenchmarkFixture, work: Work, kind: str, device: str
 
 
 def test_benchmark_adds_nothing(benchmark: BenchmarkFixture) -> None:
-    """The figure for a trivial op is within 5 % of that of a loop by hand."""
+    """The figure for a trivial op is that of a loop by hand, but for a small share."""
     graph = Graph(of_op(OPS["neg"], 1, FORMATS["float32"]), "cpu")
     benchmark.extra_info |= {
         "work": "neg by hand",
@@ -133,4 +136,4 @@ def test_benchmark_adds_nothing(benchmark: BenchmarkFixture) -> None:
     by_hand = min(timed(lambda: [graph.backward() for _ in range(100)], 0.05) / 100 for _ in range(20))
     benchmark.extra_info["by_hand"] = by_hand
     assert benchmark.stats is not None
-    assert abs(benchmark.stats.stats.min / by_hand - 1) < 0.05
+    assert abs(benchmark.stats.stats.min / by_hand - 1) < OVERHEAD

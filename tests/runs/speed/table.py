@@ -99,9 +99,14 @@ class Growth:
 
 def read(path: Path) -> list[Figure]:
     """Read what pytest-benchmark wrote; raises OSError."""
+    return parsed(path.read_text())
+
+
+def parsed(text: str) -> list[Figure]:
+    """Return the figures of what pytest-benchmark wrote."""
     return [
         Figure(name=row["name"], seconds=row["stats"]["min"], **row["extra_info"])
-        for row in json.loads(path.read_text())["benchmarks"]
+        for row in json.loads(text)["benchmarks"]
     ]
 
 
