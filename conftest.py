@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import secrets
+import sys
 from collections import Counter
 from pathlib import Path
 from textwrap import shorten
@@ -19,7 +20,7 @@ from reference.convention import clause, infinite_places, places
 from reference.format import FORMATS
 from reference.op import Op
 from strategies import sized_cases
-from tests.runs import table
+from tests.runs import gravest, progress, table
 from tests.runs.folding import Folding
 from tests.subject.device import exact, passing
 from tests.subject.mode import as_it_is
@@ -69,6 +70,7 @@ class Recorder:
 
     def __init__(self, path: Path | None) -> None:
         """Open the file of records, if one is asked for; raises OSError where it cannot be written."""
+        self._path = path
         self._records: list[Record] = []
         self._left_out: set[str] = set()
         self._writer = None if path is None else Writer(path)
@@ -87,7 +89,10 @@ class Recorder:
         """Print the verdict table."""
         if self._records:
             terminalreporter.section("verdicts")
-            terminalreporter.write(table.rendered(self._records, color=bool(terminalreporter.isatty())))
+            path = None if self._path is None else str(self._path)
+            parts = [*table.counts(self._records), "", *gravest.shown(self._records, path)]
+            encoding = getattr(sys.stdout, "encoding", None)
+            terminalreporter.write(table.printed(parts, color=terminalreporter.hasmarkup, encoding=encoding))
         for line in sorted(self._left_out):
             terminalreporter.write_line(line)
 
@@ -168,6 +173,11 @@ def pytest_configure(config: pytest.Config) -> None:
     _load_profiles(choice)
 
 
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Show what is asked while it is, where a person watches."""
+    progress.show(session.config)
+
+
 def _load_profiles(choice: Choice) -> None:
     suppressed = [
         HealthCheck.function_scoped_fixture,  # an assay sums up the examples of its test
@@ -194,7 +204,7 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
         f"gradassay: {len(choice.deviations)} known deviations of this torch are on file",
         f"gradassay: to draw the same inputs again: --hypothesis-seed={config.option.hypothesis_seed}",
         *(
-            shorten(f"gradassay: device {name} refused: {refusal}", 120)
+            shorten(f"gradassay: device {name} refused: {refusal}", table.width())
             for name, refusal in choice.devices.items()
             if refusal
         ),
@@ -386,8 +396,7 @@ def budget(request: pytest.FixtureRequest) -> float:
 def assay(request: pytest.FixtureRequest, mode: Mode, form: Format, device: str) -> Assay:
     """Return the assay of this test, which its record is made of."""
     params = request.node.callspec.params
-    name = TREE if "pool" in params else request.node.originalname.removeprefix("test_")
-    name = params["op"].name if "op" in params else name
+    name = params["op"].name if "op" in params else TREE
     choice = request.config.stash[CHOICE]
     return Assay(name, mode, form, device, choice.deviations, choice.inside)
 

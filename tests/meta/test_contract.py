@@ -227,6 +227,14 @@ def written(records: Path, path: Path) -> str:
     return path.read_text()
 
 
+def test_records_name_ops_or_trees(tmp_path: Path) -> None:
+    """A test that asks for a tree of several ops, drawn or of the notebook, has `tree` in the place of an op."""
+    records = tmp_path / "records.jsonl"
+    done = run("-k", "chain_in_every_format or neuron_at_any_point", "--dtype", "float32", "--records", str(records))
+    assert done.returncode == 0, done.stdout
+    assert {r.op for r in record.read(records)} == {TREE}
+
+
 def test_options_repeat_and_take_commas() -> None:
     """Names may be given together or apart."""
     choice = chosen(**(NOTHING | {"ops": ["sin,cos", TREE], "dtypes": ["float32", "float16"]}))

@@ -8,10 +8,12 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from dataclasses import dataclass, field
+from textwrap import fill
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.runs.table import width
 from tests.verdict.comparison import UNSUPPORTED
 from tests.verdict.explanation import DisagreementError
 from tests.verdict.record import Record
@@ -110,9 +112,11 @@ class Folding:
         if failing:
             terminalreporter.section("what fails")
         for about, each in failing.items():
-            terminalreporter.write_line(f"{about}: {each.failed} of {len(each.asked)} tests {pattern(each.asked)}")
+            terminalreporter.write_line(
+                _within(f"{about}: {each.failed} of {len(each.asked)} tests {pattern(each.asked)}")
+            )
             for line in each.lines[:MOST_LINES]:
-                terminalreporter.write_line(f"  {line}")
+                terminalreporter.write_line(_within(f"  {line}"))
             if len(each.lines) > MOST_LINES:
                 terminalreporter.write_line(f"  and {len(each.lines) - MOST_LINES} more, named below")
 
@@ -124,6 +128,11 @@ class Folding:
         folded = {id(report) for report in self._folded}
         rest = [report for report in reporter.stats.get("failed", []) if id(report) not in folded]
         reporter.stats["failed"] = rest + self._folded * shown
+
+
+def _within(line: str) -> str:
+    """Break a line where the terminal ends, and indent what follows."""
+    return fill(line, width(), subsequent_indent="    ", break_on_hyphens=False)
 
 
 def pattern(asked: Sequence[tuple[dict[str, str], bool]]) -> str:

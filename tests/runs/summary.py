@@ -1,7 +1,8 @@
 """What runs found, side by side: ``python -m tests.runs.summary RECORDS.jsonl [MORE.jsonl ...]``.
 
-How much was asked in each mode, on each device; what torch cannot be asked, in its own words; and
-where devices differ, each judged against the truth, so that one sees which is wrong.
+How much was asked in each mode, on each device; what torch cannot be asked, in its own words; what tensor ops compute
+in; and where devices differ, each judged against the truth, so that one sees which is wrong. With ``--all``, every row
+of what deviates, the gravest first.
 """
 
 from __future__ import annotations
@@ -12,17 +13,19 @@ from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
 from reference.format import FORMATS
-from tests.runs.table import GRAVITY, WIDTH
+from tests.runs import gravest
+from tests.runs.table import DEVIATING, GRAVITY, NEW, by_promise, counted, kept, printed, tabled
 from tests.verdict import record
-from tests.verdict.comparison import UNSUPPORTED, VERDICTS
+from tests.verdict.comparison import UNSUPPORTED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+    from rich.console import RenderableType
+    from rich.table import Table
 
     from tests.verdict.record import Record
 
@@ -33,22 +36,23 @@ NOTABLE = 1.0
 """Ulps by which the worst errors of two devices differ before a row is shown."""
 
 
-def modes(records: Sequence[Record]) -> Table:
+def modes(records: Sequence[Record]) -> Iterator[RenderableType]:
     """Count the ops asked in each mode and format, on each device."""
-    table = Table(
-        "device", "mode", "order", title="Ops asked in each mode and format", box=box.SIMPLE, title_justify="left"
-    )
-    for name in (*FORMATS, "entries compared", "known", "new", UNSUPPORTED):
-        table.add_column(name, justify="right")
     rows: dict[tuple[str, str, int], list[Record]] = defaultdict(list)
     for r in records:
         rows[r.device, r.mode, r.order].append(r)
+    columns: dict[tuple[str, str], dict[str, int]] = defaultdict(dict)
     for (device, mode, order), some in rows.items():
-        fresh = [r for r in some if r.known is None and r.verdict not in {VERDICTS[0], UNSUPPORTED}]
-        ops = [len({r.op for r in some if r.dtype == form and r.verdict != UNSUPPORTED}) for form in FORMATS]
-        counts = sum(r.known is not None for r in some), len(fresh), sum(r.verdict == UNSUPPORTED for r in some)
-        table.add_row(device, mode, str(order), *map(str, ops), f"{sum(r.compared for r in some):,}", *map(str, counts))
-    return table
+        label = f"{device} {mode}"
+        columns["", "order"][label] = order
+        for form in FORMATS:
+            columns["ops in", form][label] = len({r.op for r in some if r.dtype == form and r.verdict != UNSUPPORTED})
+        columns["entries", "compared"][label] = sum(r.compared for r in some)
+        columns["", "known"][label] = sum(r.known is not None for r in some)
+        columns["", NEW][label] = sum(r.known is None and r.verdict in DEVIATING for r in some)
+        columns["", UNSUPPORTED][label] = sum(r.verdict == UNSUPPORTED for r in some)
+    yield "Ops asked in each mode and format"
+    yield from counted(columns)
 
 
 def refusals(records: Sequence[Record]) -> Table | None:
@@ -57,7 +61,7 @@ def refusals(records: Sequence[Record]) -> Table | None:
     for r in records:
         if r.verdict == UNSUPPORTED:
             said[r.got or ""].append(r)
-    table = Table("torch says", "tests", "of", title="Unsupported", box=box.SIMPLE, title_justify="left")
+    table = tabled("torch says", "tests", "of", title="Unsupported")
     for words, some in sorted(said.items(), key=lambda pair: -len(pair[1])):
         ops = sorted({r.op for r in some})
         table.add_row(
@@ -76,14 +80,7 @@ def differences(records: Sequence[Record]) -> Table | None:
     devices = list(dict.fromkeys(r.device for r in records))
     if len(devices) < 2:
         return None
-    table = Table(
-        "op",
-        "dtype",
-        *devices,
-        title="Where devices differ: verdict, and worst error in ulp",
-        box=box.SIMPLE,
-        title_justify="left",
-    )
+    table = tabled("op", "dtype", *devices, title="Where devices differ: verdict, and worst error in ulp")
     rows: dict[tuple[str, str], dict[str, Record]] = defaultdict(dict)
     for r in records:
         here = rows[r.op, r.dtype]
@@ -112,24 +109,32 @@ def _cell(r: Record) -> str:
     return f"{r.verdict}{'' if r.known is None else ' (known)'}{ulp}"
 
 
-def tables(records: Sequence[Record]) -> Iterator[Table]:
-    """Return the tables that there is something to say in."""
-    yield from (table for table in (modes(records), refusals(records), differences(records)) if table is not None)
+def tables(records: Sequence[Record], *, whole: bool = False) -> Iterator[RenderableType]:
+    """Return the tables that there is something to say in; with every row of what deviates where the whole is asked."""
+    yield from modes(records)
+    promises = kept(records)
+    for table in (refusals(records), by_promise(promises) if promises else None, differences(records)):
+        if table is not None:
+            yield from ("", table)
+    if whole and (groups := gravest.deviating(records)):
+        yield from ("", "What deviates, the gravest first, new before known", gravest.table(groups))
 
 
 def main() -> None:
     """Print the tables of one or more files of records."""
     parser = argparse.ArgumentParser(
-        description="Say what was asked, what torch cannot be asked, and where devices differ."
+        description="Say what was asked, what torch cannot be asked, what ops compute in, and where devices differ."
     )
     parser.add_argument("records", type=Path, nargs="+", help="files that pytest --records wrote")
+    parser.add_argument("--all", action="store_true", help="show every row of what deviates, the gravest first")
+    options = parser.parse_args()
     try:
-        records = [r for path in parser.parse_args().records for r in record.read(path)]
+        records = [r for path in options.records for r in record.read(path)]
     except OSError as error:
         parser.error(f"{error.filename}: {error.strerror}")
-    console = Console(width=None if sys.stdout.isatty() else WIDTH)
-    for table in tables(records):
-        console.print(table)
+    terminal = Console()
+    color = terminal.is_terminal and terminal.color_system is not None and not terminal.no_color
+    sys.stdout.write(printed(tables(records, whole=options.all), color=color, encoding=sys.stdout.encoding))
 
 
 if __name__ == "__main__":

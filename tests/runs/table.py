@@ -1,9 +1,11 @@
-"""The verdict table of a run."""
+"""What a run counts: verdicts, and promises kept."""
 
 from __future__ import annotations
 
 import io
-from collections import defaultdict
+import re
+import shutil
+from collections import Counter, defaultdict
 from typing import TYPE_CHECKING
 
 from rich import box
@@ -18,21 +20,32 @@ from tests.verdict.choice import TREE
 from tests.verdict.comparison import BROKEN, UNSUPPORTED, VERDICTS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+
+    from rich.console import RenderableType
 
     from tests.verdict.record import Record
 
 WIDTH = 120
 """Columns of a table that is not printed to a terminal."""
 
+GAP = 2
+"""Columns between those of a table."""
+
+HEIGHT = 100
+"""Lines of a terminal that rich is told: nothing printed here depends on it."""
+
+ALARM = "bold red"
+"""How what is new is set, beside the word: readable on light and on dark."""
+
 GRAVITY = (UNSUPPORTED, *VERDICTS, *BROKEN)
 """Verdicts, the least grave first: where torch says that it has no kernel, nothing was judged."""
 
-COUNTED = (*VERDICTS, *BROKEN, UNSUPPORTED)
-"""Verdicts in the order of the table's columns."""
+DEVIATING = (*VERDICTS[1:], *BROKEN)
+"""Verdicts of what is wrong."""
 
-ENDED = BROKEN[:-1]
-"""Verdicts that have a column only where they are found: there are none but in isolated runs."""
+NEW = "new"
+"""What deviates and is not on file."""
 
 NONE = "none"
 """Written where not even the loosest promise is kept."""
@@ -48,41 +61,113 @@ def markdown(table: Table) -> str:
     return "\n".join(line.rstrip() for line in file.getvalue().strip().splitlines())
 
 
-def rendered(records: Sequence[Record], *, color: bool) -> str:
-    """Return the tables as text: verdicts for each format and device, promises kept, then each op that deviates."""
-    console = Console(file=io.StringIO(), force_terminal=color, width=None if color else WIDTH)
-    console.print(_by_format(records))
-    if promises := kept(records):
-        console.print(_by_promise(promises))
-    deviating = [r for r in records if r.verdict not in {VERDICTS[0], UNSUPPORTED}]
-    if deviating:
-        console.print(_by_op(deviating))
-    assert isinstance(console.file, io.StringIO)
-    return console.file.getvalue()
+def width() -> int:
+    """Return the columns that there are to print in: those of the terminal, `WIDTH` where there is none."""
+    return shutil.get_terminal_size((WIDTH, 24)).columns
 
 
-def _by_format(records: Iterable[Record]) -> Table:
-    rows: dict[tuple[str, str], list[Record]] = defaultdict(list)
-    for record in records:
-        rows[record.dtype, record.device].append(record)
-    counted = [v for v in COUNTED if v not in ENDED or any(v == r.verdict for some in rows.values() for r in some)]
-    table = Table(
-        box=box.SIMPLE,
-        collapse_padding=True,
-        caption="known: deviations of this torch that are on file; unsupported: torch says that it has no kernel",
-        caption_justify="left",
+def printed(parts: Iterable[RenderableType], *, color: bool, encoding: str | None) -> str:
+    """Return what is printed of tables and lines; what an encoding lacks is escaped, and lines of tables are ASCII."""
+    file = io.TextIOWrapper(io.BytesIO(), encoding=encoding or "utf-8", errors="backslashreplace", newline="")
+    console = Console(
+        file=file,
+        width=width(),
+        height=HEIGHT,
+        force_terminal=color,
+        color_system="standard" if color else None,
+        no_color=False,
+        markup=False,  # brackets in what torch says are brackets
+        emoji=False,
+        highlight=False,
+        legacy_windows=False,
     )
-    table.add_column("dtype")
-    table.add_column("device")
-    for name in ("tests", "entries", counted[0], "known", *counted[1:]):
-        table.add_column(name, justify="right")
-    for (dtype, device), some in rows.items():
-        fresh = [r.verdict for r in some if r.known is None]
-        known = sum(r.known is not None for r in some)
-        counts = [str(fresh.count(verdict)) for verdict in counted]
-        table.add_row(
-            dtype, device, str(len(some)), f"{sum(r.compared for r in some):,}", counts[0], str(known), *counts[1:]
-        )
+    for part in parts:
+        console.print(part)
+    file.seek(0)
+    return re.sub(" +$", "", file.read(), flags=re.MULTILINE)
+
+
+def counts(records: Sequence[Record]) -> Iterator[RenderableType]:
+    """Count what a run found: verdicts, and the promises that tensor ops keep, with the ops that keep less."""
+    yield from _verdicts(records)
+    if promises := kept(records):
+        yield ""
+        yield from counted(_promises_by_format(promises))
+        yield "computes in: the sharpest promise that all gradients of a tensor op kept, in plain reverse mode"
+        yield from _looser(promises)
+
+
+def _verdicts(records: Iterable[Record]) -> Iterator[RenderableType]:
+    """Count, for each format on each device, tests, entries and verdicts."""
+    columns: dict[tuple[str, str], list[Record]] = defaultdict(list)
+    for record in records:
+        columns[record.dtype, record.device].append(record)
+    found = {verdict for some in columns.values() for verdict in map(_fresh, some)}
+    yield from counted({key: _counts(columns[key], found) for key in _ordered(columns)})
+    yield "known: deviations of this torch that are on file; unsupported: torch says that it has no kernel"
+
+
+def _ordered(columns: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Put formats on devices in order: by device, and the narrowest format first."""
+    order = list(FORMATS)
+    return sorted(columns, key=lambda column: (column[1], order.index(column[0])))
+
+
+def _fresh(record: Record) -> str | None:
+    """Return the verdict of a record, None where it is a known one."""
+    return record.verdict if record.known is None else None
+
+
+def _counts(records: Sequence[Record], found: Collection[str | None]) -> dict[str, int]:
+    """Count the records of a format: the new ones together, and by each verdict that any format has."""
+    fresh = Counter(map(_fresh, records))
+    return {
+        "tests": len(records),
+        "entries": sum(r.compared for r in records),
+        VERDICTS[0]: fresh[VERDICTS[0]],
+        "known": fresh[None],
+        NEW: sum(fresh[verdict] for verdict in DEVIATING),
+        **{f"  {verdict}": fresh[verdict] for verdict in DEVIATING if verdict in found},
+        UNSUPPORTED: fresh[UNSUPPORTED],
+    }
+
+
+def counted(columns: Mapping[tuple[str, str], Mapping[str, int]]) -> Iterator[Table]:
+    """Lay out counts in columns that have two words above each: as many beside each other as there is room for."""
+    labels = list(next(iter(columns.values())))
+    tables: list[list[list[str]]] = []
+    room = 0
+    for words, found in columns.items():
+        cells = [f"{count:,}" for count in found.values()]
+        widest = GAP + max(map(len, (*words, *cells)))
+        if widest > room:
+            tables.append([])
+            room = width() - max(map(len, labels))
+        tables[-1].append(["\n".join(words), *cells])
+        room -= widest
+    for some in tables:
+        heads, *rows = zip(*some, strict=True)
+        table = tabled("", *heads)
+        for column in table.columns[1:]:
+            column.justify = "right"
+        for label, row in zip(labels, rows, strict=True):
+            is_alarm = label.strip() in {NEW, *DEVIATING} and set(row) != {"0"}
+            table.add_row(label, *row, style=ALARM if is_alarm else "")
+        yield table
+
+
+def tabled(*names: str, title: str | None = None) -> Table:
+    """Return a table of which no cell is cut off, below an empty line or a title."""
+    table = Table(
+        title=title,
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        padding=(0, GAP - 1, 0, 0),
+        pad_edge=False,
+    )
+    for name in names:
+        table.add_column(name, overflow="fold")
     return table
 
 
@@ -114,38 +199,35 @@ def beside_declared(op: str, promise: str) -> str:
     return promise if promise == declared else f"{promise} ({declared})"
 
 
-def _by_promise(promises: Mapping[tuple[str, str, str], str]) -> Table:
+def _promises_by_format(promises: Mapping[tuple[str, str, str], str]) -> dict[tuple[str, str], dict[str, int]]:
+    """Count the tensor ops that keep each promise, in each format on each device."""
+    counts: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
+    for (_, dtype, device), promise in promises.items():
+        counts[dtype, device][promise] += 1
+    named = [promise for promise in (*PROMISES, NONE) if any(count[promise] for count in counts.values())]
+    return {key: {f"computes in {promise}": counts[key][promise] for promise in named} for key in _ordered(counts)}
+
+
+def _looser(promises: Mapping[tuple[str, str, str], str]) -> Iterator[str]:
+    """Name the ops that keep less than their entries declare."""
+    order = (*PROMISES, NONE)
+    for (op, dtype, device), promise in sorted(promises.items()):
+        declared = OPS[op].inside if op in OPS else PROMISES[-1]  # records have no entries of a user's own
+        if order.index(promise) > order.index(declared):
+            yield f"looser than declared: {op} in {dtype} on {device} computes in {promise}, not {declared}"
+
+
+def by_promise(promises: Mapping[tuple[str, str, str], str]) -> Table:
+    """Name the tensor ops that keep each promise."""
     rows: dict[tuple[str, str, str], list[str]] = defaultdict(list)
     for (op, dtype, device), promise in promises.items():
         declared = beside_declared(op, promise).removeprefix(promise)
         rows[dtype, device, promise].append(op + declared)
-    table = Table(
-        box=box.SIMPLE,
-        caption="computes in: the sharpest promise that an op's gradients kept; what its entry declares, where that is "
-        "another, is in brackets",
-        caption_justify="left",
-    )
-    table.add_column("dtype")
-    table.add_column("device")
-    table.add_column("computes in", no_wrap=True)
-    table.add_column("tensor ops")
+    title = "What tensor ops compute in: the sharpest promise kept, and in brackets the declared one that differs"
+    table = tabled("dtype", "device", "computes in", "tensor ops", title=title)
     order = [*FORMATS, *PROMISES, NONE]
     for (dtype, device, promise), ops in sorted(rows.items(), key=lambda row: (*map(order.index, row[0][::2]), row)):
         table.add_row(dtype, device, promise, ", ".join(ops))
-    return table
-
-
-def _by_op(records: Iterable[Record]) -> Table:
-    rows: dict[tuple[str, str, str, bool], list[Record]] = defaultdict(list)
-    for record in records:
-        rows[record.op, record.dtype, record.verdict, record.known is not None].append(record)
-    table = Table(box=box.SIMPLE)
-    for name in ("op", "dtype", "verdict", "at", "got", "should be", ""):
-        table.add_column(name, overflow="fold")
-    for (op, dtype, verdict, known), some in sorted(rows.items()):
-        worst = max(some, key=lambda r: float("inf") if r.worst_ulp is None else r.worst_ulp)
-        at = ", ".join(f"{name}={short(value)}" for name, value in list(worst.at.items())[:3])
-        table.add_row(op, dtype, verdict, at, short(worst.got), short(worst.expected), "known" if known else "NEW")
     return table
 
 

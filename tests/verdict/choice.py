@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from tests.verdict.deviation import Deviation
 
 TREE = "tree"
-"""The name that drawn trees go by where ops are named."""
+"""The name that trees of ops go by where ops are named: drawn ones, and those of the notebook."""
 
 
 class ChoiceError(ValueError):
