@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 DTYPES = ("float32", "bfloat16")
 """The formats in which it is drawn: one in which sums are in the format itself, and one that promises more."""
 
-MOST = 512
+MOST = 256
 """Places along an axis that are drawn; of a longer axis a power of two is taken together."""
 
 

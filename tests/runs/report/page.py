@@ -2,67 +2,74 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import math
+import zlib
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jinja2
-import sympy
 import vl_convert
-from latex2mathml import converter
 from markupsafe import Markup
 
 from reference.catalogue import FAMILIES, OPS
-from reference.elements import elements
 from reference.format import FORMATS
-from tests.runs.findings import right_bits, shown
 from tests.runs.report import along, plots
+from tests.runs.report.content import gathered
 from tests.runs.report.notebook import edges
-from tests.runs.report.sweep import spots
 from tests.runs.speed.table import duration
-from tests.runs.table import beside_declared, kept, short
-from tests.subject.device import passing, probed
+from tests.runs.table import kept, short
 from tests.subject.mode import MODES
-from tests.verdict import deviation
+from tests.verdict.choice import TREE
 from tests.verdict.comparison import UNSUPPORTED, VERDICTS
-from tests.verdict.explanation import explained
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from reference.op import Op
+    from tests.runs.report.content import Content
     from tests.runs.speed.table import Figure
-    from tests.verdict.deviation import Deviation
     from tests.verdict.record import Record
 
 TEMPLATE = "page.html.jinja"
 MOST_INPUTS = 4
 """Inputs of a point that are shown; the rest is in the record."""
 
-LONGEST = 60
-"""Operations of a formula that is typeset: that of a normaliser fills pages."""
+MOST_TOLD = 4
+"""Ops with new misses, and ops with known ones, that the first screen names; links lead to the others."""
+
+OWN, DRAWN = "own ops", "drawn graphs"
+"""The families of what is not in the catalogue."""
+
+FAMILY = {entry.name: family for family, ops in FAMILIES.items() for op in ops for entry in op.entries} | {TREE: DRAWN}
+"""The family of each op; what is not here is somebody's own."""
+
+ORDER = {name: number for number, name in enumerate((*OPS, TREE))}
+"""The places of ops in the catalogue; own ops come after."""
 
 
 @dataclass(frozen=True)
-class Finding:
-    """What the installed torch gets wrong, in the formats that show it alike."""
+class Row:
+    """One op in the table of all ops."""
 
     op: str
-    dtypes: tuple[str, ...]
-    device: str
-    modes: tuple[str, ...]
-    verdict: str
-    right: int
-    """Bits of the significand that are right at the pinned input."""
+    worst: Mapping[tuple[str, str], Record]
+    """The gravest record in each format on each device."""
 
-    precision: int
-    region: str
-    reason: str
-    link: str
-    text: str
-    """The failure it would be, with plain torch that shows it."""
+    promises: Mapping[tuple[str, str], str]
+    """The sharpest promise that it kept in each 16-bit format on each device."""
+
+    @property
+    def state(self) -> str:
+        """The gravest state of the op."""
+        return max(map(state, self.worst.values()), key=list(plots.STATES).index)
+
+    @property
+    def declared(self) -> str:
+        """What its entry declares that it computes in; empty for an elementwise op and an own one."""
+        return "" if self.op not in OPS or OPS[self.op].elementwise else OPS[self.op].inside
 
 
 def state(record: Record) -> str:
@@ -74,20 +81,19 @@ def state(record: Record) -> str:
 
 def cells(records: Sequence[Record]) -> list[dict[str, Any]]:
     """Return the gravest record of each op, mode, format and device, as rows of the matrix."""
-    gravity = list(plots.STATES)
-    order = {op.name: number for number, op in enumerate(op for ops in FAMILIES.values() for op in ops)}
     letters = {name: number for number, name in enumerate(sorted({r.op for r in records}))}
+    promises = kept(records)
     worst: dict[tuple[str, ...], Record] = {}
-    counts: dict[tuple[str, ...], int] = {}
+    counts: Counter[tuple[str, ...]] = Counter()
     for record in records:
         key = (record.op, record.mode, record.dtype, record.device)
-        counts[key] = counts.get(key, 0) + record.compared
-        if key not in worst or _rank(record, gravity) > _rank(worst[key], gravity):
-            worst[key] = record
+        counts[key] += record.compared
+        worst[key] = max(worst.get(key, record), record, key=_gravity)
     return [
         {
             "op": r.op,
-            "number": order.get(r.op, len(order)),
+            "family": FAMILY.get(r.op, OWN),
+            "number": ORDER.get(r.op, len(ORDER) + letters[r.op]),
             "letter": letters[r.op],
             "mode": r.mode,
             "dtype": r.dtype,
@@ -95,8 +101,9 @@ def cells(records: Sequence[Record]) -> list[dict[str, Any]]:
             "state": state(r),
             "verdict": r.verdict,
             "ulp": -1 if r.verdict == UNSUPPORTED else 1e300 if r.worst_ulp is None else float(f"{r.worst_ulp:.3g}"),
-            "error": "not finite" if r.worst_ulp is None else f"{r.worst_ulp:.3g}",
+            "error": _ulps(r),
             "share": "" if r.worst_share is None else f"{r.worst_share:.3g}",
+            "promise": promises.get((r.op, r.dtype, r.device), ""),
             "compared": counts[key],
             "reason": r.known or "",
         }
@@ -104,64 +111,17 @@ def cells(records: Sequence[Record]) -> list[dict[str, Any]]:
     ]
 
 
-def _rank(record: Record, gravity: Sequence[str]) -> tuple[int, float]:
-    return gravity.index(state(record)), math.inf if record.worst_ulp is None else record.worst_ulp
+def _gravity(record: Record) -> tuple[int, float]:
+    """Order records by what they say against torch: the state first, then the error."""
+    return list(plots.STATES).index(state(record)), _size(record)
 
 
-def typeset(expression: sympy.Expr) -> Markup:
-    """Write a formula in MathML, which browsers typeset by themselves."""
-    if sympy.count_ops(expression) > LONGEST:
-        return Markup("a formula of {} operations").format(sympy.count_ops(expression))
-    return Markup(converter.convert(sympy.latex(expression)))  # noqa: S704 - ElementTree writes it, and escapes
+def _size(record: Record) -> float:
+    return math.inf if record.worst_ulp is None else record.worst_ulp
 
 
-def formulas(op: Op) -> list[tuple[str, Markup]]:
-    """Return the function of an op and its derivatives, typeset.
-
-    Of a tensor op it is the first element at its first shape.
-    """
-    local = elements(op, ((),) * len(op.inputs) if op.elementwise else op.cores[0])
-    place = {
-        symbol: sympy.Symbol(name if not array.shape else f"{name}_{i}", real=True)
-        for name, array in zip(op.inputs, local.inputs, strict=True)
-        for i, symbol in enumerate(array.flat)
-    }
-    first = sympy.sympify(local.outputs.flat[0], strict=True).xreplace(place)
-    found = [(op.name if op.elementwise else f"{op.name}, first element", typeset(first))]
-    for array in local.inputs:
-        variable = place[array.flat[0]]
-        found.append((f"d/d{variable}", typeset(sympy.diff(first, variable))))
-    return found
-
-
-def findings(known: Sequence[Deviation]) -> list[Finding]:
-    """Return what torch shows of the known deviations, formats that are alike together, the fewest right bits first."""
-    groups: dict[tuple[str, ...], list[Deviation]] = {}
-    for each in known:
-        groups.setdefault((each.op, each.device, each.reason, *each.verdicts, *each.modes), []).append(each)
-    found = []
-    for alike in groups.values():
-        first = next((d for d in alike if d.dtype == "float32"), alike[0])
-        mode = MODES[first.modes[0]]
-        miss = shown(first, OPS[first.op], mode)
-        if miss is not None:
-            right, precision = right_bits(miss), miss.case.form.precision
-            found.append(
-                Finding(
-                    first.op,
-                    tuple(d.dtype for d in alike),
-                    first.device,
-                    first.modes,
-                    miss.verdict,
-                    right,
-                    precision,
-                    first.region,
-                    first.reason,
-                    first.link,
-                    explained([miss], mode, first.device),
-                )
-            )
-    return sorted(found, key=lambda finding: (finding.right / finding.precision, finding.op))
+def _ulps(record: Record) -> str:
+    return "not finite" if record.worst_ulp is None else f"{record.worst_ulp:.3g}"
 
 
 def _point(at: Mapping[str, str]) -> str:
@@ -169,8 +129,8 @@ def _point(at: Mapping[str, str]) -> str:
     return ", ".join(named) + (", ..." if len(at) > MOST_INPUTS else "")
 
 
-def _by_op(records: Sequence[Record]) -> dict[str, list[tuple[Record, list[str]]]]:
-    """Group records by op; those that differ in the mode only are one row."""
+def by_op(records: Sequence[Record]) -> dict[str, list[tuple[Record, list[str]]]]:
+    """Group records by op, in the order of the catalogue; those that differ in the mode only are one row."""
     rows: dict[tuple[str | None, ...], list[Record]] = {}
     for record in records:
         rows.setdefault(
@@ -178,61 +138,84 @@ def _by_op(records: Sequence[Record]) -> dict[str, list[tuple[Record, list[str]]
         ).append(record)
     table: dict[str, list[tuple[Record, list[str]]]] = {}
     for alike in rows.values():
-        worst = max(alike, key=lambda r: math.inf if r.worst_ulp is None else r.worst_ulp)
+        worst = max(alike, key=_size)
         table.setdefault(worst.op, []).append((worst, list(dict.fromkeys(r.mode for r in alike))))
-    return table
+    return dict(sorted(table.items(), key=lambda item: (ORDER.get(item[0], len(ORDER)), item[0])))
+
+
+def families(records: Sequence[Record]) -> dict[str, list[Row]]:
+    """Return the ops of each family, each with its gravest record and the promise it kept wherever it was asked."""
+    worst: dict[str, dict[tuple[str, str], Record]] = {}
+    for record in records:
+        own = worst.setdefault(record.op, {})
+        place = record.dtype, record.device
+        own[place] = max(own.get(place, record), record, key=_gravity)
+    promises: dict[str, dict[tuple[str, str], str]] = {}
+    for (op, dtype, device), promise in kept(records).items():
+        promises.setdefault(op, {})[dtype, device] = promise
+    found: dict[str, list[Row]] = {family: [] for family in (*FAMILIES, OWN, DRAWN)}
+    for op in sorted(worst, key=lambda name: (ORDER.get(name, len(ORDER)), name)):
+        found[FAMILY.get(op, OWN)].append(Row(op, worst[op], promises.get(op, {})))
+    return {family: rows for family, rows in found.items() if rows}
 
 
 def page(
     records: Sequence[Record], figures: Sequence[Figure] = (), progress: Callable[[str], None] = lambda _: None
 ) -> str:
     """Write records, and a benchmark where there is one, as one HTML page that needs nothing else."""
+    return written(gathered(records, progress), figures)
+
+
+def written(content: Content, figures: Sequence[Figure] = ()) -> str:
+    """Write what was gathered."""
+    records = content.records
     devices = list(dict.fromkeys(r.device for r in records))
-    here = [device for device in devices if device in passing(probed())]
-    known = [d for d in deviation.read(deviation.FILE, OPS) if d.device in {device.split(":")[0] for device in here}]
-    tables = _by_op(records)
-    progress("findings")
-    found = findings([d for d in known if d.op in tables])
     specs: dict[str, plots.Spec] = {"neuron": plots.chain(edges())}
     if records:
-        specs["matrix"] = plots.matrix(
-            cells(records), devices, [mode for mode in MODES if any(r.mode == mode for r in records)]
-        )
-    for name, rows in tables.items():
-        if name in OPS:
-            progress(f"errors of {name}")
-            asked = dict.fromkeys((r.dtype, r.device) for r, _ in rows if r.device in here)
-            specs |= dict(_errors(OPS[name], list(asked), known))
-    specs |= dict(_speeds(figures))
-    states = [state(r) for r in records]
+        specs["matrix"] = plots.matrix(cells(records), devices, [m for m in MODES if any(r.mode == m for r in records)])
+    specs |= {f"errors-{name}": picture for name, picture in content.pictures.items()} | dict(_speeds(figures))
+    states = Counter(map(state, records))
+    tables = by_op(records)
+    fresh = sorted(
+        ((r, modes) for rows in tables.values() for r, modes in rows if state(r) == "new"),
+        key=lambda row: -_size(row[0]),
+    )
     return (
         _environment()
         .get_template(TEMPLATE)
         .render(
-            torch=", ".join(sorted({r.torch for r in records})) or "not run",
+            torch=", ".join(sorted({r.torch for r in records})),
             seeds=", ".join(sorted({str(r.seed) for r in records})),
             devices=", ".join(devices),
+            places=list(dict.fromkeys((name, r.device) for name in FORMATS for r in records if r.dtype == name)),
             tests=len(records),
             compared=sum(r.compared for r in records),
-            counts={name: states.count(name) for name in plots.STATES},
-            fresh=[(r, modes) for rows in tables.values() for r, modes in rows if state(r) == "new"],
-            findings=found,
-            promises=_promises(records),
+            counts={name: states[name] for name in reversed(plots.STATES)},
+            concerned={name: len({r.op for r in records if state(r) == name}) for name in plots.STATES},
+            most=MOST_TOLD,
+            fresh=fresh,
+            findings=content.findings,
+            families=families(records),
             ops=[
                 (
                     name,
                     OPS.get(name),
-                    formulas(OPS[name]) if name in OPS else [],
+                    content.formulas.get(name, []),
                     rows,
-                    [f for f in found if f.op == name],
-                    _timings(name, figures),
+                    [f for f in content.findings if f.op == name],
+                    [(f, duration(f.seconds)) for f in figures if f.work == name and not f.grows],
                 )
                 for name, rows in tables.items()
             ],
-            specs={name: json.dumps(spec, separators=(",", ":")).replace("</", "<\\/") for name, spec in specs.items()},
+            specs={name: _packed(spec) for name, spec in specs.items()},
             library=Markup(vl_convert.javascript_bundle().replace("</script", "<\\/script")),  # type: ignore[call-arg]  # noqa: S704 - Vega's own code; its stub asks for a snippet
         )
     )
+
+
+def _packed(spec: plots.Spec) -> str:
+    """Compress a picture, which is most of a page otherwise; browsers inflate it when it is drawn."""
+    return base64.b64encode(zlib.compress(json.dumps(spec, separators=(",", ":")).encode(), 9)).decode()
 
 
 def _speeds(figures: Sequence[Figure]) -> Iterator[tuple[str, plots.Spec]]:
@@ -243,29 +226,6 @@ def _speeds(figures: Sequence[Figure]) -> Iterator[tuple[str, plots.Spec]]:
             yield f"growth-{variable}", plots.growth(figures, variable)
 
 
-def _errors(op: Op, asked: Sequence[tuple[str, str]], known: Sequence[Deviation]) -> Iterator[tuple[str, plots.Spec]]:
-    """Draw how far off the gradients of an op are: along its input line, or along the axes of tensors of real size."""
-    if op.elementwise:
-        if points := [spot for dtype, device in asked for spot in spots(op, FORMATS[dtype], device, known)]:
-            yield f"errors-{op.name}", plots.errors(op, points)
-        return
-    formats = [(FORMATS[dtype], device) for dtype, device in asked if dtype in along.DTYPES]
-    if found := [each for form, device in formats for each in along.stretches(op, form, device, known)]:
-        yield f"along-{op.name}", plots.along(op, found)
-
-
-def _promises(records: Sequence[Record]) -> dict[str, dict[tuple[str, str], str]]:
-    """Return what each tensor op computes in, in each 16-bit format on each device, beside what its entry declares."""
-    found: dict[str, dict[tuple[str, str], str]] = {}
-    for (op, dtype, device), promise in kept(records).items():
-        found.setdefault(op, {})[dtype, device] = beside_declared(op, promise)
-    return found
-
-
-def _timings(name: str, figures: Sequence[Figure]) -> list[tuple[Figure, str]]:
-    return [(f, duration(f.seconds)) for f in figures if f.work == name and not f.grows]
-
-
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -274,6 +234,6 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters |= {"number": short, "point": _point, "state": state, "json": Markup}
-    environment.globals |= {"formats": list(FORMATS)}
+    environment.filters |= {"number": short, "point": _point, "state": state, "ulps": _ulps}
+    environment.globals |= {"colours": plots.STATES, "signs": plots.SIGNS, "most_places": along.MOST}
     return environment

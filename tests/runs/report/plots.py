@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import altair as alt
 
+from reference.case import PROMISES
 from reference.convention import places
 from reference.format import FORMATS
 from tests.runs.report.sweep import CEILING
+from tests.runs.table import NONE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -22,11 +24,20 @@ if TYPE_CHECKING:
     from tests.runs.report.sweep import Spot
     from tests.runs.speed.table import Figure
 
-STATES = {"agrees": "#8fc79b", "unsupported": "#d5d9de", "known": "#f0b429", "new": "#d64545"}
-"""What may be of an op in a mode, the gravest last, and its colour."""
+STATES = {"agrees": "#55a06c", "unsupported": "#8a94a0", "known": "#c9820a", "new": "#d64545"}
+"""What may be of an op in a mode, the gravest last, and its colour: 3 to 1 or more on white and on near black."""
 
-BLUE, GREY = "#2b5d8a", "#8a94a0"
-CELL = 11
+SIGNS = {"agrees": "", "unsupported": "-", "known": "~", "new": "×"}
+"""What says the same to those who do not see the colours."""
+
+BLUE, GREY = "#3f7cb5", "#848e9a"
+PAPER, ACCENT, ALARM = (alt.ExprRef(name) for name in ("paper", "accent", "alarm"))
+"""Colours of the page, which are others where the reader has a dark scheme."""
+
+CELL = 12
+MOST_CELLS = 20_000
+"""Cells of the matrix that are drawn unless the reader asks for more: of a larger one, one format at first."""
+
 FINEST = 0.1
 """The error in ulps below which the axis is linear at real size: 16-bit results are allowed little more than 0.5."""
 
@@ -78,64 +89,90 @@ def matrix(rows: Sequence[Mapping[str, Any]], devices: Sequence[str], modes: Seq
     device = alt.param(
         name="chosen_device", value=devices[0], bind=alt.binding_select(options=list(devices), name="device ")
     )
+    first = (
+        "all" if len(rows) <= MOST_CELLS else max((row["dtype"] for row in rows), key=lambda name: name == "float32")
+    )
     dtype = alt.param(
-        name="chosen_dtype", value="all", bind=alt.binding_select(options=["all", *FORMATS], name="dtype ")
+        name="chosen_dtype", value=first, bind=alt.binding_select(options=["all", *FORMATS], name="dtype ")
     )
     having = alt.param(name="having", value="any", bind=alt.binding_select(options=["any", *STATES], name="ops with "))
     by = alt.param(name="by", value=ORDERS[0], bind=alt.binding_select(options=list(ORDERS), name="order "))
-    cells = (
-        alt.Chart(_table(rows))
+    families = list(dict.fromkeys(row["family"] for row in sorted(rows, key=lambda row: int(row["number"]))))
+    family = alt.param(
+        name="chosen_family", value="all", bind=alt.binding_select(options=["all", *families], name="family ")
+    )
+    promise = alt.param(
+        name="promise", value="any", bind=alt.binding_select(options=["any", *PROMISES, NONE], name="promise kept ")
+    )
+    base = alt.Chart().encode(
+        x=alt.X(
+            "mode:N",
+            sort=list(modes),
+            title=None,
+            scale=alt.Scale(padding=0.08),
+            axis=alt.Axis(labelAngle=-90, orient="top", domain=False, ticks=False),
+        ),
+        y=alt.Y(
+            "op:N",
+            sort=alt.EncodingSortField(field="rank", op="min"),
+            title=None,
+            scale=alt.Scale(padding=0.08),
+            axis=alt.Axis(domain=False, ticks=False),
+        ),
+        href="page:N",
+        tooltip=[
+            "op:N",
+            "family:N",
+            "mode:N",
+            "dtype:N",
+            "device:N",
+            "verdict:N",
+            alt.Tooltip("error:N", title="worst error in ulp"),
+            alt.Tooltip("share:N", title="share of the allowance"),
+            alt.Tooltip("promise:N", title="promise kept"),
+            alt.Tooltip("compared:Q", format=","),
+            alt.Tooltip("reason:N", title="why"),
+        ],
+    )
+    cells = base.mark_rect(cursor="pointer").encode(color=_colour())
+    signs = (
+        base.transform_filter("datum.sign != ''")
+        .mark_text(fontSize=11, fontWeight="bold", color="black", cursor="pointer")
+        .encode(text="sign:N")
+    )
+    faceted = (
+        alt.layer(cells, signs, data=_table(rows))
+        .properties(width=alt.Step(CELL), height=alt.Step(CELL))
+        .facet(
+            column=alt.Column(
+                "dtype:N", sort=list(FORMATS), title=None, header=alt.Header(labelOrient="top", labelFontWeight="bold")
+            ),
+            spacing=8,
+        )
         .transform_filter(
             "datum.device == chosen_device && (chosen_dtype == 'all' || datum.dtype == chosen_dtype) && "
-            "(named == '' || indexof(datum.op, lower(named)) >= 0)"
+            "(chosen_family == 'all' || datum.family == chosen_family) && "
+            "(named == '' || indexof(lower(datum.op), lower(named)) >= 0)"
         )
         .transform_calculate(
-            matches="having == 'any' || datum.state == having ? 1 : 0",
-            gravity=f"indexof({list(STATES)!r}, datum.state)",
+            matches="(having == 'any' || datum.state == having) && (promise == 'any' || datum.promise == promise) "
+            "? 1 : 0",
+            sign=f"{SIGNS}[datum.state]",
             rank="by == 'catalogue' ? datum.number : "
-            "by == 'gravest first' ? -indexof(['agrees', 'unsupported', 'known', 'new'], datum.state) : "
+            f"by == 'gravest first' ? -indexof({list(STATES)!r}, datum.state) : "
             "by == 'largest error first' ? -datum.ulp : datum.letter",
             page="'#op-' + datum.op",
         )
         .transform_joinaggregate(any="max(matches)", groupby=["op"])
         .transform_filter("datum.any == 1")
-        .mark_rect(stroke="white", strokeWidth=1, cursor="pointer")
-        .encode(
-            x=alt.X(
-                "mode:N",
-                sort=list(modes),
-                title=None,
-                axis=alt.Axis(labelAngle=-90, orient="top", domain=False, ticks=False),
-            ),
-            y=alt.Y(
-                "op:N",
-                sort=alt.EncodingSortField(field="rank", op="min"),
-                title=None,
-                axis=alt.Axis(domain=False, ticks=False),
-            ),
-            color=_colour(),
-            href="page:N",
-            tooltip=[
-                "op:N",
-                "mode:N",
-                "dtype:N",
-                "device:N",
-                "verdict:N",
-                alt.Tooltip("error:N", title="worst error in ulp"),
-                alt.Tooltip("share:N", title="share of the allowance"),
-                alt.Tooltip("compared:Q", format=","),
-                alt.Tooltip("reason:N", title="why"),
-            ],
+    )
+    return _spec(
+        faceted.add_params(named, family, device, dtype, having, promise, by)
+        .resolve_scale(x="independent")
+        .properties(
+            description="The verdict of each op in each mode and format; the table of all ops says it in words."
         )
-        .properties(width=alt.Step(CELL), height=alt.Step(CELL))
     )
-    faceted = cells.facet(
-        column=alt.Column(
-            "dtype:N", sort=list(FORMATS), title=None, header=alt.Header(labelOrient="top", labelFontWeight="bold")
-        ),
-        spacing=8,
-    )
-    return _spec(faceted.add_params(named, device, dtype, having, by).resolve_scale(x="independent"))
 
 
 def errors(op: Op, spots: Sequence[Spot]) -> Spec:
@@ -220,7 +257,11 @@ def _errors(variable: str, formats: tuple[str, ...], devices: tuple[str, ...]) -
         .mark_rule(strokeDash=[4, 3], color=GREY)
         .encode(x="kink:Q", tooltip=[alt.Tooltip("kink:Q", title="kink or edge")])
     )
-    return _spec(alt.layer(band, marks, kinks).add_params(dtype, device).properties(width="container", height=240))
+    return _spec(
+        alt.layer(band, marks, kinks)
+        .add_params(dtype, device)
+        .properties(width="container", height=240, description="The error of the gradient along the input line.")
+    )
 
 
 def speeds(figures: Sequence[Figure]) -> Spec:
@@ -268,35 +309,47 @@ def along(op: Op, found: Sequence[Stretch]) -> Spec:
     """Draw the errors of each gradient of a tensor op along the last axis, and what rounding explains as a band."""
     formats = tuple(name for name in FORMATS if any(each.dtype == name for each in found))
     devices = tuple(dict.fromkeys(each.device for each in found))
-    names = [name for name in op.inputs if any(each.wrt == name for each in found)]
+    names = tuple(name for name in op.inputs if any(each.wrt == name for each in found))
+    states = list(STATES)
+    table = _csv(
+        [
+            {
+                "dtype": formats.index(each.dtype),
+                "on": devices.index(each.device),
+                "wrt": names.index(each.wrt),
+                "place": each.place,
+                "ulp": f"{each.ulp:g}",
+                "allowed": f"{each.allowed:g}",
+                "s": states.index(each.state),
+            }
+            for each in sorted(found, key=lambda each: each.place)
+        ]
+    )
+    return _along(names, formats, devices) | {"datasets": {"stretches": table}}
+
+
+@cache
+def _along(names: tuple[str, ...], formats: tuple[str, ...], devices: tuple[str, ...]) -> Spec:
+    """Draw what is the same for many ops, of a table that is not there yet."""
     first = "float32" if "float32" in formats else formats[0]
     dtype = alt.param(name="chosen_dtype", value=first, bind=alt.binding_radio(options=formats, name="dtype "))
     device = alt.param(name="chosen_device", value=devices[0], bind=alt.binding_radio(options=devices, name="device "))
-    states = list(STATES)
-    rows = [
-        {
-            "dtype": formats.index(each.dtype),
-            "on": devices.index(each.device),
-            "wrt": names.index(each.wrt),
-            "place": each.place,
-            "ulp": f"{each.ulp:g}",
-            "allowed": f"{each.allowed:g}",
-            "s": states.index(each.state),
-        }
-        for each in sorted(found, key=lambda each: each.place)
-    ]
-    numbers = dict.fromkeys(rows[0], "number")
-    data = alt.InlineData(values=_csv(rows), format=alt.CsvDataFormat(type="csv", parse=numbers))
+    numbers = dict.fromkeys(("dtype", "on", "wrt", "place", "ulp", "allowed", "s"), "number")
+    data = alt.NamedData(name="stretches", format=alt.CsvDataFormat(type="csv", parse=numbers))
     base = (
         alt.Chart(data)
         .transform_filter(
             f"datum.dtype == indexof({list(formats)!r}, chosen_dtype) && "
             f"datum.on == indexof({list(devices)!r}, chosen_device)"
         )
-        .transform_calculate(state=f"{states!r}[datum.s]")
+        .transform_calculate(state=f"{list(STATES)!r}[datum.s]")
     )
     panels = [_panel(base.transform_filter(f"datum.wrt == {number}"), name) for number, name in enumerate(names)]
-    return _spec(alt.vconcat(*panels, spacing=12).add_params(dtype, device))
+    return _spec(
+        alt.vconcat(*panels, spacing=12)
+        .add_params(dtype, device)
+        .properties(description="The errors of the gradients along the last axis.")
+    )
 
 
 def _panel(base: alt.Chart, wrt: str) -> alt.LayerChart:
@@ -394,9 +447,13 @@ def chain(edges: Sequence[Edge]) -> Spec:
         alt.Chart(lines)
         .mark_text(dy=dy, fontSize=12, **look)
         .encode(x=alt.X("mx:Q", axis=None), y=alt.Y("my:Q", axis=None), text=f"{field}:N")
-        for field, dy, colour in (("value", -9, BLUE), ("gradient", 11, STATES["new"]))
-        for look in ({"color": "white", "stroke": "white", "strokeWidth": 5}, {"color": colour})
+        for field, dy, colour in (("value", -9, ACCENT), ("gradient", 11, ALARM))
+        for look in ({"color": PAPER, "stroke": PAPER, "strokeWidth": 5}, {"color": colour})
     ]
-    dots = alt.Chart(points).mark_circle(size=1500, color="white", stroke=GREY, opacity=1).encode(x=x, y=y)
-    names = alt.Chart(points).mark_text(fontSize=12, fontWeight="bold").encode(x=x, y=y, text="name:N")
-    return _spec(alt.layer(rules, dots, names, *texts).properties(width=860, height=300).configure_view(stroke=None))
+    dots = alt.Chart(points).mark_circle(size=1500, color=PAPER, stroke=GREY, opacity=1).encode(x=x, y=y)
+    names = alt.Chart(points).mark_text(fontSize=12, fontWeight="bold", color=ACCENT).encode(x=x, y=y, text="name:N")
+    return _spec(
+        alt.layer(rules, dots, names, *texts)
+        .properties(width=860, height=300, description="The neuron as a graph: values forwards, gradients backwards.")
+        .configure_view(stroke=None)
+    )
