@@ -31,8 +31,10 @@ if TYPE_CHECKING:
     from reference.format import Format
     from reference.op import Op
 
+# Smooth ops of one input, whose domain is all numbers.
 NAMES = ("sin", "exp", "tanh", "sigmoid", "atan", "square")
 RUNS, DUE, ENTRIES = 100, 99, 25
+"""How many runs there are, how many of them must notice a bias, and the inputs of each; the numbers are arbitrary."""
 
 
 def biased(gradient: torch.Tensor, bias: float, *, one: bool) -> torch.Tensor:
@@ -78,10 +80,13 @@ def gradcheck_notices(op: Op, form: Format, run: int, bias: float, *, one: bool,
 
 
 def threshold(notices: Callable[[int, float], bool], most: int) -> str:
-    """Return the smallest bias 2**-k that is noticed, by bisection over k."""
+    """Return the smallest bias 2**-k that is noticed, by bisection over k, as text.
+
+    A larger bias is taken to be noticed wherever a smaller one is.
+    """
     if sum(notices(run, 0.0) for run in range(RUNS)) > RUNS - DUE:
         return "fails a sound backward"
-    low, high = -8, most
+    low, high = -8, most  # from a factor of 257 to half an ulp
     while low < high:
         k = (low + high + 1) // 2
         if sum(notices(run, 2.0**-k) for run in range(RUNS)) >= DUE:
@@ -96,16 +101,16 @@ def main() -> None:
     table = Table("dtype", "wrong", "assay", "gradcheck", "gradcheck, fast mode")
     todo = [(form, one) for form in FORMATS.values() for one in (False, True)]
     for form, one in track(todo, description="measuring"):
-        row = [
-            min((threshold(partial(ask, OPS[name], form, one=one), form.precision) for name in NAMES), key=_sensitivity)
-            for ask in (assay_notices, partial(gradcheck_notices, fast=False), partial(gradcheck_notices, fast=True))
-        ]
+        row = []
+        for ask in (assay_notices, partial(gradcheck_notices, fast=False), partial(gradcheck_notices, fast=True)):
+            said = [threshold(partial(ask, OPS[name], form, one=one), form.precision) for name in NAMES]
+            row.append(min(said, key=_sensitivity))
         table.add_row(form.name, f"one element of {ENTRIES}" if one else "every element", *row)
     Console().print(table)
 
 
 def _sensitivity(said: str) -> int:
-    """Order thresholds, the least sensitive first."""
+    """Return the k of a threshold, by which they are ordered, the least sensitive first; -1 where there is none."""
     return int(said.split(maxsplit=1)[0].removeprefix("2^-")) if said.startswith("2^-") else -1
 
 

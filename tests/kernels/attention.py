@@ -11,13 +11,14 @@ import triton.language as tl
 from torch.autograd.function import once_differentiable
 
 BLOCK = 32
-"""Queries, and keys, of a block."""
+"""Queries of a block, and keys of one; an arbitrary number."""
 
 
 @triton.jit
 def _load(ptr, row, rows, width, WIDTH: tl.constexpr):
     """Load rows of a matrix, in float32, and zeros beyond its end."""
     column = tl.arange(0, WIDTH)
+    # In 64 bits: the number of an element of a large matrix overflows 32.
     place = row[:, None].to(tl.int64) * width + column[None, :]
     return tl.load(ptr + place, (row < rows)[:, None] & (column < width)[None, :], 0).to(tl.float32)
 
@@ -55,7 +56,7 @@ def _forward(
     head = tl.program_id(1).to(tl.int64)
     query = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     q = _load(q_ptr + head * queries * width, query, queries, width, WIDTH)
-    kv = head // group * keys * width
+    kv = head // group * keys * width  # a group of query heads shares the keys and values of one key head
     largest, total = tl.full([BLOCK], -float("inf"), tl.float32), tl.zeros([BLOCK], tl.float32)
     output = tl.zeros([BLOCK, WIDTH], tl.float32)
     for start in range(0, keys, BLOCK):
@@ -65,11 +66,13 @@ def _forward(
         scores = _scores(q, k, q_ptr, mask_ptr, query, key, queries, keys, scale, ROUNDS)
         largest_now = tl.maximum(largest, tl.max(scores, 1))
         shift = tl.where(largest_now == -float("inf"), 0.0, largest_now)  # of a query that saw no key yet
+        # What was added up so far was relative to the largest score then, and decays to the one now.
         weights, decay = tl.exp(scores - shift[:, None]), tl.exp(largest - shift)
         total = total * decay + tl.sum(weights, 1)
         # Not of rounded weights: what the backward takes off the gradient by the scores comes from this.
         output = output * decay[:, None] + _dot(weights, v, q_ptr, ROUNDS=False)
         largest = largest_now
+    # The backward makes the weights anew as exp(score - normaliser); of a query that sees no key all of them are 0.
     sees_none = total == 0
     total = tl.where(sees_none, 1.0, total)
     _store(output_ptr + head * queries * width, output / total[:, None], query, queries, width, WIDTH)

@@ -1,4 +1,4 @@
-"""What `tox -e assay-triton` tests: that faults are caught, and what Triton's interpreter does in bfloat16."""
+"""The tests of `tox -e assay-triton`: faults are caught, and Triton's interpreter does not compute in bfloat16."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_page_shows_what_a_failure_says(kernel: Op, tmp_path: Path, monkeypatch:
 
 
 def test_kernels_compile() -> None:
-    """The compiler takes every kernel, too."""
+    """The compiler, which refuses more than the interpreter does, takes every kernel."""
     command = [sys.executable, "-m", "tests.kernels.compiled"]
     environment = os.environ | {"TRITON_INTERPRET": "0"}
     done = subprocess.run(command, cwd=PAGE.parents[1], env=environment, capture_output=True, text=True, check=True)
@@ -95,27 +95,27 @@ def converted(x_ptr, result_ptr, COUNT: tl.constexpr) -> None:
 
 
 def of_two(kernel: Any, x: float, y: float, dtype: torch.dtype) -> torch.Tensor:
-    """Run a kernel of one line on two numbers."""
+    """Run a kernel on two numbers in a format."""
     result = torch.empty(1, dtype=dtype)
     kernel[(1,)](torch.tensor([x], dtype=dtype), torch.tensor([y], dtype=dtype), result, COUNT=1)
     return result
 
 
 def stored(x: float, dtype: torch.dtype) -> float:
-    """Convert a number in float32 to a format."""
+    """Convert a number from float32 to a format, by a kernel."""
     result = torch.empty(1, dtype=dtype)
     converted[(1,)](torch.tensor([x]), result, COUNT=1)
     return float(result)
 
 
 def test_interpreter_adds_float16() -> None:
-    """In float16, and in float32, it adds as it should."""
+    """The interpreter adds right in float16 and in float32."""
     for dtype in (torch.float16, torch.float32):
         assert of_two(added, 1.0, 0.5, dtype) == 1.5
 
 
 def test_interpreter_adds_the_bits_of_bfloat16() -> None:
-    """In bfloat16 it adds the bits, as though they were integers: 1 + 1/2 is 2^126."""
+    """The interpreter adds the bits of bfloat16 as though they were integers: 1 + 1/2 is 2^126."""
     bits = sum(torch.tensor(v, dtype=torch.bfloat16).view(torch.int16).item() for v in (1.0, 0.5))
     found = of_two(added, 1.0, 0.5, torch.bfloat16)
     assert found.view(torch.int16).item() == bits
@@ -123,7 +123,7 @@ def test_interpreter_adds_the_bits_of_bfloat16() -> None:
 
 
 def test_interpreter_orders_the_bits_of_bfloat16() -> None:
-    """It orders them so too: numbers below 0 are larger than those above, and the larger the further off."""
+    """The interpreter orders bfloat16 by its bits too: numbers below 0 are above all others, -2.5 above -1."""
     assert of_two(largest, -2.5, 3.0, torch.bfloat16) == -2.5
     assert of_two(largest, -1.0, -2.0, torch.bfloat16) == -2.0
     assert of_two(largest, -2.5, 3.0, torch.float16) == 3.0
@@ -133,7 +133,7 @@ def test_interpreter_orders_the_bits_of_bfloat16() -> None:
     ("x", "truncated", "rounded"), [(1 + 2.0**-7 - 2.0**-9, 1, 1 + 2.0**-7), (-3.999, -3.984375, -4)]
 )
 def test_interpreter_truncates_to_bfloat16(x: float, truncated: float, rounded: float) -> None:
-    """A conversion from float32 to bfloat16 drops bits, where torch rounds; one to float16 rounds."""
+    """The interpreter converts float32 to bfloat16 by dropping bits, where torch rounds; to float16 it rounds."""
     assert stored(x, torch.bfloat16) == truncated
     assert torch.tensor(x).bfloat16() == rounded
     assert stored(x, torch.float16) == torch.tensor(x).half()

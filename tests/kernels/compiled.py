@@ -14,9 +14,13 @@ from triton.compiler import ASTSource
 from tests.kernels import attention, loss, norm
 
 TARGET = GPUTarget("cuda", 90, 32)
+"""Compute capability 9.0, with 32 threads in a warp."""
+
 INTEGERS = {"labels_ptr": "*i64", "count_ptr": "*i64", "mask_ptr": "*i8"}
+"""The types of pointers to integers."""
+
 WIDE = {"scale_ptr", "partial_ptr", "logits_ptr", "loss_ptr", "output_ptr", "normaliser_ptr", "inner_ptr"}
-"""What is in float32 whatever the format of the inputs."""
+"""The pointers to float32, whatever the format of the inputs."""
 
 KERNELS: tuple[tuple[Any, dict[str, int]], ...] = (
     (norm._forward, {"ROWS": 4, "COLUMNS": 256}),
@@ -28,7 +32,7 @@ KERNELS: tuple[tuple[Any, dict[str, int]], ...] = (
         for rounds in (False, True)
     ),
 )
-"""Each kernel, and what is known when it is compiled."""
+"""Each kernel, and its arguments that are constants when it is compiled."""
 
 
 def signature(kernel: Any, known: dict[str, int]) -> dict[str, str]:

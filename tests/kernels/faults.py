@@ -27,14 +27,21 @@ HERE = Path(__file__).parent
 
 @dataclass(frozen=True)
 class Fault:
-    """One line of a module here, and what stands in its place."""
+    """A part of a line of a module here, and what stands in its place."""
 
     module: str
+    """The name of the module, without its package."""
+
     sound: str
+    """The text, which must stand there exactly once."""
+
     faulty: str
 
     def planted(self, op: Op, folder: Path) -> Op:
-        """Write the module with its fault into a folder that Python imports from; return the entry that uses it."""
+        """Write the module with its fault into a folder that Python imports from; return the entry that uses it.
+
+        Raises ValueError where the sound text is not there once.
+        """
         assert isinstance(op.torch, str)
         source = (HERE / f"{self.module}.py").read_text()
         if source.count(self.sound) != 1:
@@ -42,7 +49,7 @@ class Fault:
             raise ValueError(message)
         name = f"faulty_{op.name}"
         (folder / f"{name}.py").write_text(source.replace(self.sound, self.faulty))
-        importlib.invalidate_caches()
+        importlib.invalidate_caches()  # Python may have listed the folder before
         return replace(op, torch=op.torch.replace(f"tests.kernels.{self.module}", name))
 
 
@@ -62,11 +69,11 @@ FAULTS = {
     "triton_linear_cross_entropy": Fault("loss", "share = tl.where(counts, 1.0, 0.0) /", "share = 1.0 /"),
     "triton_attention": Fault("attention", "* group + member", "* group"),
 }
-"""By the name of the entry."""
+"""The fault of each kernel, by the name of its entry."""
 
 
 def assert_agrees(op: Op, form: Format) -> None:
-    """Assay an op, in the first mode on the host, at what every profile asks of it; raises DisagreementError."""
+    """Assay an op in the mode `backward` on the CPU, at the cases that every profile asks. Raises DisagreementError."""
     assay = Assay(op.name, MODES["backward"], form, "cpu", ())
     for case in chain(fixed_cases(op, form), manner_cases(op, form)):
         assay.assert_agrees(case)
@@ -74,7 +81,7 @@ def assert_agrees(op: Op, form: Format) -> None:
 
 
 def main(name: str, folder: str) -> None:
-    """Plant a fault, and let the failure be printed."""
+    """Plant the fault of a kernel, and print the failure."""
     written = "plain" if name.startswith("plain") else "fused"
     (op,) = (op for op in importlib.import_module(f"tests.kernels.{written}").OPS if op.name == name)
     sys.path.insert(0, folder)

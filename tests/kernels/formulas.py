@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from reference.op import Shape
 
 EPSILON = 2.0**-16
-"""What rms_norm adds to the mean of squares, exact in every format."""
+"""What rms_norm adds to the mean of squares; it is exact in every format."""
 
 IGNORED = -100
 """The label of a row that has no loss."""
@@ -28,7 +28,7 @@ def rms_norm(x: Any, weight: Any) -> Any:
 
 def cross_entropy(logits: Any, labels: Any) -> Any:
     """Return the mean of minus the log-softmax at the label, over the rows that have one."""
-    largest = shift(logits)
+    largest = shift(logits)  # no exponential overflows, and its derivative is known to cancel
     normaliser = np.log(np.sum(np.exp(logits - largest), axis=-1)) + largest[:, 0]
     counts = labels != IGNORED
     at_label = logits[np.arange(len(labels)), np.where(counts, labels, 0)]
@@ -49,11 +49,12 @@ def attention(query: Any, key: Any, value: Any, mask: Any) -> Any:
     scores = query @ key[..., None, :, :].swapaxes(-2, -1) / sympy.sqrt(query.shape[-1])
     weights = np.exp(scores - shift(scores)) * mask
     sees_none = ~np.any(mask, axis=-1, keepdims=True)
+    # Where a query sees none, 0 is divided by 1.
     return weights / (np.sum(weights, axis=-1, keepdims=True) + sees_none) @ value[..., None, :, :]
 
 
 def labels(shapes: Sequence[Shape], random: np.random.Generator) -> Any:
-    """Draw a word for each row; about every third is ignored."""
+    """Draw a label for each row; about every third is ignored."""
     (rows, _), (words, _) = shapes
     return np.where(random.random(rows) < 1 / 3, IGNORED, random.integers(0, words, rows))
 
@@ -86,12 +87,18 @@ ATTENTION: dict[str, Any] = {
     "batched": 3,
     "inside": "wide",
 }
-"""The rest of the entry of each, whatever it is written in."""
+"""The fields of each entry, but for the name and the callable, which plain torch and Triton do not share."""
 
-BATCH = ATTENTION | {
+
+def batched(shapes: Sequence[Shape]) -> tuple[Shape, ...]:
+    """Put a batch of two in front of each shape."""
+    return tuple((2, *shape) for shape in shapes)
+
+
+BATCHED_ATTENTION = ATTENTION | {
     "axes": "bghmd,bgnd,bgnd",
     "sizes": ATTENTION["sizes"] | {"b": 2},
-    "shapes": tuple(tuple((2, *shape) for shape in shapes) for shapes in ATTENTION["shapes"]),
+    "shapes": tuple(map(batched, ATTENTION["shapes"])),
     "batched": 0,
 }
-"""Attention with one axis for the batch, where batches of every rank and of 4,099 would take the interpreter long."""
+"""Attention with an axis of its own for the batch: Triton's interpreter would take long at batches of 4,099."""

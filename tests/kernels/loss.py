@@ -24,6 +24,7 @@ def _rows(logits_ptr, labels_ptr, loss_ptr, count_ptr, words, ignored, BLOCK: tl
     row_ptr = logits_ptr + tl.program_id(0).to(tl.int64) * words
     label = tl.load(labels_ptr + tl.program_id(0))
     largest, total = -float("inf"), 0.0
+    # The sum of exponentials is relative to the largest logit so far, which each block may raise.
     for start in range(0, words, BLOCK):
         word = start + tl.arange(0, BLOCK)
         logits = tl.load(row_ptr + word, word < words, -float("inf"))
@@ -31,6 +32,7 @@ def _rows(logits_ptr, labels_ptr, loss_ptr, count_ptr, words, ignored, BLOCK: tl
         total = total * tl.exp(largest - new) + tl.sum(tl.exp(logits - new), 0)
         largest = new
     counts = label != ignored
+    # Before any gradient is written over the logits.
     at_label = tl.load(row_ptr + label, counts, 0)
     tl.store(loss_ptr + tl.program_id(0), tl.where(counts, tl.log(total) + largest - at_label, 0))
     share = tl.where(counts, 1.0, 0.0) / tl.load(count_ptr)

@@ -43,6 +43,7 @@ def _backward(
     column = tl.arange(0, COLUMNS)
     weight = tl.load(weight_ptr + column, column < columns, 0).to(tl.float32)
     by_weight = tl.zeros([COLUMNS], tl.float32)
+    # Few programs walk through many tiles, so that few partial sums are left to add up.
     for tile in range(tl.program_id(0), tl.cdiv(rows, ROWS), tl.num_programs(0)):
         row = tile * ROWS + tl.arange(0, ROWS)
         place = row[:, None].to(tl.int64) * columns + column[None, :]

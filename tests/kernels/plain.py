@@ -52,6 +52,7 @@ class LinearCrossEntropy(torch.autograd.Function):
         wide = widened(weight)
         counts = labels != IGNORED
         count = counts.sum().clamp(min=1)
+        # The gradients are taken here, while a chunk has its logits: the backward only scales them.
         by_x, by_weight, loss = torch.zeros_like(widened(x)), torch.zeros_like(wide), wide.new_zeros(())
         for start in range(0, len(x), LinearCrossEntropy.CHUNK):
             chunk = slice(start, start + LinearCrossEntropy.CHUNK)

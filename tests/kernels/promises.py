@@ -1,4 +1,4 @@
-"""How much of the allowance the kernels in Triton take in float16, by each promise, as they are and with less kept.
+"""How much of the allowance the kernels in Triton take in float16 by each promise, as they are and changed.
 
 ``python -m tests.kernels.promises FOLDER`` writes changed modules into the folder, and prints the table.
 """
@@ -43,14 +43,14 @@ CHANGES: dict[str, tuple[str, Fault | None]] = {
         ),
     ),
 }
-"""By what it is called: the entry of a kernel, and what is changed in it."""
+"""Each row of the table by its name: the entry of a kernel, and what is changed in it."""
 
 
 def changed(name: str, folder: Path) -> Op:
     """Return the entry of a kernel of the table, its module written into a folder that Python imports from."""
     entry, change = CHANGES[name]
     (op,) = (op for op in OPS if op.name == entry)
-    number = list(CHANGES).index(name)
+    number = list(CHANGES).index(name)  # a name of its own for each changed module: Python keeps what it imported
     return op if change is None else change.planted(replace(op, name=f"{entry}_{number}"), folder)
 
 
@@ -59,6 +59,7 @@ def shares(op: Op) -> dict[str, float]:
     mode, worst = MODES["backward"], dict.fromkeys(PROMISES, 0.0)
     for case in fixed_cases(op, FORMATS["float16"]):
         gradients = mode.gradients(case, "cpu")
+        # The kernel runs once for all promises: the interpreter is slow.
         given = replace(mode, gradients=lambda *_, gradients=gradients: gradients)
         for promise in PROMISES:
             found = judged(replace(case, promise=promise), given, "cpu").worst_share

@@ -1,9 +1,9 @@
-"""Kernels of others in Triton's interpreter: assay them with ``--catalogue tests/kernels/strangers.py``.
+"""Kernels of other projects in Triton's interpreter: assay them with ``--catalogue tests/kernels/strangers.py``.
 
-They are those of liger-kernel 0.8.5, and of flash-linear-attention 0.6.0 what runs there.
+They are those of liger-kernel 0.8.5, and those of flash-linear-attention 0.6.0 that the interpreter runs.
 
-The interpreter lacks two things that they need, which are supplied here: a float that a kernel is called with is float32
-there, as when it is compiled; and of libdevice it has no functions, for which numpy's stand.
+Two things that they need, the interpreter lacks, so that they are supplied here. A float argument of a kernel is made
+float32, as it is where a kernel is compiled. And functions of numpy stand for those of libdevice.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from reference.op import Shape
 
 IN_PLACE = False
-"""Whether a backward may write over the cotangent, which is the default of some of them."""
+"""Whether a backward may write over the cotangent, as some do by default: it is not theirs."""
 
 as_argument = interpreter._implicit_cvt  # noqa: SLF001 - there is no other place to give an argument its type
 
@@ -49,7 +49,7 @@ def as_compiled(argument: Any) -> Any:
 
 
 def stand_in(function: Callable[[Any], Any]) -> Callable[[tl.tensor], tl.tensor]:
-    """Return a function of numpy as one of tensors in the interpreter."""
+    """Return a function of numpy as one of the interpreter's tensors."""
     return lambda x: tl.tensor(interpreter.TensorHandle(function(x.handle.data), x.handle.dtype), x.type)
 
 
@@ -107,12 +107,12 @@ def liger_poly_norm(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -
 
 
 def liger_kl_div(x: torch.Tensor, target: torch.Tensor) -> Any:
-    """Return the divergence, over the rows."""
+    """Return the divergence, divided by the number of rows."""
     return ops.LigerKLDivLossFunction.apply(x, target)
 
 
 def liger_tvd(x: torch.Tensor, target: torch.Tensor) -> Any:
-    """Return the distance, over the rows."""
+    """Return the total variation distance, divided by the number of rows."""
     return ops.LigerTVDLossFunction.apply(x, target)
 
 
@@ -133,12 +133,12 @@ def fla_linear_cross_entropy(x: torch.Tensor, weight: torch.Tensor, labels: torc
 
 
 def fla_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> Any:
-    """Attend to what came before."""
+    """Attend to no later place."""
     return parallel_attn(query, key, value)
 
 
 def causal(query: Any, key: Any, value: Any) -> Any:
-    """Attend to what came before; the axes are (batch, place, head, feature)."""
+    """Attend to no later place; the axes are (batch, place, head, feature)."""
     ours, keys, values = (np.moveaxis(a, 2, 1) for a in (query, key, value))
     places = np.arange(query.shape[1])
     mask = places <= places[:, None]

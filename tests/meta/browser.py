@@ -26,7 +26,11 @@ SCREENS = {400: 800, 1600: 900}
 
 SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
 TIMES = 3
+"""How often each page is timed."""
+
 MATRIX = "[data-spec=matrix] canvas"
+"""What the matrix of verdicts is drawn on."""
+
 PICTURES = ("new", "verdicts", "ops", "findings", "speed", "notebook", "op-tanh", "op-layer_norm")
 """The parts that are photographed, beside the top."""
 
@@ -36,7 +40,7 @@ PAINTED = "() => performance.getEntriesByName('first-contentful-paint')[0].start
 
 
 def chromium() -> str | None:
-    """Return the path of a browser, where there is one."""
+    """Return the path of Chromium or Chrome, or None where neither is installed."""
     return shutil.which("chromium") or shutil.which("google-chrome")
 
 
@@ -72,7 +76,7 @@ def show_matrix(page: Page) -> None:
 
 
 def main() -> None:
-    """Open it at each width, some times over."""
+    """Open the page at each width, print how soon it is there, and take pictures where they are asked for."""
     parser = argparse.ArgumentParser(description="Open a report in Chromium, offline.")
     parser.add_argument("page", type=Path, help="what tests.runs.report wrote")
     parser.add_argument("--screenshots", type=Path, metavar="FOLDER", help="where to put pictures of its parts")
@@ -106,7 +110,7 @@ def _photograph(page: Page, folder: Path, name: str) -> None:
     show_matrix(page)
     for part in PICTURES:
         page.evaluate(f"location.hash = '{part}'")
-        page.wait_for_timeout(500)
+        page.wait_for_timeout(500)  # milliseconds, in which what is scrolled to is drawn: an arbitrary number
         page.screenshot(path=folder / f"{part}-{name}.png")
 
 

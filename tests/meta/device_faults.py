@@ -1,6 +1,6 @@
 """Faults planted in the kernels of a device: ``python -m tests.meta.device_faults`` prints which are noticed.
 
-In a process of its own: torch takes no device up once a backward has run.
+It needs a process of its own, since torch takes up no new device once a backward has run.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ if TYPE_CHECKING:
     from tests.subject.mode import Mode
 
 SOUND = MODES["backward"]
-ASKED = ("backward", "vmap_grad", "jacfwd", "rr")
+COMPARED = ("backward", "vmap_grad", "jacfwd", "rr")
 """The modes in which the sound device is compared with the CPU."""
 
 
 def cases(op: str, form: str) -> Iterator[Case]:
-    """Yield hard points of an op, in vectors longer than a register, and the same with strides; small tensors."""
+    """Yield the fixed cases of an op, hard points or small tensors, each with contiguous and with strided inputs."""
     for case in fixed_cases(OPS[op], FORMATS[form], whole=True):
         yield case
         yield replace(case, layouts=("strided",) * len(case.primals))
 
 
 def verdicts(case: Case, mode: Mode, device: str) -> set[tuple[str, ...]]:
-    """Return what a judgement finds wrong, or that torch cannot be asked."""
+    """Return what is wrong in a mode on a device: input, verdict, what came, and where; or that it is unsupported."""
     try:
         return {
             (miss.wrt, miss.verdict, miss.got, *map(float.hex, miss.point.values()))
@@ -57,15 +57,21 @@ class Fault:
 
     name: str
     kernel: str
+    """The operator as torch names it, such as ``aten::cos``."""
+
     strike: Strike | None
+    """What it does to the result; without one the result is left on the host."""
+
     op: str
+    """The op of the catalogue whose derivative uses the kernel."""
+
     form: str = "float32"
     silent: str = "bfloat16"
-    """A format in which it does not show."""
+    """A format in which it does not show; empty where it shows in all."""
 
 
 def ulps(count: int) -> Strike:
-    """Be off by so many ulps."""
+    """Be off by so many ulps, away from 0."""
 
     def strike(result: torch.Tensor, _arguments: tuple[object, ...]) -> torch.Tensor:
         for _ in range(count):
@@ -129,19 +135,19 @@ LIES = {
     "input": lambda gradient, primal: torch.full_like(gradient, float(primal.flat[0])),
     "host": lambda gradient, _: gradient.cpu(),
 }
-"""What a device may answer to everything."""
+"""What a device that computes nothing may answer to everything: a gradient by the sound one and the input."""
 
 
 def differs(op: str, form: str, mode: Mode = SOUND) -> bool:
-    """Say whether anything is wrong on the device that is not wrong with torch on the CPU, whose kernels it has."""
+    """Say whether anything in a mode is wrong on the device and right with torch on the CPU, or the other way round."""
     return any(
         verdicts(case, mode, pyrite.NAME) != verdicts(case, mode, "cpu")
         for case in (cases(op, form) if mode.order == 1 else fixed_cases(OPS[op], FORMATS[form], 2, whole=True))
     )
 
 
-def struck(fault: Fault) -> dict[str, bool]:
-    """Break a kernel, and say where that is noticed."""
+def noticed(fault: Fault) -> dict[str, bool]:
+    """Break a kernel; say whether anything differs before, with the fault, in a format without it, and afterwards."""
     before = differs(fault.op, fault.form)
     with pyrite.broken(fault.kernel, fault.strike):
         caught = differs(fault.op, fault.form)
@@ -154,15 +160,15 @@ def believed(lie: str) -> list[str]:
     lying = replace(
         SOUND, gradients=lambda case, device: list(map(LIES[lie], SOUND.gradients(case, device), case.primals))
     )
-    return [
-        op
-        for op in OPS
-        if not any(verdicts(case, lying, pyrite.NAME) for case in fixed_cases(OPS[op], FORMATS["float32"], whole=True))
-    ]
+
+    def is_noticed(op: str) -> bool:
+        return any(verdicts(case, lying, pyrite.NAME) for case in fixed_cases(OPS[op], FORMATS["float32"], whole=True))
+
+    return [op for op in OPS if not is_noticed(op)]
 
 
 def one_ulp() -> list[float]:
-    """Return the worst error of the device with a sound cosine, and with one that is off by an ulp; both agree."""
+    """Return the worst error of the device in ulps, with a sound cosine and with one that is an ulp off; both agree."""
     points = np.linspace(0.25, 1.25, 9).astype(np.float32).astype(np.float64)
     case = Case(single(OPS["sin"]), FORMATS["float32"], (points,), np.ones(9))
     sound = judged(case, SOUND, pyrite.NAME)
@@ -176,13 +182,12 @@ def one_ulp() -> list[float]:
 def main() -> None:
     """Print what is noticed, a line of JSON each."""
     pyrite.register()
-    findings = [
-        *((fault.name, struck(fault)) for fault in FAULTS),
-        *((lie, believed(lie)) for lie in LIES),
-        ("one_ulp", one_ulp()),
-        *((name, [op for op in OPS if differs(op, "float32", MODES[name])]) for name in ASKED),
-    ]
-    for name, found in findings:
+    findings: dict[str, object] = {fault.name: noticed(fault) for fault in FAULTS}
+    findings |= {lie: believed(lie) for lie in LIES}
+    findings["one_ulp"] = one_ulp()
+    for name in COMPARED:
+        findings[name] = [op for op in OPS if differs(op, "float32", MODES[name])]
+    for name, found in findings.items():
         sys.stdout.write(json.dumps([name, found]) + "\n")
 
 

@@ -1,4 +1,4 @@
-"""Faults planted in torch's answers: each strikes the gradients of one op, and has the verdict it must get."""
+"""Faults planted in torch's answers: each changes the gradients of one op, and has the verdicts that it may get."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ if TYPE_CHECKING:
 
 Gradients = list[torch.Tensor]
 Strike = Callable[["Case", Gradients], "Gradients | list[None]"]
+"""Returns the gradients of a case as they are with the fault, given torch's own."""
 
 
 @dataclass(frozen=True)
 class Fault:
-    """One way for a backward to be wrong."""
+    """One way for the backward of an op to be wrong in a format."""
 
     name: str
     op: Op
@@ -33,7 +34,7 @@ class Fault:
     strike: Strike
 
     def mode(self) -> Mode:
-        """Return a mode that shows the fault."""
+        """Return the mode `backward` with the fault in it."""
         sound = MODES["backward"]
 
         def gradients(case: Case, device: str) -> list[torch.Tensor | None]:
@@ -45,7 +46,7 @@ class Fault:
 def fault(
     name: str, op: str, strike: Strike, form: str = "float32", verdicts: tuple[str, ...] = ("inaccurate",)
 ) -> Fault:
-    """Name a fault and where it is planted."""
+    """Return a fault by the names of its op and format."""
     return Fault(name, OPS[op], FORMATS[form], verdicts, strike)
 
 
@@ -55,7 +56,7 @@ def each(change: Callable[[torch.Tensor], torch.Tensor]) -> Strike:
 
 
 def where(region: Callable[[torch.Tensor], torch.Tensor], factor: float = 1.5) -> Strike:
-    """Multiply the gradient where the input lies in a region."""
+    """Multiply the gradient by a factor where the input lies in a region."""
 
     def strike(case: Case, gradients: Gradients) -> Gradients:
         inputs = binding.leaves(case, "cpu")
@@ -65,7 +66,7 @@ def where(region: Callable[[torch.Tensor], torch.Tensor], factor: float = 1.5) -
 
 
 def at_kink(place: float, value: float) -> Strike:
-    """Give another value than the rule's where the input is at a kink."""
+    """Give a derivative of this value, which is not the rule's, where the input is at a kink."""
 
     def strike(case: Case, gradients: Gradients) -> Gradients:
         (x,) = binding.leaves(case, "cpu")
@@ -84,12 +85,12 @@ def laid_out(layout: str) -> Strike:
 
 
 def sized(is_hit: Callable[[torch.Tensor], bool], factor: float = 2.0) -> Strike:
-    """Go wrong for gradients of some sizes."""
+    """Multiply the gradients of some sizes by a factor."""
     return each(lambda g: g * factor if is_hit(g) else g)
 
 
 def element(number: int) -> Strike:
-    """Go wrong in one element alone."""
+    """Go wrong in one element alone, by its number; shorter gradients are sound."""
 
     def change(g: torch.Tensor) -> torch.Tensor:
         flat = g.clone().flatten()
@@ -111,7 +112,7 @@ def past(width: int) -> Strike:
 
 
 def unsummed(case: Case, gradients: Gradients) -> Gradients:
-    """Take the mean over a broadcast axis in place of the sum."""
+    """Divide by the number of elements that were summed: the mean over a broadcast axis, where the sum is due."""
     return [g / max(case.cotangent.size // max(g.numel(), 1), 1) for g in gradients]
 
 
@@ -127,7 +128,7 @@ def without_cotangent(case: Case, gradients: Gradients) -> Gradients:
 
 
 def without_mean(case: Case, gradients: Gradients) -> Gradients:
-    """Drop the term of softmax that makes its gradient sum to 0."""
+    """Drop the term of softmax's gradient that makes it sum to 0."""
     (x,) = binding.leaves(case, "cpu")
     return [torch.softmax(x.detach(), -1) * binding.tensor(case.cotangent, case.form, "cpu")]
 
@@ -198,4 +199,4 @@ FAULTS = (
     fault("no_gradient", "sin", lambda case, gradients: [None], verdicts=MALFORMED),
     fault("raises", "sin", raised, verdicts=MALFORMED),
 )
-"""The faults; where an op has one, its sound twin is torch's own answer."""
+"""The faults; torch's own answer is the sound twin of each."""

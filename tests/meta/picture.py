@@ -26,7 +26,7 @@ STYLES = {
     r"columns .*": "yellow",
     r"\w+ is right": "green",
 }
-"""How parts of a failure are shown, by a pattern."""
+"""The style of what matches each pattern in a failure."""
 
 # As rich has it, without the fonts that it would fetch.
 FORMAT = """\
@@ -43,7 +43,7 @@ FORMAT = """\
 
 
 def drawn() -> str:
-    """Return the picture of what is said of a norm that leaves its last columns out."""
+    """Return the picture, in SVG, of what is said of a norm whose backward leaves out the last columns."""
     said = explained(first(entry("tail", faulty=True)), MODES["backward"], "cpu").partition("\nTo see it")[0]
     console = Console(width=WIDTH, record=True, file=io.StringIO(), force_terminal=True)
     text = Text(said.rstrip())

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 ROOMS = ("reference", "strategies", "tests")
 FEWEST_WORDS = 3
-"""Words of a sentence: fewer are a label."""
+"""The fewest words of a sentence: fewer are a label."""
 
 
 def pages() -> list[Path]:
@@ -37,6 +37,7 @@ def sentences(text: str) -> Iterator[str]:
     prose = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
     prose = re.sub(r"^(    |\||#|<!--|!\[).*$", "", prose, flags=re.MULTILINE)
     prose = re.sub(r"^\s*[-*] ", "\n\n", prose, flags=re.MULTILINE)
+    # A link keeps its text; code of any length is one word, with a capital since it may start a sentence.
     prose = re.sub(r"\]\([^)]*\)|`[^`]*`", lambda found: "]" if found[0].startswith("]") else "Code", prose)
     for paragraph in re.split(r"\n\s*\n", prose):
         for sentence in re.split(r"(?<=[.:?!])[\"*)]*\s+(?=[A-Z\"*`(\d])", " ".join(paragraph.split())):
@@ -56,8 +57,8 @@ def comments(text: str) -> int:
     return sum(token.type == tokenize.COMMENT for token in tokenize.generate_tokens(io.StringIO(text).readline))
 
 
-def spread(numbers: Sequence[int]) -> tuple[str, str, str]:
-    """Return the median, the 95th percentile and the largest."""
+def summarised(numbers: Sequence[int]) -> tuple[str, str, str]:
+    """Return the median, the 95th percentile and the largest of some numbers, as text."""
     return f"{np.median(numbers):.0f}", f"{np.percentile(numbers, 95):.0f}", f"{max(numbers)}"
 
 
@@ -69,14 +70,14 @@ def of_code(root: Path) -> tuple[list[int], str]:
 
 
 def table() -> Table:
-    """Return the figures of the pages and of the code."""
+    """Return the table of sentence lengths by page, and of the lines and comments of the code."""
     found = Table("what", "count", "median", "95 %", "longest")
     for page in pages():
         lengths = [len(sentence.split()) for sentence in sentences(page.read_text(encoding="utf-8"))]
         if lengths:
-            found.add_row(f"{page.relative_to(ROOT)}: words of a sentence", f"{len(lengths)}", *spread(lengths))
+            found.add_row(f"{page.relative_to(ROOT)}: words of a sentence", f"{len(lengths)}", *summarised(lengths))
     lines, commented = of_code(ROOT)
-    found.add_row("code: columns of a line", f"{len(lines):,}", *spread(lines))
+    found.add_row("code: columns of a line", f"{len(lines):,}", *summarised(lines))
     found.add_row("code: comments in 100 lines", commented)
     return found
 

@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 NAME = "pyrite"
 
 Strike = Callable[[torch.Tensor, tuple[Any, ...]], torch.Tensor]
-"""From what a kernel gives, and its arguments, to what it gives instead; all of them on the host."""
+"""Returns what a broken kernel gives, from what the sound one gives and its arguments, all on the host."""
 
 STRIKES: dict[str, Strike] = {}
-"""What is wrong with which kernel, by its name such as ``aten::cos``."""
+"""What is wrong with each broken kernel, by its name, such as ``aten::cos``."""
 
 STRAYS: set[str] = set()
 """Kernels whose result is left on the host."""
@@ -65,6 +65,7 @@ class Pyrite(torch.Tensor):
         result = func(*arguments, **tree_map(_on_host, kwargs))
         if name in STRIKES:
             result = STRIKES[name](result, arguments)
+        # What is asked for on the host stays there: a conversion to the CPU, and a copy into a tensor of the host.
         if (
             name in STRAYS
             or kwargs.get("device") == torch.device("cpu")

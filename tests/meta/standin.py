@@ -1,6 +1,6 @@
-"""A subject that is right: it answers with the correctly rounded truth, so that every failure is ours.
+"""A stand-in for torch that is right: its gradients are the truth, correctly rounded, so that every failure is ours.
 
-A pytest plugin: ``python -m pytest -p tests.meta.standin tests --deviations /dev/null``.
+It is a pytest plugin: ``python -m pytest -p tests.meta.standin tests --deviations /dev/null``.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ def rounded(case: Case, device: str) -> list[torch.Tensor | None]:
 def _value(form: Format, centre: float, rest: float) -> float:
     if not np.isfinite(centre):
         return float(centre)
+    # As fractions, since the sum of both in float64 would be rounded before it is rounded to the format.
     return form.round(Fraction(float(centre)) + Fraction(float(rest)))
 
 

@@ -1,6 +1,7 @@
 """Faults of the tape, planted from outside torch.
 
-Each patches what users call, and names a rule of `tests/test_tape.py` that it breaks.
+Each patches what users call, and names a test of `tests/test_tape.py` that it must break. ``python -m
+tests.meta.tape_faults`` prints with which program the model of `tests/tape` notices each.
 """
 
 from __future__ import annotations
@@ -28,18 +29,18 @@ if TYPE_CHECKING:
 
 Tensor = torch.Tensor
 FAULTS: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], str]] = {}
-"""How each fault is planted, and the rule that must notice it, by name."""
+"""How each fault is planted, and the name of the test that must notice it, by the name of the fault."""
 
 
 def ignored(*_: Any, **__: Any) -> None:
     """Do nothing."""
 
 
-def breaks(rule: str) -> Callable[[Callable[[pytest.MonkeyPatch], None]], Callable[[pytest.MonkeyPatch], None]]:
-    """Enter a fault, and the rule that must notice it."""
+def breaks(test: str) -> Callable[[Callable[[pytest.MonkeyPatch], None]], Callable[[pytest.MonkeyPatch], None]]:
+    """Return a decorator that enters a fault, with the name of the test that must notice it."""
 
     def entered(plant: Callable[[pytest.MonkeyPatch], None]) -> Callable[[pytest.MonkeyPatch], None]:
-        FAULTS[plant.__name__] = (plant, rule)
+        FAULTS[plant.__name__] = (plant, test)
         return plant
 
     return entered
@@ -54,7 +55,7 @@ def leaves_of(roots: list[Tensor]) -> list[Tensor]:
         if node is None or node in seen:
             continue
         seen.add(node)
-        if hasattr(node, "variable"):
+        if hasattr(node, "variable"):  # as the nodes that accumulate into a leaf have
             found.append(node.variable)
         todo += [following for following, _ in node.next_functions]
     return found
@@ -65,13 +66,13 @@ def around_backward(
     before: Callable[[list[Tensor]], None] = lambda _: None,
     after: Callable[[list[Tensor]], None] = lambda _: None,
 ) -> None:
-    """Do something with the roots before each backward, and with the leaves after it."""
+    """Patch backward: call `before` with the roots, and afterwards `after` with the leaves that they reach."""
     backward = torch.autograd.backward
 
     def faulty(tensors: Any, *args: Any, **kwargs: Any) -> None:
         roots = [tensors] if isinstance(tensors, Tensor) else list(tensors)
         before(roots)
-        leaves = leaves_of(roots)
+        leaves = leaves_of(roots)  # before the graph is freed
         backward(tensors, *args, **kwargs)
         after(leaves)
 
@@ -79,7 +80,7 @@ def around_backward(
 
 
 def with_arguments(patch: pytest.MonkeyPatch, change: Callable[[dict[str, Any]], object]) -> None:
-    """Change the keyword arguments of backward."""
+    """Patch backward so that its keyword arguments are changed first."""
     backward: Callable[..., None] = Tensor.backward
 
     def faulty(self: Tensor, gradient: Tensor | None = None, **kwargs: Any) -> None:
@@ -90,7 +91,7 @@ def with_arguments(patch: pytest.MonkeyPatch, change: Callable[[dict[str, Any]],
 
 
 def reading_grad(patch: pytest.MonkeyPatch, change: Callable[[Tensor], Tensor]) -> None:
-    """Change what `.grad` reads as."""
+    """Patch `.grad` so that what is read is changed; what is stored is not."""
     stored = inspect.getattr_static(Tensor, "grad")
 
     def read(self: Tensor) -> Tensor | None:
@@ -233,7 +234,7 @@ def view_loses_the_gradient(patch: pytest.MonkeyPatch) -> None:
 
 @breaks("test_fan_out_sums")
 def fan_out_counts_once(patch: pytest.MonkeyPatch) -> None:
-    """Count a tensor once that is both factors of a product."""
+    """Count a tensor that is both factors of a product as one of them alone."""
     multiply = Tensor.__mul__
     patch.setattr(Tensor, "__mul__", lambda self, other: multiply(self, self.detach() if other is self else other))
 
@@ -253,7 +254,7 @@ def hooks_run_in_reverse(patch: pytest.MonkeyPatch) -> None:
     def faulty(self: Tensor, hook: Callable[[Tensor], Tensor | None]) -> RemovableHandle:
         mine = hooks.setdefault(id(self), [])
         mine.append(hook)
-        if len(mine) == 1:
+        if len(mine) == 1:  # one hook of torch's runs all of them
             register(self, lambda gradient: run(reversed(mine), gradient))
         handle = RemovableHandle(OrderedDict())
         handle.remove = lambda: mine.remove(hook)  # type: ignore[method-assign]  # this handle has a list to remove from
@@ -396,10 +397,7 @@ def post_accumulate_hook_runs_before(patch: pytest.MonkeyPatch) -> None:
 
 
 def noticed(fault: str, *, shrink: bool) -> str | None:
-    """Return a program with which the model notices a fault; None where it does not.
-
-    It is the shortest that Hypothesis finds, if that is asked for.
-    """
+    """Return a program with which the model notices a fault, or None; the shortest there is, if it is to shrink."""
     chosen = settings(
         max_examples=3000,
         stateful_step_count=12,
@@ -423,11 +421,12 @@ def noticed(fault: str, *, shrink: bool) -> str | None:
 
 
 def main() -> None:
-    """Print the steps that the model needs to show each fault, and their median."""
+    """Print the shortest program that shows each fault, with its number of steps, and the median of these."""
     table, steps = Table("fault", "steps", "program", show_lines=True), []
     for fault in track(FAULTS, "planting", console=Console(stderr=True)):
         program = noticed(fault, shrink=True)
         if program is not None:
+            # Without the two lines that every program starts with; the last is a comment, which is no step.
             lines = program.strip().splitlines()[2:]
             steps.append(len(lines) - 1)
             table.add_row(

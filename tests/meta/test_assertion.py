@@ -42,7 +42,7 @@ def test_sound_kernel_is_accepted() -> None:
 
 
 def test_faulty_kernel_is_explained() -> None:
-    """The explanation says where, what came, what is due, and how far off that is."""
+    """The explanation says where the gradient is wrong, what came, what is due, and how far off that is."""
     with pytest.raises(DisagreementError) as raised:
         assert_gradient(norm(faulty=True), rms_norm, drawn(4, 4095, dtype=torch.bfloat16), drawn(4095).bfloat16())
     said = str(raised.value)

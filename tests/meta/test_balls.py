@@ -1,4 +1,4 @@
-"""The filter in float64: its functions enclose, and it never passes what flint would not."""
+"""The filter in float64: its functions enclose their values, and it passes nothing that flint would not."""
 
 from __future__ import annotations
 
@@ -56,8 +56,7 @@ UNFILTERED = (
     "tetragamma",
     "trigamma",
 )
-
-"""Ops with functions that numpy has not."""
+"""The ops with functions that numpy lacks."""
 
 NARROW = ("float16", "bfloat16", "float32")
 
@@ -69,7 +68,7 @@ def exact(values: ArrayLike) -> Balls:
 
 
 def radius(balls: Balls) -> np.ndarray:
-    """Return the radius of balls; to a reach float64's own errors come, a part of what it is with a rounding."""
+    """Return the radius of balls; the reach of rounding has float64's own errors added, as a part of a rounding."""
     found = np.zeros(()) if balls.rad is None else balls.rad
     if type(balls) is Widened:
         reach = balls.rounded(STEPS * FORMATS["float32"].unit, 0.0).rad
@@ -79,14 +78,14 @@ def radius(balls: Balls) -> np.ndarray:
 
 
 def encloses(balls: Balls, truths: list[arb]) -> bool:
-    """Say whether each ball that says anything has the truth in it."""
+    """Say whether each ball that is finite contains the truth."""
     pairs = zip(balls.mid.ravel().tolist(), radius(balls).ravel().tolist(), truths, strict=True)
     return all(arb(mid, rad).overlaps(truth) for mid, rad, truth in pairs if np.isfinite(mid) and np.isfinite(rad))
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_function_encloses(name: str) -> None:
-    """At exact points, a function of numpy is as near to flint's as is granted."""
+    """At exact points a function encloses flint's value: numpy is as accurate as balls take it to be."""
     ctx.prec = 120
     with np.errstate(all="ignore"):
         balls = getattr(exact(VALUES), name)()
@@ -98,7 +97,7 @@ def test_function_encloses(name: str) -> None:
 @pytest.mark.parametrize("kind", [Balls, Widened])
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_function_spreads(name: str, kind: type[Balls]) -> None:
-    """Of balls, the result contains the function at both ends and between; so it does with the reach of rounding."""
+    """The result of balls contains the function at both ends and between, for balls and for reaches of rounding."""
     ctx.prec = 120
     mid, rad = (
         column.ravel() for column in np.meshgrid([-3.5, -0.75, 0, 0.25, 0.5, 1.0, 2.5, 40.0], [1e-9, 0.01, 0.3, 2.0])
@@ -110,6 +109,12 @@ def test_function_spreads(name: str, kind: type[Balls]) -> None:
         defined = [i for i, truth in enumerate(truths) if truth.is_finite()]
         assert len(defined) > 6
         assert encloses(balls.picked(np.array(defined)), [truths[i] for i in defined])
+
+
+def inside(mids: np.ndarray, parts: np.ndarray, rads: np.ndarray) -> list[arb]:
+    """Return a number in each ball, at a part of its radius from the middle."""
+    balls = zip(mids.tolist(), parts.tolist(), rads.tolist(), strict=True)
+    return [arb(mid) + arb(part) * arb(rad) for mid, part, rad in balls]
 
 
 @pytest.mark.parametrize("kind", [Balls, Widened])
@@ -130,8 +135,9 @@ def test_function_spreads(name: str, kind: type[Balls]) -> None:
     ids=["add", "sub", "mul", "div", "pow", "neg", "rsub", "rdiv", "rpow", "constant"],
 )
 def test_operator_spreads(operate: Callable[..., Any], kind: type[Balls]) -> None:
-    """Of balls, the result contains that of any numbers in them; so it does with the reach of rounding."""
+    """The result of balls contains that of any numbers in them, for balls and for reaches of rounding."""
     ctx.prec = 120
+    # The default of `wide` is for balls; a constant of that radius would leave a reach with nothing to say.
     narrow = () if kind is Balls or operate.__defaults__ is None else (2.0**-30,)
     rng = np.random.default_rng(0)
     mids, rads = rng.normal(scale=3, size=(2, 500)), np.exp2(rng.uniform(-30, 2, size=(2, 500)))
@@ -139,10 +145,7 @@ def test_operator_spreads(operate: Callable[..., Any], kind: type[Balls]) -> Non
         balls = operate(kind(mids[0], rads[0]), kind(mids[1], rads[1]), *narrow)
     assert np.isfinite(radius(balls)).mean() > 0.3
     for parts in rng.uniform(-1, 1, size=(20, 2, 500)):
-        left, right = (
-            [arb(m) + arb(p) * arb(r) for m, p, r in zip(*rows, strict=True)]
-            for rows in zip(mids.tolist(), parts.tolist(), rads.tolist(), strict=True)
-        )
+        left, right = map(inside, mids, parts, rads)
         truths = [operate(a, b, *narrow) for a, b in zip(left, right, strict=True)]
         assert encloses(balls, [truth.mid() for truth in truths])
 
@@ -204,7 +207,7 @@ def test_reach_that_underflows_says_nothing() -> None:
 
 
 def many(name: str, dtype: str) -> Case:
-    """Return an op at more than a thousand hard points."""
+    """Return an op at more than a thousand hard points, for which there is a filter."""
     op, form = OPS[name], FORMATS[dtype]
     sides = [hard(form, op.interval(i), op, {1: 1500, 2: 40, 3: 12}[len(op.inputs)]) for i in op.inputs]
     columns = tuple(column.ravel() for column in np.meshgrid(*sides, indexing="ij"))
@@ -214,9 +217,9 @@ def many(name: str, dtype: str) -> Case:
 @pytest.mark.parametrize("dtype", NARROW)
 @pytest.mark.parametrize("name", ELEMENTWISE)
 def test_filter_has_the_truth_and_the_allowance(name: str, dtype: str) -> None:
-    """Where the filter speaks, its truth encloses flint's, and its allowance is hardly another.
+    """Where the filter is finite, its truth encloses flint's, and its allowance is hardly wider.
 
-    What it settles flint allows.
+    Whatever it passes lies in flint's allowance too.
     """
     case = many(name, dtype)
     rough = filtered(case)

@@ -49,7 +49,8 @@ FIELDS = (
     "op mode order device dtype compared size inside worst_ulp worst_share verdict at got expected known torch seed"
 )
 QUICK = [name for name, mode in MODES.items() if not mode.sampled]
-"""The modes of the profile quick."""
+"""The modes of the profile `quick`."""
+
 NOTHING: dict[str, Any] = {
     "ops": (),
     "modes": (),

@@ -1,4 +1,4 @@
-"""The page of covered ops is torch's own table, and the page of torch says what it says."""
+"""What the catalogue covers of torch's own table of ops is what the page of torch says."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ PAGE = (Path(__file__).parents[2] / "docs/torch.md").read_text()
 
 @pytest.fixture(scope="module")
 def covered() -> Mapping[str, tuple[str, ...]]:
-    """Return which entries cover each op of torch's table, which loads a profile of Hypothesis of its own."""
+    """Return which entries cover each op of torch's table."""
+    # Torch's modules of tests load a profile of Hypothesis when they are imported.
     profile = settings.get_current_profile_name()
     found = coverage()
     settings.load_profile(profile)
@@ -39,7 +40,7 @@ def test_what_is_not_covered_has_a_reason(covered: Mapping[str, tuple[str, ...]]
     assert {name for name, entries in covered.items() if not entries} == set(REASONS)
 
 
-def test_readme_tells_the_numbers(covered: Mapping[str, tuple[str, ...]]) -> None:
+def test_page_tells_the_numbers(covered: Mapping[str, tuple[str, ...]]) -> None:
     """The page of torch counts the ops that are covered, those that are not, and the entries."""
     count = sum(map(bool, covered.values()))
     assert f"{count} of {len(covered)} differentiable elementwise ops" in PAGE

@@ -1,4 +1,4 @@
-"""A device needs no entry; what is wrong with its kernels is caught, and nothing else."""
+"""A device that torch knows is assayed without an entry; faults of its kernels are caught, and nothing else is."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sympy import Expr
 
 from reference.catalogue import OPS
 from tests.meta import pyrite
-from tests.meta.device_faults import ASKED, FAULTS, LIES
+from tests.meta.device_faults import COMPARED, FAULTS, LIES
 from tests.verdict import record
 
 ROOT = Path(__file__).parents[2]
@@ -50,7 +50,7 @@ def test_fault_of_a_kernel_is_caught(fault: str, found: dict[str, Any]) -> None:
 
 
 def test_one_ulp_is_measured(found: dict[str, Any]) -> None:
-    """A kernel that is off by one ulp is within what rounding explains, and the record says so much more."""
+    """Rounding explains a kernel that is off by one ulp, and the worst error that is recorded grows by about that."""
     sound, off = found["one_ulp"]
     assert 0.5 < off - sound <= 1
 
@@ -61,10 +61,10 @@ def test_lying_device_fails(lie: str, found: dict[str, Any]) -> None:
     assert set(found[lie]) <= (FLAT if lie == "zeros" else set())
 
 
-@pytest.mark.parametrize("asked", ASKED)
-def test_sound_device_is_silent(asked: str, found: dict[str, Any]) -> None:
+@pytest.mark.parametrize("mode", COMPARED)
+def test_sound_device_is_silent(mode: str, found: dict[str, Any]) -> None:
     """In every op, what is wrong on the device is wrong with torch on the CPU, whose kernels it has."""
-    assert found[asked] == []
+    assert found[mode] == []
 
 
 def run(tmp_path: Path, **environment: str) -> tuple[int, list[record.Record]]:

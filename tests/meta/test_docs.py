@@ -35,10 +35,10 @@ PAGES = {path.name: path.read_text() for path in (ROOT / "docs").glob("*.md")}
 EVERYTHING = "\n".join([README, (ROOT / "CONTRIBUTING.md").read_text(), *PAGES.values()])
 
 MOST_WORDS = 700
-"""Words of the README, its code too."""
+"""The most words of the README, code included."""
 
 MEDIAN, LONG = 16, 32
-"""Words that half of all sentences have at most, and 19 of 20."""
+"""The most words of half of all sentences, and of 19 in 20."""
 
 SOUND = """
 import torch

@@ -50,7 +50,7 @@ def test_one_fault_is_one_failure(workers: int, tmp_path: Path) -> None:
 
 
 def outcome(*, failed: bool, **asked: str) -> tuple[dict[str, str], bool]:
-    """Return how a test ended that asks in float32, by backward, unless it is said."""
+    """Return what a test asked, in float32 by `backward` unless told otherwise, and whether it failed."""
     return {"dtype": "float32", "mode": "backward", "test": "test_ops.py", "device": "cpu"} | asked, failed
 
 

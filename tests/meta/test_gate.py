@@ -55,7 +55,7 @@ def judged(**after: str) -> list[tuple[str, bool]]:
     ],
 )
 def test_gate_closes_for_a_looser_promise(before: str, after: str, kinds: list[str]) -> None:
-    """An op that computes in less than it did closes the gate; one that computes in more does not."""
+    """A looser promise than before closes the gate; a sharper one does not, nor one where there was none."""
     found = changes({KEY: SOUND | {"inside": before}}, {KEY: SOUND | {"inside": after}})
     assert [(change.kind, change.is_worse) for change in found] == [(kind, True) for kind in kinds]
 
@@ -181,7 +181,7 @@ REFUSED = SOUND | {"verdict": "unsupported", "worst_ulp": "", "at": ""}
 
 
 def told(before: Row, after: Row) -> list[tuple[str, bool]]:
-    """Return the kinds of change from one row to another, and whether the gate closes."""
+    """Return the kinds of change from one row to a sound one that is changed, and whether the gate closes."""
     return [(change.kind, change.is_worse) for change in changes({KEY: before}, {KEY: SOUND | after})]
 
 
@@ -189,7 +189,7 @@ def told(before: Row, after: Row) -> list[tuple[str, bool]]:
 @pytest.mark.parametrize("before", [SOUND, REFUSED, SOUND | {"verdict": "error", "known": "no"}])
 @pytest.mark.parametrize("torch", ["2.13.0", "2.15.0"])
 def test_failure_that_is_not_on_file_closes_it(before: Row, verdict: str, torch: str) -> None:
-    """What agreed, what was not supported and what had broken excuse no failure, of whatever torch."""
+    """A row that agreed, was not supported or had broken excuses no failure, whatever torch it is of."""
     assert told(before, {"verdict": verdict, "known": "no", "torch": torch, "worst_ulp": ""}) == [("fails", True)]
 
 
@@ -242,7 +242,7 @@ def recorded(
     mode: str = "backward",
     device: str = "cpu",
 ) -> Record:
-    """Return a record."""
+    """Return the record of a test of sin in float32."""
     return Record(
         op="sin",
         mode=mode,

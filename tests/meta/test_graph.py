@@ -61,9 +61,10 @@ if TYPE_CHECKING:
 FLOAT32 = FORMATS["float32"]
 
 BITS = 240
-"""The precision at which two routes are compared; each is found to be good to GOOD bits, relative or absolute."""
+"""The precision, in bits, at which two routes are compared."""
 
 GOOD = 100
+"""The bits to which each route must be certain, relative or absolute: what steps lose of `BITS` is less."""
 
 TENSORS = {name: op for name, op in OPS.items() if not op.elementwise}
 
@@ -85,7 +86,7 @@ HAVING_SECOND = (
     "norm",
     "cumsum",
 )
-"""Ops of which sympy differentiates the gradient in little time."""
+"""The ops of which sympy differentiates the gradient in little time."""
 
 # ---------------------------------------------------------------------------------------------- points
 
@@ -97,7 +98,11 @@ def shapes_of(op: Op) -> list[tuple[Shape, ...]]:
         return alike + [(((2, 1), (3,), (1,))[: len(op.inputs)])] * (len(op.inputs) > 1 and op.broadcasts)
     whole = list(op.cores)
     if op.batched:
-        whole += [tuple((2, *s) if i < op.batched else s for i, s in enumerate(shapes)) for shapes in op.cores]
+
+        def with_batch(shapes: tuple[Shape, ...]) -> tuple[Shape, ...]:
+            return (*((2, *shape) for shape in shapes[: op.batched]), *shapes[op.batched :])
+
+        whole += map(with_batch, op.cores)
     return whole
 
 
@@ -123,7 +128,7 @@ def balls_of(array: Any) -> list[arb]:
 
 
 def assert_same(ours: Sequence[arb], theirs: Sequence[arb]) -> None:
-    """Have balls of two routes overlap, all of them tight: beside the value, or beside 1 where it is near 0."""
+    """Assert that balls of two routes overlap, all of them tight: relative to the value, or to 1 where it is near 0."""
     assert len(ours) == len(theirs)
     for one, other in zip(ours, theirs, strict=True):
         for ball in (one, other):
@@ -157,9 +162,9 @@ def by_elements(gradients: Sequence[Any], arguments: Sequence[Any], rows: Sequen
 
 
 def assert_first_order(case: Case, gradients: Sequence[Any], arguments: Sequence[Any]) -> None:
-    """Have both words of the first order be what sympy makes of every element: a gradient, and its transpose.
+    """Assert that pullback and pushforward are what sympy finds element by element: a gradient, and its transpose.
 
-    The gradient is straight in the cotangent: at each unit cotangent it is a row of the Jacobian.
+    The gradient is linear in the cotangent, so that at each unit cotangent it is a row of the Jacobian.
     """
     primals = [primal.ravel() for primal in case.primals]
     units = np.eye(case.cotangent.size)
@@ -172,8 +177,8 @@ def assert_first_order(case: Case, gradients: Sequence[Any], arguments: Sequence
     changes, _ = certified(pushed, BITS)
     with precision(BITS):
         for start, end, tangent, change in zip(ends, ends[1:], pushed.tangents, changes, strict=False):
-            pairs = [zip(row[start:end], tangent.ravel().tolist(), strict=True) for row in jacobian]
-            assert_same(balls_of(change), [sum((entry * t for entry, t in row), arb(0)) for row in pairs])
+            column = tangent.ravel().tolist()
+            assert_same(balls_of(change), [sum(map(mul, row[start:end], column), arb(0)) for row in jacobian])
     for word, expected in (("r", ours), ("f", changes)):
         saved = through(replace(case, word=word), saved=True)
         for one, other in zip(saved, expected, strict=True):
@@ -289,7 +294,7 @@ def product(one: Step, other: Step) -> tuple[Step, Step]:
 
 
 def assert_sides_agree(sides: Sequence[tuple[Case, int, str, np.ndarray[Any, Any]]], *, saved: bool) -> None:
-    """Have the products of a result of each of two cases with an array be one number, tightly enclosed."""
+    """Assert that the inner products of results of two cases with arrays are one number, tightly enclosed."""
     found = []
     for case, number, name, weights in sides:
         asked = derivative.of_case(case, saved=saved)
@@ -304,7 +309,7 @@ def assert_sides_agree(sides: Sequence[tuple[Case, int, str, np.ndarray[Any, Any
 
 
 def assert_adjoint(case: Case) -> None:
-    """Have <c, J v> from the word f be <J^T c, v> from the word r, by each input."""
+    """Assert by each input that <c, J v> from the word f is <J^T c, v> from the word r."""
     pushed = replace(case, word="f")
     for number, tangent in enumerate(pushed.tangents):
         for saved in (False, True):
@@ -342,7 +347,7 @@ CURVED = {
     "prelu", "prod", "var", "norm", "logsumexp", "dot", "matmul", "einsum", "outer", "linear",
     "softmax", "log_softmax", "layer_norm", "rms_norm", "mse_loss", "cross_entropy",
 }  # fmt: skip
-"""Tensor ops that are not straight in all inputs together."""
+"""The tensor ops that are not linear in all inputs together, so that they have a second derivative."""
 
 
 def is_zero(case: Case, number: int) -> bool:
@@ -407,7 +412,7 @@ FAULTS: dict[str, tuple[str, Any, str]] = {
     "a broadcast is not summed": ("unbroadcast", without_a_sum, "layer_norm"),
     "axes are not moved back": ("_moved_back", turned_the_same_way, "transpose"),
 }
-"""What is planted: where, what, and the op in which it shows."""
+"""What is planted, by its name: in which function of `transform`, what, and the op in which it shows."""
 
 
 @pytest.mark.parametrize("fault", FAULTS)

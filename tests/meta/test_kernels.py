@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from reference.op import Op
 
 ONCE = ("backward", "grad", "func_grad", "compiled_grad", "vmap_grad", "checkpoint", "jacrev", "rr", "rrr")
-"""Modes that a function of a user's own which is differentiable once can be asked in, or refuses."""
+"""The modes in which a user's function that is differentiable once is asked: it answers, or says that it cannot."""
 
 
 def cases(op: Op, form: Format) -> Iterator[Case]:
@@ -41,7 +41,7 @@ def cases(op: Op, form: Format) -> Iterator[Case]:
 
 @pytest.mark.parametrize("mode", ONCE)
 def test_kernel_that_is_differentiable_once_says_so(mode: str) -> None:
-    """It agrees in modes of the first order that need no rule of its own, and is unsupported in the second."""
+    """It agrees in the modes that need nothing of it but a backward, and is unsupported in the others."""
     op, asked = entry("rows", faulty=False), MODES[mode]
     (case, *_) = fixed_cases(op, FORMATS["float32"], asked.order, whole=True)
     if asked.order == 1 and mode not in {"func_grad", "compiled_grad", "vmap_grad", "jacrev"}:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from reference.oracle import Answer
 
+# With zeros, ties, and the bounds of hardtanh among them.
 POINTS = np.array([-2.0, -1.0, 0.0, 1.0, 2.0, 0.5])
 OTHERS = np.array([-2.0, 1.0, 0.0, 1.0, -2.0, 0.25])
 COTANGENT = np.array([1.0, 2.0, -0.75, 1.5, 3.0, -1.0])
@@ -43,12 +44,12 @@ def magnitude(x: Any) -> Any:
 
 
 def larger(x: Any, y: Any) -> Any:
-    """Return the larger."""
+    """Return the larger of two."""
     return np.maximum(x, y)
 
 
 def smaller(x: Any, y: Any) -> Any:
-    """Return the smaller."""
+    """Return the smaller of two."""
     return np.minimum(x, y)
 
 
@@ -81,8 +82,8 @@ def whole(op: Op, primals: tuple[np.ndarray[Any, Any], ...], cotangent: Any, dty
     return Case(single(op, tuple(p.shape[-1:] for p in primals)), FORMATS[dtype], primals, np.asarray(cotangent))
 
 
-def certain(monkeypatch: pytest.MonkeyPatch, case: Case) -> Answer:
-    """Answer without flint."""
+def in_float64(monkeypatch: pytest.MonkeyPatch, case: Case) -> Answer:
+    """Answer a case in float64 balls alone: it is an error to ask flint."""
     with monkeypatch.context() as patch:
         patch.delattr(oracle, "exactly")
         return oracle._evaluated(case)  # noqa: SLF001 - what is kept is no news
@@ -97,7 +98,7 @@ def test_formula_has_the_rule_of_the_op(name: str, word: str, monkeypatch: pytes
     primals = (POINTS, OTHERS)[: len(op.inputs)]
     due = oracle.answer(Case(single(op), FORMATS["float32"], primals, COTANGENT, word=word))
     case = replace(whole(op_of(formula, len(primals)), primals, COTANGENT), word=word)
-    for found in (certain(monkeypatch, case), oracle.by_flint(case)):
+    for found in (in_float64(monkeypatch, case), oracle.by_flint(case)):
         for ours, theirs in zip(found, due, strict=True):
             assert (ours.centre == theirs.centre).all()
             assert (ours.by_convention == theirs.by_convention).all()
@@ -117,7 +118,7 @@ def test_square_root_is_infinitely_steep_at_0(dtype: str) -> None:
 def test_tie_of_the_largest_is_by_convention(monkeypatch: pytest.MonkeyPatch) -> None:
     """Elements that share the derivative of the largest have it by the rule; the largest itself has not."""
     case = whole(op_of(lambda x: np.max(x) ** 2 + x[0]), (np.array([1.0, 2.0, 2.0]),), 1.0)
-    for (found,) in (certain(monkeypatch, case), oracle.by_flint(case)):
+    for (found,) in (in_float64(monkeypatch, case), oracle.by_flint(case)):
         assert found.centre.tolist() == [1, 2, 2]
         assert found.by_convention.tolist() == [False, True, True]
     apart = whole(op_of(lambda x: np.max(x) * x), (np.array([1.0, 2.0, 2.0]),), [1.0, 0.0, 0.0])
@@ -164,7 +165,7 @@ def test_flint_rules_where_the_input_is_exact() -> None:
 def test_half_of_the_smallest_may_underflow(monkeypatch: pytest.MonkeyPatch) -> None:
     """A share of a cotangent that is the smallest subnormal is no value of the format: it may be either neighbour."""
     case = whole(op_of(larger, 2), (np.ones(1), np.ones(1)), [2.0**-149])
-    for found in (certain(monkeypatch, case), oracle.by_flint(case)):
+    for found in (in_float64(monkeypatch, case), oracle.by_flint(case)):
         assert all((each.radius >= 2.0**-150).all() for each in found)
 
 
@@ -234,7 +235,7 @@ def test_kinks_cost_little(monkeypatch: pytest.MonkeyPatch) -> None:
         case = whole(op, (primal,), np.ones((4, 1)))
         for _ in range(5):
             start = perf_counter()
-            (found,) = certain(monkeypatch, case)
+            (found,) = in_float64(monkeypatch, case)
             times.append(perf_counter() - start)
         assert found.by_convention.sum() == (primal == 0).sum()
         assert np.isfinite(found.radius).all()
@@ -252,7 +253,7 @@ def test_rule_is_looked_up_once_for_alike_ties(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(convention, "rule", noted)
     x = np.arange(300.0) / 8
-    for found in certain(monkeypatch, whole(op_of(larger, 2), (x, x.copy()), np.ones(300))):
+    for found in in_float64(monkeypatch, whole(op_of(larger, 2), (x, x.copy()), np.ones(300))):
         assert (found.centre == 0.5).all()
         assert found.by_convention.all()
     assert len(asked) <= 1  # none where another test has asked it before
@@ -263,7 +264,10 @@ def test_every_tie_of_planes_is_the_rules(monkeypatch: pytest.MonkeyPatch) -> No
     op = op_of(lambda x, y: np.clip(x, y, 2), 2)
     x = np.array([-1.0, -0.5, 2.0, 2.0, 1.5])
     y = np.array([-1.0, -0.5, 1.0, 0.5, 1.5])
-    for found in (certain(monkeypatch, whole(op, (x, y), np.ones(5))), oracle.by_flint(whole(op, (x, y), np.ones(5)))):
+    for found in (
+        in_float64(monkeypatch, whole(op, (x, y), np.ones(5))),
+        oracle.by_flint(whole(op, (x, y), np.ones(5))),
+    ):
         assert found[0].centre.tolist() == [0.5, 0.5, 0, 0, 0.5]
         assert found[1].centre.tolist() == [0.5, 0.5, 0, 0, 0.5]
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 FLOAT32 = FORMATS["float32"]
 QUICK = {name: mode for name, mode in MODES.items() if name != "inductor"}
-"""The modes but one, which takes some seconds each time, and the code that asks it is that of aot_eager."""
+"""All modes but `inductor`, which takes seconds for each case, and is asked by the same code as `aot_eager`."""
 
 PAIR = (np.array([2.0, 3.0]), np.array([5.0, 7.0]))
 CASES = {
@@ -52,12 +52,8 @@ def test_snippet_prints_what_the_mode_gives(case: Case, mode: Mode, capsys: pyte
     for number, (leaf, gradient) in enumerate(zip(asked.tree.leaves, mode.gradients(asked, "cpu"), strict=True)):
         assert gradient is not None
         exec(snippet(asked, leaf.name, mode, "cpu"), {})  # noqa: S102 - that the text runs is what is tested, and a process for each would take minutes
-        printed = np.array(
-            [
-                [float.fromhex(number) for number in ast.literal_eval(line)]
-                for line in capsys.readouterr().out.splitlines()
-            ]
-        )
+        lines = map(ast.literal_eval, capsys.readouterr().out.splitlines())
+        printed = np.array([list(map(float.fromhex, line)) for line in lines])
         found = binding.read(gradient)
         due = found.reshape(1, -1) if len(printed) == 1 else found.reshape(len(found), -1).T
         assert printed.tolist() == due.tolist(), number

@@ -13,8 +13,8 @@ from reference.catalogue import OPS
 from reference.format import FORMATS
 from strategies.cases import fixed_cases, long_case
 from tests.mutation import plants
-from tests.mutation.plants import BATCH, along, sound, with_last_twice, without_last
-from tests.mutation.tensor import agrees, gradchecked, missed, outcomes, table
+from tests.mutation.plants import ROWS, along, sound, with_last_twice, without_last
+from tests.mutation.tensor import agrees, fates, gradchecked, missed, table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,7 +37,7 @@ def test_last_term_is_dropped_or_counted_twice() -> None:
     x, weight, bias = sound(case)
     part = np.outer(case.cotangent[-1], case.primals[0][-1])
     for chosen, sign in ((without_last, -1), (with_last_twice, 1)):
-        mutated = along(BATCH, chosen, case, sound(case))
+        mutated = along(ROWS, chosen, case, sound(case))
         assert mutated is not None
         assert torch.equal(mutated[0], x)
         assert torch.allclose(mutated[1], weight + sign * torch.tensor(part, dtype=torch.float32), atol=1e-5)
@@ -58,7 +58,7 @@ def test_targets_are_those_of_the_rows_that_are_left() -> None:
 @pytest.mark.parametrize("name", ["rms_norm", "softmax", "dot"])
 def test_sound_gradients_agree_and_mutants_do_not(name: str) -> None:
     """In bfloat16, where an op promises more than the format, only a factor next to 1 gets away."""
-    found = list(outcomes(OPS[name], "bfloat16"))
+    found = list(fates(OPS[name], "bfloat16"))
     assert {each.plant.kind for each in found if not each.is_caught} <= {"times 1 + 2^-7"}
     assert all(each.share < 1 for each in found)
     case = long_case(OPS[name], FORMATS["bfloat16"], 33)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from fractions import Fraction
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -47,7 +48,7 @@ SERIES = {
     "erf": lambda s: s.erf(),
     "lgamma": lambda s: s.lgamma(),
 }
-"""flint's power series: a derivative with no symbolic step."""
+"""Functions of flint's power series, whose second coefficient is a derivative that no symbolic step led to."""
 
 
 @pytest.mark.parametrize("name", SERIES)
@@ -65,9 +66,9 @@ def test_two_routes_agree(name: str, at: float) -> None:
 
 
 def test_allowance_knows_the_order_of_multiplication() -> None:
-    """A local derivative that underflows before it meets a cotangent of 4 is off by as much.
+    """The error of a local derivative that underflows is multiplied by the cotangent that it meets afterwards.
 
-    It is not where an input was broadcast inside a tree.
+    An input that was broadcast inside a tree has its sum in the allowance.
     """
     form = FORMATS["float16"]
     tiny = np.array(form.smallest_subnormal)
@@ -173,10 +174,7 @@ def test_pullback_is_the_whole_derivative(tree: Tree) -> None:
     gradients = every(pullback([steps.output], [cotangent], steps.inputs, saved=False))
     with precision(160):
         balls = iter(point(len(arguments)))
-        given = {
-            each.name: objects([next(balls) for _ in range(each.size)], each.shape)
-            for each in (*steps.inputs, cotangent)
-        }
+        given = {each.name: objects(list(islice(balls, each.size)), each.shape) for each in (*steps.inputs, cotangent)}
         ours, theirs = evaluate(gradients, given, Exact()), expressions(*point(len(arguments)))
     assert [found.shape for found in ours] == [array.shape for array in inputs]
     for one, other in zip(flat(ours), theirs, strict=True):
@@ -283,7 +281,7 @@ def test_uncertified_is_an_error() -> None:
     ],
 )
 def test_kinks_follow_the_documented_rule(name: str, at: int, value: str) -> None:
-    """The sub-gradient or super-gradient of least norm, or continuity, from sympy's limits."""
+    """At a kink the value is the sub-gradient or super-gradient of least norm, or that by continuity."""
     assert rule(OPS[name], (Fraction(at),)) == (sympy.sympify(value),)
 
 

@@ -1,7 +1,4 @@
-"""Second derivatives, and tangents that are pushed through a graph.
-
-The truth comes by two routes, inside an allowance that is narrow.
-"""
+"""Second derivatives and pushforwards: two routes lead to one truth, and the allowance around it is narrow."""
 
 from __future__ import annotations
 
@@ -68,10 +65,11 @@ TREES = {
 
 def narrow_case(tree: Tree, word: str, along: int) -> Case:
     """Return a case of a derivative of the second order, without a batch, at different points."""
-    count = sum(int(np.prod(leaf.shape, dtype=int)) for leaf in tree.leaves)
-    sixteenths = iter((3 * i + 5 + i * i % 7) / 16 for i in range(count))
+    sizes = [int(np.prod(leaf.shape, dtype=int)) for leaf in tree.leaves]
+    numbers = np.split(np.arange(sum(sizes)), np.cumsum(sizes)[:-1])
+    # Distinct sixteenths in no progression, which every format has.
     primals = tuple(
-        np.array([next(sixteenths) for _ in np.ndindex(leaf.shape)]).reshape(leaf.shape) for leaf in tree.leaves
+        ((3 * i + 5 + i * i % 7) / 16).reshape(leaf.shape) for i, leaf in zip(numbers, tree.leaves, strict=True)
     )
     cotangent = np.resize([1.0, -0.75, 2.0], tree.root.shape)
     cases = list(repeated_order(Case(tree, FORMATS["float64"], primals, cotangent), word))
@@ -100,8 +98,11 @@ def second(word: str, inputs: list[np.ndarray], outputs: np.ndarray, along: int,
 
     def pushed(array: np.ndarray, variables: np.ndarray, tangent: np.ndarray) -> np.ndarray:
         pairs = list(zip(variables.flat, exact_array(tangent).flat, strict=True))
-        changes = [sympy.Add(*(slope(e, v) * t for v, t in pairs)) for e in array.flat]
-        return np.array(changes, dtype=object).reshape(array.shape)
+
+        def change(element: sympy.Expr) -> sympy.Expr:
+            return sympy.Add(*(slope(element, variable) * t for variable, t in pairs))
+
+        return np.array(list(map(change, array.flat)), dtype=object).reshape(array.shape)
 
     cotangent, direction = exact_array(case.cotangent), case.direction
     assert direction is not None
@@ -136,7 +137,10 @@ def case_of(tree: Tree) -> Case:
 
 
 def assert_narrow(case: Case) -> None:
-    """Assert that an allowance contains the truth, and is within 2,000 roundings of the largest of it."""
+    """Assert that an allowance contains the truth, and is no wider than 2,000 roundings of its largest entry.
+
+    The number is arbitrary, and enough to see an allowance that explodes.
+    """
     for truth, allowance in zip(certified(case)[0], allowed(case), strict=True):
         largest = max(abs(float(ball)) for ball in truth.flat)
         for true, wide in zip(truth.flat, allowance.flat, strict=True):
@@ -150,7 +154,7 @@ def assert_narrow(case: Case) -> None:
 @pytest.mark.parametrize("word", ["f", "rr", "fr", "rf", "ff"])
 @pytest.mark.parametrize("name", TREES)
 def test_allowance_is_narrow(name: str, word: str) -> None:
-    """That of the second order, and that of forward-mode, contain the truth and little more."""
+    """The allowances of forward-mode and of the second order contain the truth and little more."""
     case = case_of(TREES[name])
     for asked in [replace(case, word=word)] if len(word) == 1 else repeated_order(case, word):
         assert_narrow(asked)
@@ -179,9 +183,9 @@ def test_values_on_the_way_may_overflow() -> None:
 def test_tangents_may_overflow() -> None:
     """Where a format holds every cotangent but no tangent, forward-mode is moot, and so is a second derivative."""
     case = Case(applied("reciprocal", "log", "deg2rad"), FORMATS["float16"], (np.array([2.0**-8]),), np.ones(1))
-    words = {word: [case] if len(word) == 1 else list(repeated_order(case, word)) for word in ("r", "f", "rr", "ff")}
-    moot = {word: [overflows(replace(each, word=word)) for each in asked] for word, asked in words.items()}
-    assert moot == {"r": [False], "f": [True], "rr": [True], "ff": [True]}
+    for word, is_moot in (("r", False), ("f", True), ("rr", True), ("ff", True)):
+        (asked,) = [case] if len(word) == 1 else repeated_order(case, word)
+        assert overflows(replace(asked, word=word)) is is_moot
 
 
 def test_seams_are_where_pieces_meet() -> None:
@@ -202,14 +206,13 @@ def test_fixed_cases_avoid_seams(name: str) -> None:
         assert case.direction is not None
         assert case.direction.shape == case.primals[case.along].shape
         if OPS[name].elementwise:
-            assert not any(
-                critical(OPS[name], list(zip(*([arb(v) for v in p.flat] for p in case.primals), strict=True)), order=2)
-            )
+            columns = [map(arb, primal.ravel().tolist()) for primal in case.primals]
+            assert not any(critical(OPS[name], list(zip(*columns, strict=True)), order=2))
 
 
 @given(data=st.data())
 def test_drawn_cases_of_the_second_order(data: st.DataObject) -> None:
-    """They have a direction; trees reduce no single element, which sympy knows to be straight."""
+    """Drawn cases of second order have a direction; trees reduce no single element, which sympy knows to be linear."""
     op = OPS[data.draw(st.sampled_from(["sin", "maximum", "mul", "matmul"]))]
     assert data.draw(op_cases(op, FLOAT32)).order == 1
     for case in (data.draw(op_cases(op, FLOAT32, order=2)), data.draw(tree_cases(FLOAT32, order=2))):

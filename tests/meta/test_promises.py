@@ -13,13 +13,13 @@ from reference.catalogue import OPS
 from reference.format import FORMATS
 from reference.op import Op
 from strategies.cases import fixed_cases, long_case
-from tests.runs.promises import DTYPES, kept, row
+from tests.runs.promises import DTYPES, row, sharpest
 from tests.runs.table import NONE
 from tests.subject.mode import MODES
 from tests.verdict.comparison import judged
 
 TABLE = (Path(__file__).parents[2] / "docs/promises.md").read_text(encoding="utf-8")
-ROWS = [[cell.strip() for cell in line.split("|")[1:-1]] for line in TABLE.splitlines() if line.startswith("| ")][1:]
+ROWS = [list(map(str.strip, line.split("|")[1:-1])) for line in TABLE.splitlines() if line.startswith("| ")][1:]
 
 
 def test_table_has_every_tensor_op() -> None:
@@ -80,8 +80,8 @@ def broken(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 def test_accumulation_in_the_format_is_told_apart() -> None:
     """A kernel that accumulates 300 rows in bfloat16 keeps `format` only; one that is wrong keeps nothing."""
     form = FORMATS["bfloat16"]
-    assert kept([long_case(scaled("RoundedSum.apply"), form, 300)]) == PROMISES[-1]
-    assert kept(fixed_cases(scaled("broken"), form, whole=True)) == NONE
+    assert sharpest([long_case(scaled("RoundedSum.apply"), form, 300)]) == PROMISES[-1]
+    assert sharpest(fixed_cases(scaled("broken"), form, whole=True)) == NONE
 
 
 @pytest.mark.parametrize(("name", "looser"), [("RoundedSum.apply", ("format",)), ("broken", ())])

@@ -31,10 +31,10 @@ if TYPE_CHECKING:
 Values = np.ndarray[Any, np.dtype[Any]]
 
 COUNTS = {2: 8192, 3: 8192, 8: 2048, 33: 1024, 128: 1024, 1000: 256, 4096: 128}
-"""How many terms sums have, and how many sums of so many there are: a million in all formats, orders and kinds."""
+"""How many sums there are of each number of terms: a million over all formats, orders and draws of terms."""
 
 DTYPES = {"float16": np.float16, "bfloat16": np.float32, "float32": np.float32, "float64": np.float64}
-"""In what numpy holds values of a format."""
+"""The dtype in which numpy holds values of each format."""
 
 
 def rounded(values: Values, form: Format) -> Values:
@@ -105,11 +105,13 @@ def alternating(rng: np.random.Generator, count: int, sums: int) -> Values:
     return rng.uniform(0.5, 1, (count, sums)) * np.where(np.arange(count) % 2, -1, 1)[:, None]
 
 
-KINDS = (normal, positive, alternating)
+TERMS = (normal, positive, alternating)
+"""How terms are drawn."""
 
 
 def off(found: Values, terms: Values) -> Values:
     """Return how far sums are from the true ones: those of float64, with what each addition lost added up."""
+    # Knuth's TwoSum: what an addition lost is itself a float64.
     high, low = np.zeros(terms.shape[1:]), np.zeros(terms.shape[1:])
     for row in terms.astype(np.float64):
         total = high + row
@@ -134,9 +136,9 @@ def test_sums_stay_within_the_allowance(name: str, order: str, record_property: 
     form, add = FORMATS[name], ORDERS[order]
     rng = np.random.default_rng(sum(map(ord, name + order)))
     nearest, sums = 0.0, 0
-    for kind in KINDS:
+    for draw in TERMS:
         for count, often in COUNTS.items():
-            terms = rounded(kind(rng, count, often), form)
+            terms = rounded(draw(rng, count, often), form)
             error, sizes = off(add(terms, form), terms), np.abs(terms.astype(np.float64)).sum(0)
             sums += often
             for independent in (False, True):
@@ -146,13 +148,13 @@ def test_sums_stay_within_the_allowance(name: str, order: str, record_property: 
                 assert (enclosed(terms, rounding).rad >= share * (1 - 2.0**-30)).all()
                 nearest = max(nearest, float((error / share).max()))
     record_property("nearest", nearest)
-    assert sums == len(KINDS) * sum(COUNTS.values())
+    assert sums == len(TERMS) * sum(COUNTS.values())
     assert nearest > 0.4
 
 
 def test_there_are_a_million_sums() -> None:
     """The tables above come to a million sums."""
-    assert len(FORMATS) * len(ORDERS) * len(KINDS) * sum(COUNTS.values()) >= 10**6
+    assert len(FORMATS) * len(ORDERS) * len(TERMS) * sum(COUNTS.values()) >= 10**6
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -181,7 +183,7 @@ def test_a_narrower_allowance_is_exceeded(name: str) -> None:
 
 @pytest.mark.parametrize(("count", "due"), [(0, 0), (1, 0), (2, 1), (65, 64), (66, 8 * math.sqrt(66)), (4096, 512)])
 def test_roundings_of_drawn_terms_are_the_fewer(count: int, due: float) -> None:
-    """Few terms round once less than they are, many 8 times the root of their number."""
+    """Few terms are rounded once less than there are of them, many 8 times the root of their number."""
     assert Rounding(independent=True).roundings(count) == due
     assert Rounding().roundings(count) == max(count - 1, 0)
 
@@ -227,7 +229,7 @@ def computed(case: Case, arithmetic: Arrays) -> list[Values]:
 
 
 def is_allowed(case: Case, results: Sequence[Values]) -> bool:
-    """Say whether results lie within what rounding may make of a derivative."""
+    """Say whether results lie within the allowance of a case."""
     return all(
         (np.abs(result - found.centre - found.offset) <= found.radius).all()
         for result, found in zip(results, answer(case), strict=True)

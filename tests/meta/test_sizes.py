@@ -38,7 +38,7 @@ def assay() -> Assay:
 
 
 def wave(ends: Callable[[torch.Tensor], Any]) -> Op:
-    """Return an op whose backward multiplies by a function of the input what is right."""
+    """Return sin with a backward whose gradient is multiplied by a function of the input."""
     back = kernel(torch.sin, lambda saved, g, **_: g * torch.cos(saved[0]) * ends(saved[0]), faulty=False)
     return Op(name="wave", torch=back, formula=sympy.sin(x))
 

@@ -24,12 +24,12 @@ from tests.runs.speed.instructions import total
 from tests.runs.speed.interleaved import Ratio, judged
 from tests.runs.speed.network import NETWORKS
 from tests.runs.speed.table import Figure
-from tests.runs.speed.work import KINDS, Graph, Work, chain, counted, fan_out, gated, neuron, of_network, of_op
+from tests.runs.speed.work import TIMED, Graph, Work, chain, counted, fan_out, gated, neuron, of_network, of_op
 from tests.subject import binding
 from tests.verdict.comparison import Judgement, judge_values
 
 OF_GAMMA = {"lgamma", "digamma"}
-"""The ops in whose derivatives there is a function that torch is known to get wrong."""
+"""The ops whose derivatives have digamma or trigamma in them, which torch is known to get wrong."""
 
 ROOT = Path(__file__).parents[2]
 FORM = FORMATS["float64"]
@@ -65,7 +65,7 @@ def test_floor_is_the_derivative(op: Op) -> None:
 
 @pytest.mark.parametrize("work", [chain(20, 8, FORM), fan_out(20, 8, FORM), neuron(8, FORM)], ids=str)
 def test_floor_of_a_graph_is_the_derivative(work: Work) -> None:
-    """So it is for a chain, a fan-out and the neuron."""
+    """The floor of a chain, a fan-out and the neuron is within the rounding of its certified derivative."""
     judgement = judged_floor(work)
     assert work.tree is not None
     assert judgement.compared == 8 * len(work.tree.leaves)
@@ -79,9 +79,9 @@ def test_every_kind_of_run_runs(work: Work) -> None:
     """Forwards, backwards, both and double give tensors of the inputs' shapes, as often as one likes."""
     graph = Graph(work, "cpu")
     for kind in ("backward", "both", "backward"):
-        assert [g.shape for g in KINDS[kind](graph)()] == [leaf.shape for leaf in graph.wanted]
+        assert [g.shape for g in TIMED[kind](graph)()] == [leaf.shape for leaf in graph.wanted]
     if work.name != "attention block":  # torch has no second derivative of its fused attention on the CPU
-        assert [KINDS["double"](graph)()[0].shape for _ in range(2)] == [graph.leaves[0].shape] * 2
+        assert [TIMED["double"](graph)()[0].shape for _ in range(2)] == [graph.leaves[0].shape] * 2
 
 
 def test_graphs_may_be_deep() -> None:
@@ -95,12 +95,12 @@ def test_graphs_may_be_deep() -> None:
 
 
 STEP = 2.0**-26
-"""Of a difference in float64: the rounding over it is small, and no hidden unit passes its kink."""
+"""The step of a difference in float64: rounding divided by it is small, and no hidden unit passes its kink."""
 
 
 @pytest.mark.parametrize("work", NETS, ids=str)
 def test_floor_of_a_network_is_the_derivative(work: Work) -> None:
-    """Along any direction in each input and parameter, it is what the network's values change by."""
+    """The floor of a network is how its values change along a direction in each input and parameter."""
     graph = Graph(work, "cpu")
     torch.manual_seed(0)
     graph.cotangent = torch.randn_like(graph.output)
@@ -208,7 +208,7 @@ def test_instructions_of_torch_alone_are_counted() -> None:
 
 
 class Clock:
-    """A clock that a call moves on by what it is told to, and each reading by a little."""
+    """A clock that stands still but for the calls that move it on, and for a little at each reading."""
 
     now = 0.0
 

@@ -51,7 +51,7 @@ def stated(due: float, **named: Any) -> Op:
 
 
 def test_what_is_stated_is_due_in_the_place_of_the_rule() -> None:
-    """Of an elementwise op too, and where no formula could be evaluated; a cotangent multiplies it."""
+    """It is due of an elementwise op too, and at a pole of the formula; the cotangent multiplies it."""
     assert not any(judgement.misses for judgement in judgements(stated(1), "float32"))
     (miss, *_), (other, *_) = (judgement.misses for judgement in judgements(stated(0.5), "float32"))
     assert (float.fromhex(miss.expected), float.fromhex(other.expected)) == (1.0, -0.375)
@@ -63,7 +63,7 @@ def test_what_is_stated_is_due_in_the_place_of_the_rule() -> None:
 
 
 def test_point_without_what_is_due_has_that_of_the_formula() -> None:
-    """Such a point is asked whatever is drawn."""
+    """A point that states nothing due is asked all the same, and the formula has its derivative there."""
     op = Op(name="here", torch="torch.sin", formula=sympy.sin(x), points=(Stated({"x": 1.5}),))
     assert not any(judgement.misses for judgement in judgements(op, "bfloat16"))
     wrong = Op(name="here", torch="torch.cos", formula=sympy.sin(x), points=(Stated({"x": 1.5}),))

@@ -76,7 +76,7 @@ def test_points_lie_inside(form: Format, interval: Interval) -> None:
 
 @pytest.mark.parametrize("form", [FORMATS["float16"], FORMATS["bfloat16"]], ids=lambda form: form.name)
 def test_everything_is_every_value(form: Format) -> None:
-    """All finite values of a format of 16 bits, zeros of either sign among them, but no pole."""
+    """Every finite value of a format of 16 bits is there, with zeros of either sign, and no pole."""
     values = everything(form, REAL)
     assert values.size == 2 * form.last_ordinal + 2
     assert (np.diff(values) >= 0).all()
@@ -288,12 +288,12 @@ def test_trees_of_second_order_reduce_no_single_element(tree: Tree) -> None:
 
 @pytest.mark.parametrize(("name", "first"), [("linear", 1), ("layer_norm", 1), ("var", 2), ("var_biased", 1)])
 def test_every_length_of_every_axis_is_asked(name: str, first: int) -> None:
-    """So that it does not hang on what is drawn whether a row of one element, say, is asked; var of one is 0/0."""
+    """Each length of each axis is asked by rule, so that no draw decides whether; a variance of one element is 0/0."""
     op = OPS[name]
-    shapes = {tuple(leaf.shape for leaf in case.tree.leaves) for case in manner_cases(op, FORMATS["float32"])}
+    trees = [case.tree for case in manner_cases(op, FORMATS["float32"])]
     for letter in op.letters:
-        places = [(i, part.index(letter)) for i, part in enumerate(op.axes.split(",")) if letter in part]
-        asked = {core[i][axis] for core in shapes for i, axis in places}
+        axes = [(i, part.index(letter)) for i, part in enumerate(op.axes.split(",")) if letter in part]
+        asked = {tree.leaves[i].shape[axis] for tree in trees for i, axis in axes}
         assert asked >= {length for length in LENGTHS if length >= first}
         assert min(asked) >= first
 

@@ -1,4 +1,4 @@
-"""The rules of the tape notice each planted fault."""
+"""The tests of the tape, and the model of it, notice each planted fault."""
 
 from __future__ import annotations
 
@@ -17,30 +17,29 @@ if TYPE_CHECKING:
 
 
 def calls(name: str) -> Iterator[dict[str, Any]]:
-    """Return the arguments of each test that a rule has on the CPU."""
-    rule = getattr(test_tape, name)
+    """Yield the arguments of each run of a test of the tape on the CPU, as pytest would parametrise it."""
+    test = getattr(test_tape, name)
     tables = []
-    for mark in getattr(rule, "pytestmark", []):
+    for mark in getattr(test, "pytestmark", []):
         names, rows = mark.args
         tables.append([{names: row} if isinstance(names, str) else dict(zip(names, row, strict=True)) for row in rows])
     for rows in itertools.product(*tables):
         fixtures = {"device": "cpu", "leaf": torch.tensor([3.0], requires_grad=True)}
-        yield {name: value for name, value in fixtures.items() if name in inspect.signature(rule).parameters} | {
-            k: v for row in rows for k, v in row.items()
-        }
+        taken = {name: fixtures[name] for name in fixtures.keys() & inspect.signature(test).parameters}
+        yield dict(itertools.chain(taken.items(), *(row.items() for row in rows)))
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
 @pytest.mark.parametrize("fault", FAULTS)
-def test_rule_notices_the_fault(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A rule fails with the fault, and holds without it."""
-    plant, rule = FAULTS[fault]
+def test_tape_test_notices_the_fault(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The test that is named fails with the fault, and passes without it."""
+    plant, test = FAULTS[fault]
     with monkeypatch.context() as patch:
         plant(patch)
-        noticed = [not holds(rule, arguments) for arguments in calls(rule)]
-        torch.set_grad_enabled(True)
-    assert any(noticed)
-    assert all(holds(rule, arguments) for arguments in calls(rule))
+        failed = [not passes(test, arguments) for arguments in calls(test)]
+        torch.set_grad_enabled(True)  # which a fault may leave off
+    assert any(failed)
+    assert all(passes(test, arguments) for arguments in calls(test))
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -49,8 +48,8 @@ def test_model_notices_the_fault(fault: str) -> None:
     assert noticed(fault, shrink=False)
 
 
-def holds(name: str, arguments: dict[str, Any]) -> bool:
-    """Say whether a rule passes."""
+def passes(name: str, arguments: dict[str, Any]) -> bool:
+    """Say whether a test of the tape passes."""
     try:
         getattr(test_tape, name)(**arguments)
     except (AssertionError, AttributeError, RuntimeError, pytest.fail.Exception):  # `.grad` that is None has no values

@@ -23,7 +23,7 @@ BITS = 160
 EXPONENTS = np.arange(-1074, 1024)
 
 ULP = 2.0**-52
-"""The unit that errors are told in: twice the roundoff, relative."""
+"""The unit of errors here, relative: twice the unit roundoff of float64."""
 
 
 def every_binade(rng: np.random.Generator, each: int = 8) -> Values:
@@ -50,7 +50,7 @@ def trouble() -> Values:
 
 
 def points() -> Values:
-    """Return some 24,000 points."""
+    """Return some 24,000 arguments: of every binade, near trouble, and in the ranges of use."""
     rng = np.random.default_rng(0)
     return np.concatenate([every_binade(rng), trouble(), rng.uniform(-40, 40, 2000), rng.uniform(-1.5, 1.5, 2000)])
 
@@ -69,7 +69,7 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], Callable[..., arb], float]] = {
     "erf": (lambda values: np.asarray(erf(values), dtype=np.float64), arb.erf, FUNCTION),
     "power": (np.power, arb.__pow__, FUNCTION),
 }
-"""Numpy's function, flint's, and the relative error that balls grant."""
+"""Numpy's function, flint's, and the relative error that balls grant the first."""
 
 
 def arguments(name: str) -> list[Values]:

@@ -1,4 +1,4 @@
-"""Numbers that a formula of whole arrays compares with are found, and kernels that are wrong at them or beyond."""
+"""Numbers that a formula of whole arrays compares with are found, and faults of kernels at them and beyond too."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ KNOTS: dict[str, tuple[Callable[..., Any], list[bool]]] = {
 
 @pytest.mark.parametrize("name", KNOTS)
 def test_where_kinks_meet_nothing_is_due(name: str) -> None:
-    """Neither is it where no precision shows on which side an element is; one kink and any branches are decided."""
+    """Nor is it where no precision tells on which side an element is; one kink and any branches are decided."""
     formula, due = KNOTS[name]
     case = whole(op_of(formula), (np.array([0.0, 1.0, 0.5]),), np.ones(3))
     assert undecided(value_of(case).output, given(case), "x0").tolist() == due
@@ -129,7 +129,7 @@ def hinge(x: Any, label: Any) -> Any:
 
 
 def hinged(beyond: Callable[[Any], Any]) -> Callable[..., Any]:
-    """Return its backward, where the loss counts as positive."""
+    """Return the backward of `hinge`, given where the margin counts as positive."""
     return lambda saved, g, **_: (-saved[1] * g * beyond(1 - saved[1] * saved[0]), None)
 
 
@@ -200,7 +200,7 @@ def entry(name: str, backward: Callable[..., Any] | None = None) -> Op:
 
 
 def verdicts(case: Case) -> set[str]:
-    """Judge a case."""
+    """Return the verdicts of the misses of a case."""
     return {miss.verdict for miss in judged(BACKWARD.asks(case), BACKWARD, "cpu").misses}
 
 

@@ -1,4 +1,4 @@
-"""A drawn tree is of ops whose values are right: another would be blamed for them."""
+"""Drawn trees have only ops whose values are right: others would be blamed for those that are not."""
 
 from typing import Any
 
@@ -29,7 +29,7 @@ class Blunt(torch.autograd.Function):
 
 
 def test_trees_leave_out_an_op_whose_values_are_off_and_say_so() -> None:
-    """Only the op that is off is left out, and it is named."""
+    """The op whose values are off is left out and named, and no other is."""
     blunt = Op(name="blunt", torch="tests.meta.test_value.Blunt.apply", formula=x**2)
     assay = Assay("tree", MODES["backward"], FORMATS["float32"], "cpu", ())
     sound = (OPS["sin"], OPS["square"], OPS["softmax"])
@@ -45,7 +45,7 @@ def test_trees_leave_out_an_op_without_a_kernel() -> None:
 
 
 def test_cases_that_stand_for_trees() -> None:
-    """They lie inside the domain, and there are none for an op that trees do not have."""
+    """The cases by which an op is judged for trees lie inside its domain; an op that trees do not have has none."""
     assert reached_cases(OPS["floor"], FORMATS["float32"]) == ()
     (case,) = reached_cases(OPS["acosh"], FORMATS["float16"])
     assert case.points > 20

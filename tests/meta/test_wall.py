@@ -10,14 +10,14 @@ import pytest
 
 from tests.wall.judging import OURS, Results, results
 from tests.wall.page import GRADCHECK, JUDGES, LETTERS, WIDTH, surprises
-from tests.wall.plants import DTYPES, EXPLAINED, PLACES, STORIES, Place
+from tests.wall.plants import DTYPES, EXPLAINED, STORIES, WORKLOADS, Workload
 from tests.wall.rules import RULES, Compared, Rule
 
 if TYPE_CHECKING:
     from reference.format import Floats
 
 PAGE = (Path(__file__).parents[2] / "docs/wall.md").read_text(encoding="utf-8")
-ROWS = [[cell.strip() for cell in line.split("|")[1:-1]] for line in PAGE.splitlines() if line.startswith("|")]
+ROWS = [list(map(str.strip, line.split("|")[1:-1])) for line in PAGE.splitlines() if line.startswith("|")]
 NAMED = {rule.project: rule for rule in RULES}
 
 LENGTH = 1000
@@ -31,7 +31,7 @@ def compared(got: float | Floats, due: float = 1.0, *, is_narrow: bool = False, 
 
 
 def few(count: int, off: float) -> Floats:
-    """Return ones, of which so many are off."""
+    """Return ones, but for the first few, which are off by a part."""
     return np.where(np.arange(LENGTH) < count, 1 + off, 1.0)
 
 
@@ -64,7 +64,7 @@ EXAMPLES = [
     ("gpucheck", 1 + 1.9e-4, 1 + 2.1e-4, {}),
     ("gpucheck", 1.09, 1.11, {"is_narrow": True}),
 ]
-"""A rule, what it accepts, what it rejects, and what else `compared` is told."""
+"""The name of a rule, a gradient that it accepts and one that it rejects, and what else `compared` is told."""
 
 
 @pytest.mark.parametrize(("project", "accepted", "rejected", "told"), EXAMPLES)
@@ -93,6 +93,7 @@ def test_rule_compares_with_its_reference(rule: Rule) -> None:
     values: dict[str, Any] = {name: ones if name == own else others for name in REFERENCES.values()}
     assert rule.accepts(Compared(got=ones, **values))
     values = {name: others if name == own else ones for name in REFERENCES.values()}
+    # Its tolerance is twice the error of torch in the same dtype, which is 1e4 here: it has a test of its own.
     assert rule.project == "flash-attention" or not rule.accepts(Compared(got=ones, **values))
 
 
@@ -104,11 +105,13 @@ def test_flash_attention_allows_twice_the_error_of_torch() -> None:
     assert not accepts(Compared(reference + 2.0002, reference + 1, reference, reference))
 
 
-@pytest.fixture(scope="module", params=[(p, d) for p in PLACES for d in DTYPES], ids=lambda x: f"{x[0].op.name}-{x[1]}")
+@pytest.fixture(
+    scope="module", params=[(w, d) for w in WORKLOADS for d in DTYPES], ids=lambda x: f"{x[0].op.name}-{x[1]}"
+)
 def small(request: pytest.FixtureRequest) -> Results:
-    """Return the results of a place in a dtype, at a smaller size."""
-    place, dtype = request.param
-    return results(place, dtype, is_small=True)
+    """Return the results of a workload in a dtype, at its smaller size."""
+    workload, dtype = request.param
+    return results(workload, dtype, is_small=True)
 
 
 def test_oracle_rejects_every_fault(small: Results) -> None:
@@ -125,21 +128,21 @@ def test_oracle_accepts_every_sound_kernel(small: Results) -> None:
 def test_every_judge_is_asked_of_every_kernel(small: Results) -> None:
     """Every judge has said something of every kernel."""
     said = [*small.faults.values(), *small.sound.values(), *small.others.values()]
-    assert all(set(outcome.accepted) == set(JUDGES) for outcome in said)
+    assert all(set(each.accepted) == set(JUDGES) for each in said)
 
 
 def test_every_fault_has_a_story() -> None:
-    """The page says what each fault is, and of no other."""
-    assert {name for place in PLACES for name in place.faults} == set(STORIES)
+    """The page says what each fault is, and has no story of a fault that is not planted."""
+    assert {name for workload in WORKLOADS for name in workload.faults} == set(STORIES)
     assert all(f"- *{name}*: " in PAGE for name in STORIES)
 
 
-@pytest.mark.parametrize("place", PLACES, ids=lambda place: place.op.name)
-def test_page_has_every_kernel(place: Place) -> None:
+@pytest.mark.parametrize("workload", WORKLOADS, ids=lambda workload: workload.op.name)
+def test_page_has_every_kernel(workload: Workload) -> None:
     """Each fault and each sound kernel has a row in each dtype, with a cell for each rule."""
     rows = [cells for cells in ROWS if len(cells) == 1 + len(JUDGES)]
-    for name in (*place.faults, "correctly rounded", "in pairs", "in order"):
-        assert [cells[0] for cells in rows].count(f"{place.op.name}: {name}") == len(DTYPES)
+    for name in (*workload.faults, "correctly rounded", "in pairs", "in order"):
+        assert [cells[0] for cells in rows].count(f"{workload.op.name}: {name}") == len(DTYPES)
 
 
 @pytest.mark.parametrize("judge", [*JUDGES, GRADCHECK])
@@ -153,7 +156,7 @@ def test_page_says_what_rounding_explains() -> None:
     """What the oracle accepts at real sizes is what has a reason on file, in either dtype."""
     column = 1 + JUDGES.index(OURS)
     wrong = [cells[0] for cells in ROWS if len(cells) == 1 + len(JUDGES) and cells[column] == "x"]
-    faults = {f"{place.op.name}: {name}" for place in PLACES for name in place.faults}
+    faults = {f"{workload.op.name}: {name}" for workload in WORKLOADS for name in workload.faults}
     assert [name for name in wrong if name in faults] == [f"{op}: {name}" for op, name in EXPLAINED] * len(DTYPES)
 
 

@@ -79,7 +79,7 @@ def test_no_case_breaks_the_condition(op: Op, dtype: str) -> None:
 @given(data=st.data())
 @pytest.mark.parametrize("op", [CONIC, ROWS, WHOLE, HALF], ids=lambda op: op.name)
 def test_no_drawn_case_breaks_the_condition(op: Op, data: st.DataObject) -> None:
-    """So it is of what is drawn, laid out or expanded, in one order or two."""
+    """Drawn inputs meet it too, however they are laid out or expanded, in the first and the second order."""
     case = data.draw(op_cases(op, FORMATS["float32"], order=data.draw(st.integers(1, 2))))
     assert op.holds(case.primals).all()
 
@@ -93,7 +93,7 @@ def test_points_are_left_out_where_they_are_listed() -> None:
 
 
 def test_condition_that_nothing_meets_is_an_error() -> None:
-    """It is said, with what is accepted, and never a case of nothing."""
+    """It says what is accepted; there is never a case without points instead."""
     op = Op(name="never", torch="torch.sin", formula=sympy.sin(x), where=lambda x: x > np.inf)
     with pytest.raises(UnmetError, match=r"op 'never': where: .* accepted: "):
         fixed_cases(op, FORMATS["float32"])

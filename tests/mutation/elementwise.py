@@ -46,8 +46,9 @@ if TYPE_CHECKING:
     Tensors = Sequence[torch.Tensor]
 
 ENTRIES, WITHIN = 25, 9.0
-"""What gradcheck is given: so many inputs, within this of 0."""
+"""How many inputs gradcheck is given, and how far from 0 they lie at most; both numbers are arbitrary."""
 
+# Without phases that shrink, since nobody reads the failure; and with the same draws each time.
 DRAWS = settings(
     phases=[Phase.generate], derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck)
 )
@@ -56,8 +57,8 @@ KNOWN = deviation.read(deviation.FILE, OPS)
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a backward is asked: of which op, in which format, at which inputs."""
+class Call:
+    """A call whose backward is asked: of which op, in which format, at which inputs."""
 
     op: Op
     form: Format
@@ -71,16 +72,19 @@ class Place:
 
 @dataclass(frozen=True)
 class Mutant:
-    """A way to be wrong, and the elements that it strikes, given the inputs and their format."""
+    """A way to be wrong, and the elements that it strikes."""
 
     name: str
     change: Callable[[torch.Tensor, Format], torch.Tensor]
-    strikes: Callable[[Place], torch.Tensor]
+    """Returns the gradient as it is where it is wrong."""
 
-    def gradients(self, place: Place, sound: Tensors) -> list[torch.Tensor]:
+    strikes: Callable[[Call], torch.Tensor]
+    """Returns, in the shape of the inputs, which elements are wrong."""
+
+    def gradients(self, call: Call, sound: Tensors) -> list[torch.Tensor]:
         """Return the gradients as the mutant has them."""
-        struck = self.strikes(place)
-        return [torch.where(struck, self.change(g, place.form), g) for g in sound]
+        struck = self.strikes(call)
+        return [torch.where(struck, self.change(g, call.form), g) for g in sound]
 
 
 def scaled(gradient: torch.Tensor, factor: float) -> torch.Tensor:
@@ -88,36 +92,37 @@ def scaled(gradient: torch.Tensor, factor: float) -> torch.Tensor:
     return (gradient.double() * factor).to(gradient.dtype)
 
 
-def everywhere(place: Place) -> torch.Tensor:
+def everywhere(call: Call) -> torch.Tensor:
     """Strike every element."""
-    return torch.ones_like(place.first, dtype=torch.bool)
+    return torch.ones_like(call.first, dtype=torch.bool)
 
 
-def beyond_median(place: Place) -> torch.Tensor:
+def beyond_median(call: Call) -> torch.Tensor:
     """Strike where the first input is larger in magnitude than half the values of its domain."""
-    lower, upper = bounds(place.form, place.op.interval(place.op.inputs[0]))
+    lower, upper = bounds(call.form, call.op.interval(call.op.inputs[0]))
+    # Values of a float format are ordered as their ordinals are, so the middle ordinal is that of the median.
     magnitudes = np.abs([max(lower, 0) or min(upper, 0), max(-lower, upper)])
-    return place.first.abs() > float(place.form.values(np.array([magnitudes.sum() // 2]))[0])
+    return call.first.abs() > float(call.form.values(np.array([magnitudes.sum() // 2]))[0])
 
 
-def at_kinks(place: Place) -> torch.Tensor:
+def at_kinks(call: Call) -> torch.Tensor:
     """Strike kinks and edges of the domain."""
-    values = [x.double().numpy() for x in place.inputs]
-    with np.errstate(all="ignore"):
-        zeros = [sympy.lambdify(place.op.symbols, e, "numpy")(*values) == 0 for e in critical_expressions(place.op)]
+    values = [x.double().numpy() for x in call.inputs]
+    with np.errstate(all="ignore"):  # an expression need not be defined at every input
+        zeros = [sympy.lambdify(call.op.symbols, e, "numpy")(*values) == 0 for e in critical_expressions(call.op)]
     return torch.tensor(np.any(zeros, axis=0) if zeros else np.zeros(values[0].shape, dtype=bool)).reshape(
-        place.first.shape
+        call.first.shape
     )
 
 
-def at_infinity(place: Place) -> torch.Tensor:
+def at_infinity(call: Call) -> torch.Tensor:
     """Strike where an input is infinite."""
-    return torch.stack([x.isinf() for x in place.inputs]).any(dim=0)
+    return torch.stack([x.isinf() for x in call.inputs]).any(dim=0)
 
 
-def numbered(place: Place) -> torch.Tensor:
+def numbered(call: Call) -> torch.Tensor:
     """Return the number of each element."""
-    return torch.arange(place.first.numel()).reshape(place.first.shape)
+    return torch.arange(call.first.numel()).reshape(call.first.shape)
 
 
 MUTANTS = (
@@ -128,24 +133,24 @@ MUTANTS = (
     Mutant("half as much again beyond the median magnitude", lambda g, _: scaled(g, 1.5), beyond_median),
     Mutant("plus 1 at kinks and edges", lambda g, _: g + 1, at_kinks),
     Mutant("plus 1/2 at infinite inputs", lambda g, _: g + 0.5, at_infinity),
-    Mutant("1 for inputs below 0", lambda g, _: torch.ones_like(g), lambda place: place.first < 0),
-    Mutant("plus 1 at -0", lambda g, _: g + 1, lambda place: (place.first == 0) & place.first.signbit()),
+    Mutant("1 for inputs below 0", lambda g, _: torch.ones_like(g), lambda call: call.first < 0),
+    Mutant("plus 1 at -0", lambda g, _: g + 1, lambda call: (call.first == 0) & call.first.signbit()),
     Mutant(
         "half as much again for subnormal inputs",
         lambda g, _: scaled(g, 1.5),
-        lambda place: place.first.abs() < place.form.smallest_normal,
+        lambda call: call.first.abs() < call.form.smallest_normal,
     ),
     Mutant(
         "0 above half the square root of the largest value",
         lambda g, _: g * 0,
-        lambda place: place.first.abs() > place.form.largest**0.5 / 2,
+        lambda call: call.first.abs() > call.form.largest**0.5 / 2,
     ),
     Mutant(
         "plus 1 in the tail after whole vectors of 8",
         lambda g, _: g + 1,
-        lambda place: numbered(place) >= place.first.numel() // 8 * 8,
+        lambda call: numbered(call) >= call.first.numel() // 8 * 8,
     ),
-    Mutant("plus 1 in one element of a thousand", lambda g, _: g + 1, lambda place: numbered(place) % 1000 == 999),
+    Mutant("plus 1 in one element of a thousand", lambda g, _: g + 1, lambda call: numbered(call) % 1000 == 999),
 )
 
 
@@ -157,14 +162,16 @@ def mode(mutant: Mutant) -> Mode:
         found = [g for g in sound.gradients(case, device) if g is not None]
         if len(set(case.batches)) > 1:
             return list(found)  # an input that was broadcast has no element of its own for each of the other
+        # Contiguous, whatever the case asks: a tail after vectors is one of the elements in their order.
         inputs = [x.detach() for x in binding.leaves(replace(case, layouts=()), device)]
-        return list(mutant.gradients(Place(case.tree.root.op, case.form, inputs), found))
+        return list(mutant.gradients(Call(case.tree.root.op, case.form, inputs), found))
 
     return replace(sound, gradients=gradients)
 
 
 def is_planted(op: Op, form: Format, mutant: Mutant) -> bool:
     """Say whether the mutant changes a finite gradient at hard points or where torch's rule decides."""
+    # So many hard values of each input that all combinations of them are a few thousand points.
     sides = [hard(form, op.interval(name), op, {1: 2000, 2: 60, 3: 15}[len(op.inputs)]) for name in op.inputs]
     ruled = np.array([*places(op), *infinite_places(op)], dtype=np.float64).reshape(-1, len(op.inputs)).T
     columns = tuple(
@@ -176,7 +183,7 @@ def is_planted(op: Op, form: Format, mutant: Mutant) -> bool:
 
 
 def assay_catches(op: Op, form: Format, mutant: Mutant) -> bool:
-    """Say whether a test of the op fails."""
+    """Say whether a conformance test of the op fails with the mutant in torch's backward."""
     assay = Assay(op.name, mode(mutant), form, "cpu", KNOWN)
 
     @settings(DRAWS, max_examples=PROFILES["default"].op_cases)
@@ -195,7 +202,7 @@ def assay_catches(op: Op, form: Format, mutant: Mutant) -> bool:
 
 
 def gradcheck_catches(op: Op, mutant: Mutant | None) -> bool:
-    """Say whether gradcheck fails the op with the mutant in it, or without."""
+    """Say whether gradcheck fails the op with the mutant in its backward; without one, torch's own backward."""
     form = FORMATS["float64"]
 
     class Mutated(torch.autograd.Function):
@@ -210,7 +217,7 @@ def gradcheck_catches(op: Op, mutant: Mutant | None) -> bool:
             with torch.enable_grad():
                 sound = torch.autograd.grad(binding.call(op)(inputs), inputs, cotangent)
             return tuple(
-                sound if mutant is None else mutant.gradients(Place(op, form, [x.detach() for x in inputs]), sound)
+                sound if mutant is None else mutant.gradients(Call(op, form, [x.detach() for x in inputs]), sound)
             )
 
     rng = np.random.default_rng(0)
@@ -230,13 +237,13 @@ def report() -> None:
     missed = []
     ops = [op for op in OPS.values() if op.elementwise]
     form = FORMATS["float32"]
-    fewest: Counter[str] = Counter()
+    by_op: Counter[str] = Counter()
     for op in track(ops, description="planting"):
-        unusable = gradcheck_catches(op, None)
+        unusable = gradcheck_catches(op, None)  # it fails torch's own backward, and so can catch nothing
         for mutant in MUTANTS:
             if not is_planted(op, form, mutant):
                 continue
-            fewest[op.name] += 1
+            by_op[op.name] += 1
             planted[mutant.name] += 1
             if assay_catches(op, form, mutant):
                 ours[mutant.name] += 1
@@ -249,6 +256,6 @@ def report() -> None:
     table.add_row("all", *(str(counts.total()) for counts in (planted, ours, theirs)))
     Console().print(table)
     Console().print(
-        f"{len(ops)} ops, each with {min(fewest.values())} mutants or more. "
+        f"{len(ops)} ops, each with {min(by_op.values())} mutants or more. "
         f"Missed by the assay: {'; '.join(missed) or 'none'}"
     )

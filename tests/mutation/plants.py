@@ -34,20 +34,23 @@ Gradients = list[torch.Tensor]
 Change = Callable[["Case", Gradients], "Gradients | None"]
 """The gradients of a case as a mutant has them, given torch's own, which it may change; None if it cannot."""
 
-BATCH = "rows"
-"""The name of the axis in front of the inputs that may be batched."""
+ROWS = "rows"
+"""The name of the batch axis, which comes in front of the axes that the entry names."""
 
 VECTOR = 8
-"""Elements of a vector register: what comes after whole ones is the tail."""
+"""Elements of a vector register, which are eight in float32 with AVX2: what comes after whole ones is the tail."""
 
 TERMS = 64
-"""Partial sums that are added up at most; of a longer axis some neighbours are added exactly first."""
+"""The most partial sums that a sum in the format is made of; on a longer axis neighbours share one.
+
+The number is arbitrary: each partial sum costs a backward, and 64 of them lose enough bits to be noticed.
+"""
 
 ROUNDED = 2.0**-40
-"""The part of the largest entry by which float64 gradients differ for more than the order of their sums."""
+"""Gradients in float64 that differ by more than this part of their largest entry differ in more than rounding."""
 
 POWERS = {"float64": (8, 12, 16), "float32": (8, 12, 16), "bfloat16": (4, 6, 7)}
-"""The k of factors 1 + 2^-k: from one that every sum shows to one near what its allowance explains."""
+"""The k of factors 1 + 2^-k, from a bias that any gradient shows to one near what rounding explains."""
 
 DROPPED, DOUBLED = "last term dropped", "last term counted twice"
 TAIL = f"zero in the tail of a block of {VECTOR}"
@@ -68,8 +71,9 @@ class Plant:
 
 def plants(op: Op, dtype: str) -> Iterator[Plant]:
     """Yield the mutants of an op in a dtype; some may turn out to change nothing."""
-    is_summed = any(number >= op.batched for number in op.differentiable)  # over the rows
-    axes = [*op.letters, *([BATCH] if op.rows and is_summed else [])]
+    # An input without a batch is shared by all rows, so that its gradient is a sum over them, of which one can be lost.
+    is_shared = any(number >= op.batched for number in op.differentiable)
+    axes = [*op.letters, *([ROWS] if op.rows and is_shared else [])]
     for kind, chosen in ((DROPPED, without_last), (DOUBLED, with_last_twice)):
         yield from (Plant(kind, axis, partial(along, axis, chosen)) for axis in axes)
     inputs = [(place, op.inputs[number]) for place, number in enumerate(op.differentiable)]
@@ -90,35 +94,39 @@ def sound(case: Case) -> Gradients:
 
 
 def without_last(length: int) -> Integers:
-    """Return the places of an axis but the last."""
+    """Return the indices of an axis without the last."""
     return np.arange(length - 1)
 
 
 def with_last_twice(length: int) -> Integers:
-    """Return the places of an axis, the last of them twice."""
+    """Return the indices of an axis, with the last twice."""
     return np.append(np.arange(length), length - 1)
 
 
 def along(axis: str, chosen: Callable[[int], Integers], case: Case, gradients: Gradients) -> Gradients | None:
-    """Differentiate at other places of an axis; what has no place there is as it was."""
+    """Put in the gradients of the case that has other indices along an axis, as far as their shapes overlap.
+
+    It is None where there is no such case.
+    """
     other = at_places(case, axis, chosen)
     if other is None:
         return None
     for right, wrong in zip(gradients, sound(other), strict=True):
+        # Along the axis itself one is longer; an element that only one of them has keeps torch's own gradient.
         common = tuple(slice(min(lengths)) for lengths in zip(right.shape, wrong.shape, strict=True))
         right[common] = wrong[common]
     return gradients
 
 
 def at_places(case: Case, axis: str, chosen: Callable[[int], Integers]) -> Case | None:
-    """Return the case at other places of an axis: of its inputs, of what is not differentiated, and of the cotangent.
+    """Return the case whose inputs, contexts and cotangent are taken at other indices along an axis.
 
-    It is None where the axis has fewer than two, or the op does not take the inputs without the others being changed.
+    It is None where the axis has fewer than two elements, and where the op does not take such inputs.
     """
     op, primals, lengths = case.tree.root.op, [], set()
     for number, (letters, primal) in enumerate(zip(op.axes.split(","), case.primals, strict=True)):
         batch = primal.ndim - len(letters)
-        names = [*[BATCH] * (batch if number < op.batched else 0), *letters]
+        names = [*[ROWS] * (batch if number < op.batched else 0), *letters]
         for place in (place for place, name in enumerate(names) if name == axis):
             lengths.add(primal.shape[place])
             primal = primal.take(chosen(primal.shape[place]), axis=place)  # noqa: PLW2901 - one axis after the other
@@ -126,9 +134,11 @@ def at_places(case: Case, axis: str, chosen: Callable[[int], Integers]) -> Case 
     if len(lengths) != 1 or lengths <= {0, 1}:
         return None
     (length,) = lengths
-    known, due = (op.context([array.shape for array in arrays], case.seed) for arrays in (case.primals, primals))
+    # A context that is drawn anew for the new shapes only says what shape it must have: its values are not these.
+    known = op.context([array.shape for array in case.primals], case.seed)
+    due = op.context([array.shape for array in primals], case.seed)
     taken = {name: _taken(array, due[name].shape, chosen) for name, array in known.items()}
-    if axis == op.letters[-1]:  # which targets and indices are places of
+    if axis == op.letters[-1]:  # classes, which targets and indices number
         taken = {name: _below(array, len(chosen(length))) for name, array in taken.items()}
     same = replace(op, contexts={name: _constant(array) for name, array in taken.items()})
     shapes = tuple(p.shape[p.ndim - len(leaf.shape) :] for p, leaf in zip(primals, case.tree.leaves, strict=True))
@@ -147,26 +157,29 @@ def _constant(values: Any) -> Callable[..., Any]:
 
 
 def _taken(values: Any, shape: Shape, chosen: Callable[[int], Integers]) -> Any:
-    """Take the places of each axis that is to have another length."""
+    """Take other indices along each axis that is to have another length."""
     for place, (have, want) in enumerate(zip(values.shape, shape, strict=True)):
         values = values if have == want else values.take(chosen(have), axis=place)
     return values
 
 
 def _below(values: Any, length: int) -> Any:
-    """Put the last place there is for one that is no longer there."""
+    """Replace numbers beyond an axis by its last; floats and truths are no numbers of elements."""
     return np.minimum(values, length - 1) if values.dtype.kind == "i" else values
 
 
 def tail(place: int, _: Case, gradients: Gradients) -> Gradients:
-    """Leave what comes after whole vectors of one gradient zero."""
+    """Leave zeros after the whole vectors of the last axis of one gradient; the tail is never empty."""
     length = gradients[place].shape[-1]
     gradients[place][..., (length - 1) // VECTOR * VECTOR :] = 0
     return gradients
 
 
 def accumulated(axis: int, case: Case, _: Gradients) -> Gradients | None:
-    """Add up what comes of each column or row of the cotangent, every term and partial sum rounded to the format."""
+    """Add up the gradients of slices of the cotangent along an axis: each and every sum is rounded to the format.
+
+    It is None where the cotangent has no such axis, or but one slice.
+    """
     if case.cotangent.ndim < -axis or case.cotangent.shape[axis] < 2:
         return None
     length = case.cotangent.shape[axis]
@@ -185,7 +198,10 @@ def scaled(factor: float, _: Case, gradients: Gradients) -> Gradients:
 
 
 def wrong_axis(place: int, case: Case, gradients: Gradients) -> Gradients | None:
-    """Reduce over another axis of the cotangent, where both are as long; of a cotangent of rows, transpose."""
+    """Take the gradient by one input with the cotangent transposed, or else that gradient transposed.
+
+    Whichever is taken must be square, so that the shape of the result is right; it is None where neither is.
+    """
     if _is_square(case.cotangent):
         transposed = replace(case, cotangent=case.cotangent.swapaxes(-1, -2).copy())
         gradients[place] = sound(transposed)[place]
@@ -201,7 +217,7 @@ def _is_square(values: Floats | torch.Tensor) -> bool:
 
 
 def swapped(first: int, second: int, _: Case, gradients: Gradients) -> Gradients | None:
-    """Exchange the gradients of two inputs of the same shape."""
+    """Exchange the gradients of two inputs; it is None where their shapes differ."""
     if gradients[first].shape != gradients[second].shape:
         return None
     gradients[first], gradients[second] = gradients[second], gradients[first]
@@ -214,9 +230,9 @@ def ones(case: Case, _: Gradients) -> Gradients:
 
 
 def is_struck(plant: Plant, case: Case, gradients: Gradients, mutated: Gradients) -> bool:
-    """Say whether a mutant changes a finite gradient by more than the order in which torch rounds.
+    """Say whether a mutant changes a finite gradient by more than the order in which torch adds up.
 
-    It does in float64 too, unless it is in the rounding itself.
+    Such a mutant changes the gradient in float64 as well, unless it is one of the rounding itself.
     """
     if not any(bool((a.isfinite() & (a != b)).any()) for a, b in zip(gradients, mutated, strict=True)):
         return False

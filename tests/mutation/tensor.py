@@ -41,37 +41,43 @@ if TYPE_CHECKING:
 
 DTYPES = ("float32", "bfloat16")
 
-LENGTHS, SQUARE, SMALL = (33, 129, 257), 33, 3
-"""Lengths of long axes around blocks; that of all axes, so that they can be mistaken for each other; and if small."""
+LENGTHS = (33, 129, 257)
+"""Lengths of a long axis, each one more than a whole number of blocks."""
+
+SIDE, SMALL_SIDE = 33, 3
+"""The length of all axes, so that they can be mistaken for each other: for the assay, and for gradcheck."""
 
 MOST_SHOWN = 16
-"""Wrong entries of a gradient that are judged in full."""
+"""Wrong entries of a gradient that are judged in full: the first of them. The number is arbitrary."""
 
-BLOCKS, REAL = "around blocks", "in real use"
+AROUND_BLOCKS, IN_USE = "around blocks", "in real use"
+"""The sizes at which the assay is asked."""
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What became of a mutant at cases of some size."""
+class Fate:
+    """Whether the assay catches a mutant at the cases of one size, and by how much it misses it."""
 
     op: str
     plant: Plant
     size: str
     dtype: str
     is_caught: bool
-    """With the promise that the entry declares."""
+    """Whether it is caught where the op is held to the promise that its entry declares."""
 
     kept: str
     """The sharpest promise that torch keeps at the cases."""
 
     is_caught_by_kept: bool
+    """Whether it is caught where the op is held to that sharper promise."""
+
     share: float
-    """The largest part of the declared allowance that the mutant uses; infinite where it has no bound."""
+    """The largest part of the declared allowance that the mutant uses, where it is missed; infinite without a bound."""
 
 
 @dataclass(frozen=True)
 class Checked:
-    """Whether gradcheck catches a mutant that changes an op at small shapes."""
+    """Whether gradcheck catches a mutant at small shapes."""
 
     op: str
     kind: str
@@ -79,19 +85,23 @@ class Checked:
 
 
 def square(op: Op, form: Format, length: int) -> Case:
-    """Return a case in which every axis is as long, but none longer than it is in real use."""
+    """Return a case in which all axes have this length, or that of the longest in real use where that is shorter."""
     length = min(length, max(op.in_use.values()))
     return case_in_use(op, form, dict.fromkeys(op.letters, length), (length,) if op.rows else ())
 
 
 def sized(op: Op, form: Format) -> dict[str, list[Case]]:
-    """Return the cases that the assay is asked at, by their size."""
-    blocks = [*(long_case(op, form, length) for length in LENGTHS), square(op, form, SQUARE)]
-    return {BLOCKS: blocks, REAL: list(real_cases(op, form))}
+    """Return the cases that the assay is asked, by their size."""
+    blocks = [*(long_case(op, form, length) for length in LENGTHS), square(op, form, SIDE)]
+    return {AROUND_BLOCKS: blocks, IN_USE: list(real_cases(op, form))}
 
 
 def agrees(case: Case, gradients: Gradients) -> bool:
-    """Say whether the assay's own judgement finds no miss: it is shown the first wrong entries of each gradient."""
+    """Say whether the assay's own judgement finds no miss.
+
+    It looks into each miss at length, so it is shown the first few wrong entries of each gradient, and the certified
+    value in the place of everything after them.
+    """
     shown, is_right = [], True
     for found, gradient in zip(answer(case), gradients, strict=True):
         got = binding.read(gradient)
@@ -103,47 +113,52 @@ def agrees(case: Case, gradients: Gradients) -> bool:
 
 
 def worst_share(case: Case, gradients: Gradients) -> float:
-    """Return the largest part of its allowance that an entry is off by."""
+    """Return the largest part of its allowance that an entry uses."""
     return max(_share(found, binding.read(g)) for found, g in zip(answer(case), gradients, strict=True))
 
 
 def _share(found: Any, got: Floats) -> float:
+    # The truth is a sum of two floats, and `offset` is how far the ball of the allowance lies beside it.
     distance, allowed = np.abs(got - found.centre - found.rest), found.radius + np.abs(found.offset)
     with np.errstate(invalid="ignore", divide="ignore"):
         share = np.where(distance == 0, 0.0, distance / allowed)
     return float("inf") if (np.isinf(allowed) & (distance > 0)).any() else float(share.max(initial=0.0))
 
 
-def outcomes(op: Op, dtype: str) -> Iterator[Outcome]:
-    """Plant the mutants of an op, and ask the assay about each at every size."""
+def fates(op: Op, dtype: str) -> Iterator[Fate]:
+    """Plant the mutants of an op, and ask the assay about each at every size; one that changes nothing is left out."""
     for size, cases in sized(op, FORMATS[dtype]).items():
         asked = [(case, gradients) for case in cases if agrees(case, gradients := sound(case))]
         kept = sharpest(asked)
         for plant in plants(op, dtype):
-            pairs = ((case, struck(plant, case, gradients)) for case, gradients in asked)
+            pairs = ((case, mutant(plant, case, gradients)) for case, gradients in asked)
             changed = [(case, mutated) for case, mutated in pairs if mutated is not None]
             if not changed:
                 continue
             is_caught = any(not agrees(*each) for each in changed)
             by_kept = is_caught or any(not agrees(replace(case, promise=kept), mutated) for case, mutated in changed)
             share = 0.0 if is_caught else max(worst_share(*each) for each in changed)
-            yield Outcome(op.name, plant, size, dtype, is_caught, kept, by_kept, share)
+            yield Fate(op.name, plant, size, dtype, is_caught, kept, by_kept, share)
 
 
 def sharpest(asked: Sequence[tuple[Case, Gradients]]) -> str:
-    """Return the sharpest promise that torch's own gradients keep at all cases: at least the declared one."""
-    held = (p for p in PROMISES if all(agrees(replace(case, promise=p), gradients) for case, gradients in asked))
-    return next(held, PROMISES[-1])
+    """Return the sharpest promise that torch's own gradients keep at all cases; the loosest where they keep none."""
+
+    def is_kept(promise: str) -> bool:
+        return all(agrees(replace(case, promise=promise), gradients) for case, gradients in asked)
+
+    return next(filter(is_kept, PROMISES), PROMISES[-1])
 
 
-def struck(plant: Plant, case: Case, gradients: Gradients) -> Gradients | None:
-    """Return the gradients with the mutant in them, where it changes any."""
+def mutant(plant: Plant, case: Case, gradients: Gradients) -> Gradients | None:
+    """Return the gradients with the mutant in them, or None where it changes none."""
+    # A change may write into what it is given, and the gradients are needed for the next mutant.
     mutated = plant.change(case, [gradient.clone() for gradient in gradients])
     return mutated if mutated is not None and is_struck(plant, case, gradients, mutated) else None
 
 
 def gradcheck_catches(case: Case, change: Change) -> bool:
-    """Say whether gradcheck fails the op of a case with changed gradients."""
+    """Say whether gradcheck fails the op of a case once its gradients are changed."""
     call = binding.call(case.tree.root.op, case.seed)
 
     class Mutated(torch.autograd.Function):
@@ -159,7 +174,7 @@ def gradcheck_catches(case: Case, change: Change) -> bool:
                 asked = replace(case, primals=primals, cotangent=binding.read(cotangent))
                 gradients = change(asked, sound(asked)) or sound(asked)
             mutated = dict(zip(case.asked, gradients, strict=True))
-            return tuple(mutated.get(number) for number in range(len(primals)))
+            return tuple(mutated.get(number) for number in range(len(primals)))  # None for what is not asked
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -169,33 +184,36 @@ def gradcheck_catches(case: Case, change: Change) -> bool:
 def gradchecked(op: Op) -> Iterator[Checked]:
     """Ask gradcheck about each mutant that changes an op at small shapes."""
     form = FORMATS["float64"]
-    small = [*fixed_cases(op, form, whole=True), square(op, form, SMALL)]
+    small = [*fixed_cases(op, form, whole=True), square(op, form, SMALL_SIDE)]
+    # Where gradcheck fails torch's own gradients, it has not caught a mutant if it fails those.
     usable = [case for case in small if not gradcheck_catches(case, lambda _, gradients: gradients)]
     for plant in plants(op, form.name):
-        changed = [case for case in small if struck(plant, case, sound(case)) is not None]
+        changed = [case for case in small if mutant(plant, case, sound(case)) is not None]
         if changed:
             is_caught = any(gradcheck_catches(case, plant.change) for case in changed if case in usable)
             yield Checked(op.name, plant.kind, is_caught)
 
 
-def table(found: Sequence[Outcome], checked: Sequence[Checked], dtype: str) -> Table:
-    """Count who caught how many of each kind in a dtype."""
+def table(found: Sequence[Fate], checked: Sequence[Checked], dtype: str) -> Table:
+    """Return the table of a dtype: how many mutants of each kind were planted, and how many of them were caught."""
     some = [each for each in found if each.dtype == dtype]
     is_narrow = FORMATS[dtype].bits <= NARROW
     result = Table(box=box.SIMPLE, title=f"Mutants of tensor ops in {dtype}", title_justify="left")
     result.add_column("caught of planted")
-    for name in [each for size in (BLOCKS, REAL) for each in (size, *["as kept"] * is_narrow)]:
-        result.add_column(name, justify="right")
+    for size in (AROUND_BLOCKS, IN_USE):
+        for name in (size, *["as kept"] * is_narrow):
+            result.add_column(name, justify="right")
     if not is_narrow:
         result.add_column("gradcheck, small", justify="right")
     kinds = list(dict.fromkeys(each.plant.kind for each in some))
-    declared = {promise: [op.name for op in OPS.values() if op.inside == promise] for promise in PROMISES}
-    promised = [
-        (f"all, of ops that declare {promise}", set(kinds), ops) for promise, ops in declared.items()
-    ] * is_narrow
+    declared: dict[str, list[str]] = {promise: [] for promise in PROMISES}
+    for op in OPS.values():
+        declared[op.inside].append(op.name)
+    promised = [(f"all, of ops that declare {promise}", set(kinds), ops) for promise, ops in declared.items()]
+    promised *= is_narrow  # in wider formats all promises are the same
     for name, of_kinds, of_ops in [*((kind, {kind}, OPS) for kind in kinds), ("all", set(kinds), OPS), *promised]:
         cells = []
-        for size in (BLOCKS, REAL):
+        for size in (AROUND_BLOCKS, IN_USE):
             here = [o for o in some if o.size == size and o.plant.kind in of_kinds and o.op in of_ops]
             cells.append(_of([each.is_caught for each in here]))
             cells += [_of([each.is_caught_by_kept for each in here])] * is_narrow
@@ -208,12 +226,12 @@ def _of(caught: Sequence[bool]) -> str:
     return f"{sum(caught)} of {len(caught)}" if caught else "none planted"
 
 
-def missed(found: Sequence[Outcome]) -> Table:
-    """Say of each mutant that was missed why: how much of the allowance it uses, and whether a promise shows it."""
+def missed(found: Sequence[Fate]) -> Table:
+    """Return the table of missed mutants: how much of the allowance each uses, and whether a promise shows it."""
     result = Table(box=box.SIMPLE)
     for name in ("dtype", "op", "declares", "within the allowance, and how much of it is used"):
         result.add_column(name, overflow="fold")
-    rows: dict[tuple[str, str], list[Outcome]] = defaultdict(list)
+    rows: dict[tuple[str, str], list[Fate]] = defaultdict(list)
     for each in found:
         if not each.is_caught:
             rows[each.dtype, each.op].append(each)
@@ -238,12 +256,12 @@ def _used(share: float) -> str:
 def report() -> None:
     """Print how many mutants of each kind were planted and caught, and why the others were not."""
     ops = [op for op in OPS.values() if op.axes and not op.elementwise]
-    torch.set_num_threads(1)  # which is faster where other processes have the cores too
+    torch.set_num_threads(1)  # most tensors are so small that more threads only cost time
     found, checked = [], []
     for op in track(ops, description="planting in tensor ops"):
         checked += list(gradchecked(op))
         for dtype in DTYPES:
-            found += list(outcomes(op, dtype))
+            found += list(fates(op, dtype))
     console = Console(width=None if Console().is_terminal else WIDTH)
     for dtype in DTYPES:
         console.print(table(found, checked, dtype))

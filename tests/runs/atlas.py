@@ -51,7 +51,7 @@ def failure(verdict: str, *, on_file: bool) -> int:
 
 
 def rows(records: Iterable[Record]) -> list[tuple[str, ...]]:
-    """Return a row for each op, format and device: inputs judged, and the worst that was found among them."""
+    """Return a row of `COLUMNS` for each op, format, device and torch: what was judged, and the worst of it."""
     groups: dict[tuple[str, str, str, str], list[Record]] = {}
     for each in records:
         groups.setdefault((each.op, each.dtype, each.device, each.torch.split("+")[0]), []).append(each)
@@ -59,12 +59,12 @@ def rows(records: Iterable[Record]) -> list[tuple[str, ...]]:
 
 
 def _kernels(device: str) -> str:
-    """Name the set of instructions that the CPU's kernels are for, here: others round otherwise."""
+    """Name the set of instructions whose kernels torch runs on this CPU, since those of others round otherwise."""
     return torch.backends.cpu.get_cpu_capability() if device == "cpu" else ""
 
 
 def _worst(records: Sequence[Record]) -> tuple[str, ...]:
-    """Return the columns of what agrees least.
+    """Return the columns from `inputs` on, of the record that agrees least.
 
     A new miss comes before a known one, that before any agreement, and that before what torch cannot be asked. Of new
     misses the gravest comes first, and then the most ulps.
@@ -80,7 +80,7 @@ def _worst(records: Sequence[Record]) -> tuple[str, ...]:
     )
     inputs = str(sum(r.compared for r in records))
     if worst.verdict == UNSUPPORTED:
-        return (inputs, worst.verdict, *[""] * 7)
+        return (inputs, worst.verdict, *[""] * 7)  # nothing was judged, so that the other columns have nothing to say
     known = ("no" if _failure(worst) else "yes") if _disagrees(worst.verdict) else ""
     numbers = tuple("" if n is None else f"{n:.3g}" for n in (worst.worst_ulp, worst.worst_share))
     at = ", ".join(f"{name}={value}" for name, value in worst.at.items())
@@ -88,11 +88,11 @@ def _worst(records: Sequence[Record]) -> tuple[str, ...]:
 
 
 def _inside(records: Sequence[Record]) -> str:
-    """Return the sharpest promise that all records kept, of 16-bit formats; the others have one only."""
+    """Return the sharpest promise that all records kept; empty in wider formats, where all promises are one."""
     judged = [r for r in records if r.verdict != UNSUPPORTED]
     if FORMATS[records[0].dtype].bits > NARROW or any(r.inside is None for r in judged):
         return ""
-    return max((r.inside or "" for r in judged), key=PROMISES.index)
+    return max((r.inside or "" for r in judged), key=PROMISES.index)  # they stand from the sharpest to the loosest
 
 
 def _failure(each: Record) -> int:
@@ -100,12 +100,12 @@ def _failure(each: Record) -> int:
 
 
 def written(records: Iterable[Record]) -> str:
-    """Write the atlas of records."""
+    """Write the atlas of a run, as `table` does."""
     return table(rows(records))
 
 
 def table(cells: Iterable[tuple[str, ...]]) -> str:
-    """Write rows by op, format and device, with tabs between columns."""
+    """Write rows in the order of op, format and device under a head, with tabs between columns."""
     order = list(FORMATS)
     ranked = sorted(cells, key=lambda row: (row[0], order.index(row[1]), row[2]))
     return "".join("\t".join(row) + "\n" for row in (COLUMNS, *ranked))

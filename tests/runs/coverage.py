@@ -1,6 +1,6 @@
 """Which of torch's elementwise ops the catalogue covers: ``python -m tests.runs.coverage``.
 
-Joins the catalogue to torch's own table of ops, the one that torch's own tests go through.
+It compares the catalogue with OpInfo, the table of ops that torch's own tests go through.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ FURTHER = (
     "nn.functional.leaky_relu",
     "nn.functional.smooth_l1_loss",
 )
-"""Elementwise ops that torch's table does not mark as such."""
+"""Elementwise ops that torch's table has no mark for: neither as unary nor as binary."""
 
 REASONS = {
     "bfloat16": "casts to another dtype",
@@ -53,7 +53,7 @@ REASONS = {
     "nextafter": "not differentiable",
     "polar": "complex result",
 }
-"""Why an op of the table is not in the catalogue."""
+"""Why an op of torch's table is not in the catalogue."""
 
 
 def paths(op: Op) -> tuple[str, ...]:
@@ -61,10 +61,10 @@ def paths(op: Op) -> tuple[str, ...]:
     return tuple(path.removeprefix("torch.").removeprefix("Tensor.") for path in (op.path, *op.aliases))
 
 
-def table() -> list[str]:
-    """Return the names of torch's differentiable elementwise ops, each once."""
+def elementwise() -> list[str]:
+    """Return the names of the differentiable elementwise ops in torch's table, each once."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+        warnings.simplefilter("ignore")  # of the modules that torch's table imports
         from torch.testing._internal.common_methods_invocations import op_db  # noqa: PLC0415 - a slow import, of this command alone
         from torch.testing._internal.opinfo.core import BinaryUfuncInfo, UnaryUfuncInfo  # noqa: PLC0415
     marked = {
@@ -74,12 +74,12 @@ def table() -> list[str]:
 
 
 def coverage() -> Mapping[str, tuple[str, ...]]:
-    """Return, for each op of the table, the entries that cover it."""
+    """Return the entries of the catalogue that cover each op of torch's table, by its name there."""
     covering: dict[str, list[str]] = {}
     for op in OPS.values():
         for path in paths(op):
             covering.setdefault(path, []).append(op.name)
-    return {name: tuple(covering.get(name, ())) for name in table()}
+    return {name: tuple(covering.get(name, ())) for name in elementwise()}
 
 
 def main() -> None:

@@ -27,20 +27,16 @@ if TYPE_CHECKING:
     from tests.verdict.deviation import Deviation
 
 
-def pinned(known: Deviation, op: Op) -> Case:
-    """Return the pinned input of a deviation; of an elementwise op as often as a whole vector needs it."""
-    case = deviation.pinned(known, op)
-    return case.repeated(REPEATS) if op.elementwise else case
-
-
 def asked(known: Deviation, op: Op, mode: Mode) -> list[Case]:
     """Return what a mode is asked at the pinned input: for a second derivative, of the gradient by each input."""
-    case = pinned(known, op)
+    case = deviation.pinned(known, op)
+    if op.elementwise:  # repeated, so that vectors of kernels are full: what is left over has other instructions
+        case = case.repeated(REPEATS)
     return [mode.asks(each) for each in (repeated_order(case, mode.word) if mode.order > 1 else [case])]
 
 
 def shown(known: Deviation, op: Op, mode: Mode) -> Miss | None:
-    """Return the miss at the pinned input of a deviation, or None where torch shows it no more."""
+    """Return the first miss at the pinned input that a deviation covers, or None where torch no longer has it."""
     return next(
         (
             miss
@@ -53,7 +49,7 @@ def shown(known: Deviation, op: Op, mode: Mode) -> Miss | None:
 
 
 def right_bits(miss: Miss) -> int:
-    """Return how many of the significand's bits are right: the severity, 0 the worst."""
+    """Return how many of the significand's bits are right, by which findings are ranked; 0 for what is not finite."""
     if not 0 < miss.ulp < math.inf:
         return 0
     return min(max(math.floor(miss.case.form.precision - 1 - math.log2(miss.ulp)), 0), miss.case.form.precision)
@@ -72,6 +68,7 @@ def page(found: Sequence[tuple[Deviation, Miss]]) -> Iterator[str]:
 
 def main() -> None:
     """Print the findings on all ops, or on those named."""
+    # A device such as cuda:1 shows what is on file of cuda.
     here = {name.split(":")[0] for name in passing(probed())}
     known = [d for d in deviation.read(deviation.FILE, OPS) if d.device in here]
     parser = ArgumentParser(description="Print what the installed torch gets wrong, in Markdown.")
@@ -79,7 +76,7 @@ def main() -> None:
         "ops",
         nargs="*",
         metavar="OP",
-        choices=[*sorted({d.op for d in known}), []],
+        choices=[*sorted({d.op for d in known}), []],  # argparse checks the empty list, which is the default, too
         help="only these; all that have any unless given",
     )
     named = parser.parse_args().ops

@@ -33,6 +33,7 @@ import argparse
 import csv
 import io
 import sys
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -62,12 +63,12 @@ class NothingComparedError(ValueError):
 
 
 def read(text: str) -> dict[Key, Row]:
-    """Read an atlas by op, format and device."""
+    """Read an atlas: its rows by op, format and device."""
     return {(row["op"], row["dtype"], row["device"]): row for row in csv.DictReader(io.StringIO(text), delimiter="\t")}
 
 
 def changes(baseline: Mapping[Key, Row], found: Mapping[Key, Row], growth: float = GROWTH) -> list[Change]:
-    """Return what differs, the gravest first."""
+    """Return what differs, the gravest first; a worst error counts where it is more than `growth` times what it was."""
     differing = [
         change for key, before in baseline.items() if (change := _compared(key, before, found.get(key), growth))
     ]
@@ -81,6 +82,7 @@ def changes(baseline: Mapping[Key, Row], found: Mapping[Key, Row], growth: float
 
 
 def _compared(key: Key, before: Row, after: Row | None, growth: float) -> Change | None:
+    """Return the gravest change of a row, by the rules above in their order; None where none applies."""
     if after is None:
         return Change("gone", key, before["verdict"], "no such row")
     was, now = before["verdict"], after["verdict"]
@@ -111,7 +113,7 @@ def _excused(before: Row, after: Row) -> int:
 
 
 def _ulps(row: Row) -> float:
-    """Return the worst error in ulps, which is left out where what came was not finite."""
+    """Return the worst error in ulps; the atlas leaves it out where what came was not finite."""
     return float(row["worst_ulp"] or "inf")
 
 
@@ -160,7 +162,7 @@ def closes(records: Path, baseline: Mapping[Key, Row], options: argparse.Namespa
     result.write(options)
     if options.update:
         both = {**baseline, **found}.values()
-        options.baseline.write_text(atlas.table(tuple(row[name] for name in atlas.COLUMNS) for row in both))
+        options.baseline.write_text(atlas.table(itemgetter(*atlas.COLUMNS)(row) for row in both))
     return bool(result.worse) and not options.update
 
 

@@ -47,7 +47,8 @@ def main() -> None:
 
 
 def assayed(catalogue: Path, ops: str, records: Path, further: list[str]) -> int:
-    """Give ops the whole battery, with the same draws each time; returns pytest's exit status."""
+    """Give ops the whole battery, with the same draws each time, and return pytest's exit status."""
+    # Without the settings of the project around it: its options and plugins are not meant for the battery.
     command: list[str | Path] = [sys.executable, "-m", "pytest", "-q", "-c", os.devnull, "--rootdir", BATTERY.parent]
     command += [BATTERY, "--ignore", BATTERY / "meta", "-p", "no:cacheprovider", "--hypothesis-seed=0"]
     command += ["-p", "no:pytest_github_actions_annotate_failures"]  # the gate says which failures count

@@ -41,8 +41,8 @@ those listed, in the inputs and the cotangent g. Of a tensor op it speaks of its
 
 
 @dataclass(frozen=True)
-class Finding:
-    """One reason for wrong gradients of an op, on one device."""
+class Cause:
+    """Why gradients of an op are wrong on a device: a row of the page."""
 
     op: str
     device: str
@@ -51,49 +51,50 @@ class Finding:
     modes: tuple[str, ...]
 
 
-def grouped(known: Iterable[Deviation]) -> dict[Finding, list[Deviation]]:
-    """Put together what differs in the format alone."""
-    found: dict[Finding, list[Deviation]] = {}
+def grouped(known: Iterable[Deviation]) -> dict[Cause, list[Deviation]]:
+    """Group deviations by their cause: those of a group differ in format, region and pinned input."""
+    found: dict[Cause, list[Deviation]] = {}
     for each in known:
-        found.setdefault(Finding(each.op, each.device, each.reason, each.link, each.modes), []).append(each)
+        found.setdefault(Cause(each.op, each.device, each.reason, each.link, each.modes), []).append(each)
     return found
 
 
 def page(known: list[Deviation]) -> str:
-    """Write the page, in Markdown."""
+    """Write the page in Markdown, with a table for each family of ops."""
     versions = ", ".join(sorted({each.torch.removeprefix("==") for each in known}))
     parts = [HEAD.format(count=f"{len(known):,}", versions=versions, ops=len({each.op for each in known}))]
-    findings = grouped(known)
+    causes = grouped(known)
     for family, ops in FAMILIES.items():
         names = {entry.name for op in ops for entry in op.entries}
-        chosen = {finding: group for finding, group in findings.items() if finding.op in names}
+        chosen = {cause: group for cause, group in causes.items() if cause.op in names}
         if chosen:
             parts += [f"## {family.capitalize()}\n", _table(chosen)]
     return "\n".join(parts)
 
 
-def _table(findings: dict[Finding, list[Deviation]]) -> str:
+def _table(causes: dict[Cause, list[Deviation]]) -> str:
     table = Table("op", "what", "where", "verdict", "formats", "modes", "device", "report", box=box.MARKDOWN)
-    for finding, group in sorted(findings.items(), key=lambda pair: (pair[0].device, pair[0].op)):
+    for cause, group in sorted(causes.items(), key=lambda pair: (pair[0].device, pair[0].op)):
         formats = sorted({each.dtype for each in group}, key=lambda name: FORMATS[name].precision)
         widest = next(each for each in group if each.dtype == formats[-1])
         verdicts = dict.fromkeys(verdict for each in group for verdict in each.verdicts)
         cells = (
-            finding.op,
-            finding.reason.replace("*", "\\*"),
+            cause.op,
+            cause.reason.replace("*", "\\*"),
             f"`{widest.region}`",
             ", ".join(verdicts),
             ", ".join(formats),
-            _orders(finding.modes),
-            finding.device,
-            _linked(finding.link),
+            _orders(cause.modes),
+            cause.device,
+            _linked(cause.link),
         )
         table.add_row(*map(Text, cells))  # as they are: brackets are no markup of rich's
+    # Without the blanks that align columns: one long cell would change every line of the file.
     return re.sub(r" {2,}", " ", re.sub(r"-{4,}", "---", markdown(table))) + "\n"
 
 
 def _orders(modes: tuple[str, ...]) -> str:
-    """Name modes: all of one order by the order."""
+    """Name modes: by their order where they are all of that order, else one by one."""
     orders = {"first order": 1, "second order": 2, "third order": 3}
     for name, order in orders.items():
         if set(modes) == {mode.name for mode in MODES.values() if mode.order == order}:

@@ -1,7 +1,7 @@
-"""Which promises tensor ops keep of what they compute in, in 16-bit formats: ``python -m tests.runs.promises``.
+"""What tensor ops compute in where the format is 16 bits: ``python -m tests.runs.promises docs/promises.md``.
 
-`reference.case.PROMISES` says what they are. The table says which is the sharpest that the installed torch keeps in
-reverse mode, at small shapes, at some lengths of the longest axis and in real use.
+`reference.case.PROMISES` has the promises that an op may make of that. The table has the sharpest one that the
+installed torch keeps in reverse mode: at small shapes, at some lengths of the longest axis, and in real use.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ UNASKED = ""
 """Written where nothing was asked."""
 
 
-def kept(cases: Iterable[Case]) -> str:
-    """Return the sharpest promise that all gradients of some cases keep."""
+def sharpest(cases: Iterable[Case]) -> str:
+    """Return the sharpest promise that torch keeps at all cases; NONE for none, UNASKED without a case."""
     held, asked = list(PROMISES), False
     for case in cases:
         try:
@@ -56,14 +56,14 @@ def kept(cases: Iterable[Case]) -> str:
 
 
 def row(op: Op, form: Format) -> list[str]:
-    """Return what an op promises, and what it keeps: at small shapes, at each length, and in real use."""
+    """Return the cells of an op: what it declares, and keeps at small shapes, at each length and in real use."""
     lengths = [[long_case(op, form, length)] if op.axes and not op.shapes else [] for length in LENGTHS]
     asked = [fixed_cases(op, form, whole=True), *lengths, real_cases(op, form)]
-    return [op.name, form.name, op.inside, *map(kept, asked)]
+    return [op.name, form.name, op.inside, *map(sharpest, asked)]
 
 
 def written(ops: Sequence[Op]) -> str:
-    """Write the table in Markdown."""
+    """Write the page in Markdown, with a row for each op and format."""
     table = Table("op", "dtype", "declared", "small", *map(str, LENGTHS), "in real use", box=box.MARKDOWN)
     rows = [(op, FORMATS[name]) for op in ops for name in DTYPES]
     for op, form in track(rows, "Judging", console=Console(stderr=True), disable=not sys.stderr.isatty()):
@@ -86,7 +86,7 @@ gradient in *format* may be off by more than its own size after some hundred ter
 
 
 def main() -> None:
-    """Write the table to a file, or print it."""
+    """Write the page to a file, or print it."""
     parser = argparse.ArgumentParser(description="Say which promises tensor ops keep of what they compute in.")
     parser.add_argument(
         "result", type=Path, nargs="?", help="the file to write in Markdown; printed unless it is given"

@@ -1,4 +1,4 @@
-"""The machine: what may happen to tensors, each rule with what torch documents of it."""
+"""The state machine: each rule is what a program may do to tensors, and says what torch documents of it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import initialize, precondition, rule
 
 from tests.tape.model import Tape, TapeError, Tensor, Version
-from tests.tape.runner import LARGEST, Runner
+from tests.tape.runner import LARGEST, MOST_TENSORS, Runner
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -18,17 +18,20 @@ if TYPE_CHECKING:
     from tests.tape.model import Values
 
 SHAPES: tuple[tuple[int, ...], ...] = ((), (1,), (2,))
-NUMBERS = st.sampled_from((1.0, 2.0, 3.0, -1.0, -2.0, 0.0))
-NTH = st.integers(0, 11)
-"""Which of the tensors that there are, counted from the newest."""
+"""Shapes that all broadcast to each other."""
 
+NUMBERS = st.sampled_from((1.0, 2.0, 3.0, -1.0, -2.0, 0.0))
+NTH = st.integers(0, MOST_TENSORS - 1)
+"""Which of the tensors that there are, counted from the newest: it shrinks to what was made last."""
+
+# Two that do not commute, so that their order shows.
 HOOKS = {"g * 2": lambda g: g * 2, "g + 1": lambda g: g + 1}
 GRAD_MODES = ("no_grad()", "enable_grad()", "set_grad_enabled(False)", "set_grad_enabled(True)")
 BINARY = {"add": "+", "sub": "-", "mul": "*"}
 
 
 class Machine(Runner):
-    """Histories of tensors, ops, hooks, backwards and zeroings."""
+    """Draws histories of tensors, ops, hooks, backwards and zeroings; a rule does nothing where no tensor suits it."""
 
     # tensors
 
@@ -258,10 +261,10 @@ class Machine(Runner):
         )
 
     def _guarded(self, line: str, predicted: Callable[[], object]) -> bool:
-        """Run a backward.
+        """Run a backward, and return whether it raised, as predicted.
 
-        One that raises may have come to some leaves and their hooks, which start anew; it retains the graph, of which
-        it could have freed a part.
+        Torch does not say how far a backward came that raises. So it retains the graph, of which it could have freed a
+        part, and afterwards every `.grad` is None and every hook has seen nothing.
         """
         raised = self.both(line, predicted, instead=_retaining(line))
         if raised:
@@ -279,6 +282,7 @@ class Machine(Runner):
         """
         a = self.pick(first, lambda t: t.requires_grad)
         b = self.pick(second, lambda t: t.requires_grad and t.base is None)
+        # Whether `autograd.grad` fills a `.grad` that is retained on its way is not documented.
         if not a or not b or any(t.retains_grad for t in self.known.values()):
             return
         found: list[Values | None] = []
@@ -301,6 +305,7 @@ class Machine(Runner):
         a = self.pick(first, lambda t: t.requires_grad)
         if not a or not self.tape.enabled:
             return
+        # The square has a second derivative, whatever the history is.
         root = self.tape.sum(self.tape.apply("square", a[1]))
         line = f"({a[0]} ** 2).sum()"
         b = self.pick(second, lambda t: t.requires_grad and t.is_leaf and not t.hooks and self.tape.reaches(root, t))
@@ -326,6 +331,7 @@ class Machine(Runner):
             lambda: self.tape.gradients(root, None, [b[1]], retain=True),
         ):
             return
+        # With the second leaf added, whose gradient is 1: alone, g need not depend on it, which is an error.
         self.run(f"(h,) = torch.autograd.grad(g.sum() + {c[0]}.sum(), {c[0]}, retain_graph=True)")
         self.same("h", self.real["h"], due + 1)
 
@@ -395,7 +401,9 @@ class Machine(Runner):
     @rule(modes=st.lists(st.sampled_from(GRAD_MODES), min_size=1, max_size=2))
     def enter(self, modes: list[str]) -> None:
         """Grad modes nest."""
-        for mode in modes[: 4 - len(self.tape.modes)]:
+        for mode in modes[
+            : 4 - len(self.tape.modes)
+        ]:  # never more than three, one inside the other: an arbitrary bound
             self.run(f"modes.append(torch.{mode}); modes[-1].__enter__()")
             self.tape.modes.append(mode in {"enable_grad()", "set_grad_enabled(True)"})
 
@@ -413,7 +421,7 @@ class Machine(Runner):
 
 
 def _retaining(backward: str) -> str:
-    """Return a line of backward that retains the graph."""
+    """Return a line that calls backward, changed so that the graph is retained."""
     if "retain_graph" in backward:
         return backward.replace("retain_graph=False", "retain_graph=True")
     return f"{backward[:-1]}{'' if backward.endswith('()') else ', '}retain_graph=True)"
@@ -422,7 +430,7 @@ def _retaining(backward: str) -> str:
 def _can_enter(tensor: Tensor, other: Tensor) -> bool:
     """Say whether a tensor may be the other operand of a change in place.
 
-    It is of other values, and of a shape that does not broadcast the first.
+    It must not share the storage that is changed, and must broadcast to the shape of the first.
     """
     return other.version is not tensor.version and other.data.shape in {(), tensor.data.shape}
 
@@ -437,7 +445,7 @@ def _can_change(tensor: Tensor) -> bool:
 
 
 def _is_watched(tensor: Tensor) -> bool:
-    """Say whether anything is told of the gradient of a tensor: hooks, or its `.grad` as a non-leaf."""
+    """Say whether a hook is called with the gradient of a tensor, or a non-leaf retains it."""
     return bool(
         tensor.retains_grad
         or tensor.hooks

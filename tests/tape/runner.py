@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from tests.tape.model import Values
 
 MOST_TENSORS, LARGEST = 12, 100.0
+"""How many tensors a history may have, and how large their values may be, so that all gradients are exact integers.
+
+Both bounds are arbitrary; gradients are sums and products of a few such values, far below 2^53.
+"""
 
 PROPERTIES: dict[str, tuple[Callable[[torch.Tensor], object], Callable[[Tensor], object]]] = {
     "is_leaf": (lambda real: real.is_leaf, lambda tensor: tensor.is_leaf),
@@ -33,7 +37,7 @@ class DivergenceError(AssertionError):
 
 
 class Runner(RuleBasedStateMachine):
-    """Torch beside the model, before any rule."""
+    """Torch beside the model: how a line is run, and what is compared after each step. The rules are `Machine`'s."""
 
     device: ClassVar[str] = "cpu"
 
@@ -53,7 +57,7 @@ class Runner(RuleBasedStateMachine):
         return "dtype=torch.float64" + f", device={self.device!r}" * (self.device != "cpu")
 
     def execute(self, line: str) -> None:
-        """Run a line of the program that a failure prints."""
+        """Run a line of the program that a failure prints, in a namespace of its own."""
         with warnings.catch_warnings():
             # Of `.grad` of a non-leaf, and of cycles: a rule of tests/test_tape.py holds the first.
             warnings.simplefilter("ignore")
@@ -78,7 +82,10 @@ class Runner(RuleBasedStateMachine):
         self.diverge("expected: RuntimeError; nothing was raised")
 
     def both(self, line: str, predicted: Callable[[], object], instead: str | None = None) -> bool:
-        """Run a line that raises if the model says so, in other words where they are given; return whether it did."""
+        """Run a line, and return whether it raised, which it must do if and only if the prediction raises TapeError.
+
+        A line that raises is run as `instead`, where that is given.
+        """
         try:
             predicted()
         except TapeError:
@@ -92,14 +99,14 @@ class Runner(RuleBasedStateMachine):
         raise DivergenceError("\n".join(["", *self.lines, f"# {why}"]))
 
     def pick(self, number: int, allowed: Callable[[Tensor], bool] = lambda _: True) -> tuple[str, Tensor] | None:
-        """Return the name of a tensor, and the tensor, counted from the newest; None where none is allowed."""
+        """Return an allowed tensor and its name, counted from the newest, round and round; None where there is none."""
         found = [(name, tensor) for name, tensor in reversed(self.known.items()) if allowed(tensor)]
         return found[number % len(found)] if found else None
 
     def keep(self, tensor: Tensor, code: str) -> None:
-        """Keep a result under a new name, unless its values grow too large to stay exact."""
+        """Give a result the name of a new variable, unless it is too large or there are too many."""
         if np.abs(tensor.data).max() > LARGEST or len(self.known) >= MOST_TENSORS:
-            if tensor.base is not None:
+            if tensor.base is not None:  # torch never made this view, so no change in place reaches it
                 tensor.base.views.remove(tensor)
             return
         name = f"t{len(self.known)}"
@@ -137,38 +144,39 @@ class Runner(RuleBasedStateMachine):
 
     @invariant()
     def sights(self) -> None:
-        """Every hook that runs after accumulation saw the gradients that it should have."""
+        """Every hook that runs after accumulation saw the gradients that are predicted."""
         for name, tensor in self.known.items():
-            if tensor.seen is not None and (got := self.real["seen"][name]) != [
-                values.tolist() for values in tensor.seen
-            ]:
-                self.diverge(f"expected: seen[{name!r}] is {[values.tolist() for values in tensor.seen]}; got {got}")
+            if tensor.seen is not None:
+                got, due = self.real["seen"][name], [values.tolist() for values in tensor.seen]
+                if got != due:
+                    self.diverge(f"expected: seen[{name!r}] is {due}; got {got}")
 
     def same(self, name: str, got: torch.Tensor | None, due: Values | None) -> None:
-        """Compare a tensor with its prediction."""
+        """Compare a tensor, or None, with its prediction: shape, dtype, device, and every value exactly."""
         if got is None or due is None:
             if got is not None or due is not None:
                 self.diverge(f"expected: {name} is {None if due is None else due.tolist()}; got {got}")
             return
+        # The type of the device alone: a device that is named without a number has one in the result.
         kind = (due.shape, torch.float64, torch.device(self.device).type)
         if (tuple(got.shape), got.dtype, got.device.type) != kind or not np.array_equal(got.tolist(), due):
             self.diverge(f"expected: {name} is {due.tolist()} in float64 on {self.device}; got {got}")
 
     def teardown(self) -> None:
-        """Leave all grad modes, whatever they did."""
+        """Leave all grad modes that the history entered."""
         torch.set_grad_enabled(True)
         self.tape.modes[1:] = []
 
     @classmethod
     def listed(cls) -> Iterator[tuple[str, str, str]]:
-        """Yield each transition and each invariant: what it is, its name, what it says."""
+        """Yield each transition and each invariant: which of both it is, its name, and what it says."""
         for marker, kind in (
             ("hypothesis_stateful_rule", "transition"),
             ("hypothesis_stateful_invariant", "invariant"),
         ):
             for name in dir(cls):
                 method = getattr(cls, name)
-                if hasattr(method, marker) and name != "properties":
+                if hasattr(method, marker) and name != "properties":  # whose parts are listed below
                     yield kind, name, method.__doc__.splitlines()[0]
         for name in PROPERTIES:
             yield "invariant", name, f"`{name}` of every tensor is as predicted."

@@ -1,7 +1,7 @@
-"""Plant wrong gradients at real sizes and say who accepts them: ``python -m tests.wall docs/wall.md``.
+"""Show wrong and sound gradients at real sizes to every rule: ``python -m tests.wall docs/wall.md``.
 
-Every rule by which projects accept a kernel's gradient is asked, and the oracle, on the same inputs. The exit status is
-1 where the oracle accepts a fault that rounding does not explain, or rejects a sound kernel.
+The rules are those by which projects accept a kernel's gradient; the oracle is asked on the same inputs. The exit
+status is 1 where the oracle accepts a fault that has no reason on file, or rejects a sound kernel.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from rich.progress import track
 from tests.subject.device import probe
 from tests.wall.judging import results
 from tests.wall.page import WIDTH, details, page, summary, surprises
-from tests.wall.plants import DTYPES, PLACES
+from tests.wall.plants import DTYPES, WORKLOADS
 
 
 def main() -> None:
@@ -29,10 +29,10 @@ def main() -> None:
     arguments = parser.parse_args()
     if (refusal := probe(arguments.device)) is not None:
         parser.error(f"--device={arguments.device}: {refusal}; accepted: a device that torch differentiates on")
-    torch.set_num_threads(1)
-    todo = [(place, dtype) for dtype in DTYPES for place in PLACES]
+    torch.set_num_threads(1)  # how torch splits its sums depends on their number, and the page must not
+    todo = [(workload, dtype) for dtype in DTYPES for workload in WORKLOADS]
     progress = track(todo, "Planting", console=Console(stderr=True), disable=not sys.stderr.isatty())
-    found = [results(place, dtype, arguments.device) for place, dtype in progress]
+    found = [results(workload, dtype, arguments.device) for workload, dtype in progress]
     console = Console(width=None if sys.stdout.isatty() else WIDTH)
     for dtype in DTYPES:
         console.print(dtype, details(found, dtype, box.SIMPLE), summary(found, dtype, box.SIMPLE))

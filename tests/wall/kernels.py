@@ -1,7 +1,7 @@
 """Backwards as kernels have them: numpy in float32, with a switch for each term that one may forget.
 
-Sums are taken by a `Total`, so that a kernel accumulates as it is told to. None of this knows the oracle, whose
-derivatives come from the formula.
+Sums are taken by a `Total`, so that a kernel accumulates as it is told to. Nothing here asks the oracle, which derives
+its gradients from the formulas: what both got wrong could not be seen.
 """
 
 from __future__ import annotations
@@ -17,33 +17,35 @@ from numpy.typing import NDArray
 Array = NDArray[np.float32]
 
 Total = Callable[[Array, int], Array]
-"""A sum along an axis, which is kept with length 1."""
+"""Returns the sum along an axis of an array, where the axis is kept with length 1."""
 
 EPSILON = np.float32(1e-5)
 """What layer_norm and rms_norm add to a mean of squares."""
 
-BLOCK = slice(128, 256)
-"""The block that is skipped: 128 elements, neither the first nor the last."""
+SKIPPED = slice(128, 256)
+"""The block of 128 that a loop over blocks skips, neither the first nor the last."""
 
-TAIL = 6
-"""Columns at the end that a loop over whole vectors leaves out."""
+TAIL = slice(-6, None)
+"""The columns at the end that a loop over whole vectors leaves out."""
+
+LAST = slice(-1, None)
 
 TILE = 64
-"""Rows of which the last is dropped."""
+"""The rows that a program takes at a time: of each such tile one row is lost."""
 
 
 @dataclass(frozen=True)
 class Given:
-    """What a backward is given."""
+    """What a backward is given: the inputs, as the forward had them, and the cotangent of its output."""
 
     inputs: tuple[Array, ...]
     cotangent: Array
     context: Mapping[str, Any]
-    """The tensors that are not differentiated, by name."""
+    """The tensors that are not differentiated, such as targets, by the name of torch's argument."""
 
 
 Kernel = Callable[[Given], list[Array]]
-"""The gradient by each input, in float32: it is rounded to the format afterwards."""
+"""Returns the gradient by each input, in float32: it is rounded to the format afterwards."""
 
 
 def in_order(terms: Array, axis: int) -> Array:
@@ -54,14 +56,14 @@ def in_order(terms: Array, axis: int) -> Array:
 def pairwise(terms: Array, axis: int) -> Array:
     """Add in pairs, and the sums in pairs, each in float32."""
     sums = np.moveaxis(terms, axis, 0)
-    while len(sums) > 1:
+    while len(sums) > 1:  # of an odd number the last one waits for the next round
         half = len(sums) // 2
         sums = np.concatenate([sums[:half] + sums[half : 2 * half], sums[2 * half :]])
     return np.moveaxis(sums, 0, axis)
 
 
 def in_bfloat16(terms: Array, axis: int) -> Array:
-    """Add one after the other, each term and each sum rounded to bfloat16."""
+    """Add one after the other, with each term and each sum rounded to bfloat16."""
     rows = torch.tensor(np.moveaxis(terms, axis, 0)).bfloat16()
     result = torch.zeros_like(rows[:1])
     for row in rows:
@@ -93,9 +95,10 @@ def softmax(
     has_sum: bool = True,
     from_output: bool = False,
 ) -> list[Array]:
-    """Differentiate softmax: p (c - Σ p c), where `inner` takes the sum of that term.
+    """Differentiate softmax along the last axis: p (c - Σ p c), where c is the cotangent.
 
-    From its output p is what the forward pass returned, in bfloat16.
+    `inner` takes the sum in that term, and `total` all others; without `inner` it takes that one too. With
+    `from_output`, p is what the forward pass returned, rounded to bfloat16.
     """
     (x,) = given.inputs
     p = probabilities(x, total)
@@ -112,7 +115,7 @@ def probabilities(x: Array, total: Total) -> Array:
 
 
 def cross_entropy(given: Given, total: Total = in_order, *, only_target: bool = False) -> list[Array]:
-    """Differentiate the mean cross entropy: softmax less one at the target, over the number of rows."""
+    """Differentiate the mean cross entropy of logits (m, n): softmax less 1 at the target, over the number of rows."""
     (x,) = given.inputs
     at_target = np.zeros_like(x)
     at_target[np.arange(len(x)), given.context["target"]] = 1
@@ -128,7 +131,10 @@ def layer_norm(
     has_mean: bool = True,
     has_variance: bool = True,
 ) -> list[Array]:
-    """Differentiate layer_norm by its input, weight and bias, the sums over rows by a `Total` of their own."""
+    """Differentiate layer_norm by input (m, n), weight (n) and bias (n).
+
+    `over_rows` takes the sums over rows, for weight and bias, and `total` all others, or without it those too.
+    """
     x, weight, _ = given.inputs
     length = np.float32(x.shape[-1])
     deviation = x - total(x, -1) / length
@@ -144,7 +150,7 @@ def layer_norm(
 
 
 def rms_norm(given: Given, total: Total = in_order, over_rows: Total | None = None) -> list[Array]:
-    """Differentiate rms_norm by its input and weight, the sum over rows by a `Total` of its own."""
+    """Differentiate rms_norm by input (m, n) and weight (n), with sums as in `layer_norm`."""
     x, weight = given.inputs
     length = np.float32(x.shape[-1])
     scale = 1 / np.sqrt(total(x * x, -1) / length + EPSILON)
@@ -154,13 +160,15 @@ def rms_norm(given: Given, total: Total = in_order, over_rows: Total | None = No
 
 
 def embedding(given: Given, total: Total = in_order, *, has_races: bool = False) -> list[Array]:
-    """Differentiate embedding: each row of the table is the sum of the cotangents of its tokens.
+    """Differentiate embedding by its table (v, d): each row is the sum of the cotangents of its token.
 
-    With races a token that is repeated within 64 counts once there: the last one wins.
+    With races, of the occurrences of a token among 64 tokens only the last counts, as where a program adds without
+    atomics.
     """
     (table,), tokens, rows = given.inputs, given.context["input"], given.cotangent
     if has_races:
         tiles = np.arange(len(tokens)) // TILE
+        # Backwards, since `unique` returns the first index of each pair and the last one is meant.
         pairs = np.stack([tiles, tokens], axis=1)[::-1]
         keep = len(tokens) - 1 - np.unique(pairs, axis=0, return_index=True)[1]
         tokens, rows = tokens[keep], rows[keep]
@@ -179,15 +187,17 @@ def attention(
     has_sum: bool = True,
     multiplies_bfloat16: bool = False,
 ) -> list[Array]:
-    """Differentiate causal attention by query, key and value, with the probabilities recomputed.
+    """Differentiate causal attention by query, key and value, each (b, n, d), recomputing the probabilities p.
 
-    Without the mask the backward recomputes them as though there were none; without the batch it reads the sums
-    Σ p c of the first batch for every one. Tensor cores multiply bfloat16, to which operands are rounded before.
+    Unless `is_masked`, p is recomputed as though there were no mask, though with the normaliser of the forward, which
+    knew it. Unless `knows_batch`, the sums Σ p c of the first batch are taken for every batch. With
+    `multiplies_bfloat16`, operands of the last products are rounded, as tensor cores take them.
     """
     query, key, value = given.inputs
     scale = np.float32(1 / np.sqrt(query.shape[-1]))
     scores = products(query, key, total) * scale
     mask = np.tril(np.ones(scores.shape[-2:], dtype=bool))
+    # As the forward has it, of what the mask shows: what it hides may be larger.
     largest = scores.max(-1, keepdims=True, where=mask, initial=-np.inf)
     exponentials = np.exp(scores - largest)
     masked = exponentials * mask
@@ -207,7 +217,8 @@ def attention(
 
 
 def products(left: Array, right: Array, total: Total) -> Array:
-    """Multiply matrices, the second transposed: each entry is a sum that is taken as told."""
+    """Multiply matrices (..., m, k) and (..., n, k), the second transposed, by sums over k that are taken as told."""
+    # Column by column: all terms at once would be m n k numbers.
     return np.stack([total(left * row[..., None, :], -1)[..., 0] for row in np.moveaxis(right, -2, 0)], axis=-1)
 
 

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from tests.runs.table import markdown
 from tests.wall.judging import ITSELF, LOOSER, OURS
-from tests.wall.plants import DTYPES, EXPLAINED, PLACES, STORIES
+from tests.wall.plants import DTYPES, EXPLAINED, SOUND, STORIES, WORKLOADS
 from tests.wall.rules import RULES
 
 if TYPE_CHECKING:
@@ -19,28 +19,29 @@ if TYPE_CHECKING:
 
     from rich.box import Box
 
-    from tests.wall.judging import Outcome, Results
+    from tests.wall.judging import Judgements, Results
 
 JUDGES = (*(rule.project for rule in RULES), OURS, LOOSER)
-"""Who judges."""
+"""The rules of projects, and the oracle twice, in the order of the columns."""
 
 LETTERS = {judge: chr(ord("A") + number) for number, judge in enumerate(JUDGES)}
-"""What they are called at the head of a column."""
+"""The letter of each at the head of its column."""
 
 GRADCHECK = "torch.autograd.gradcheck"
+"""It has a row where the others have one, and no column: it cannot be asked in these dtypes."""
 
 WRONG, PROBED = "x", "o"
-"""Written where a judge is wrong, or errs with the drawn cotangent alone; and where a probe makes the difference."""
+"""Written where a judge is wrong, and where the probes alone make it right, of a fault, or wrong, of a sound kernel."""
 
 WIDTH = 120
 """Columns of a line of prose."""
 
 
 def counts(some: Sequence[Results], judge: str) -> tuple[int, int, int, int, int]:
-    """Count what a judge does at some places.
+    """Count the errors of a judge: faults that it accepts, and sound kernels that it rejects.
 
-    First with the drawn cotangents alone and then with the probes too: the faults accepted and the sound kernels
-    rejected; of these last, how many are at places where torch's own gradient is off.
+    The first two are counted with the drawn cotangents alone, the next two with the probes too. The last says how many
+    of the sound kernels that are rejected belong to workloads where torch's own gradient is off.
     """
     faults = [fault for each in some for fault in each.faults.values()]
     sound = [(kernel, each.is_reference_off) for each in some for kernel in each.sound.values()]
@@ -73,34 +74,34 @@ def details(results: Sequence[Results], dtype: str, shape: Box) -> Table:
     for each in results:
         if each.dtype == dtype:
             for name, fault in each.faults.items():
-                table.add_row(f"{each.place.op.name}: {name}", *(_accepted(fault, judge) for judge in JUDGES))
+                table.add_row(f"{each.workload.op.name}: {name}", *(_accepted(fault, judge) for judge in JUDGES))
     return table
 
 
-def _accepted(fault: Outcome, judge: str) -> str:
+def _accepted(fault: Judgements, judge: str) -> str:
     if fault.is_accepted(judge):
         return WRONG
     return PROBED if fault.is_accepted(judge, with_probes=False) else ""
 
 
 def soundness(results: Sequence[Results], dtype: str, shape: Box) -> Table:
-    """Return the table of one dtype that says which sound kernels are rejected, and which of the others."""
+    """Return the table of one dtype that says who rejects which sound kernels, and which that round inside."""
     table = Table("op and kernel", *LETTERS.values(), box=shape)
     for each in results:
         if each.dtype == dtype:
             for name, kernel in (each.sound | each.others).items():
-                table.add_row(f"{each.place.op.name}: {name}", *(_rejected(kernel, judge) for judge in JUDGES))
+                table.add_row(f"{each.workload.op.name}: {name}", *(_rejected(kernel, judge) for judge in JUDGES))
     return table
 
 
-def _rejected(kernel: Outcome, judge: str) -> str:
+def _rejected(kernel: Judgements, judge: str) -> str:
     if kernel.is_accepted(judge):
         return ""
     return PROBED if kernel.is_accepted(judge, with_probes=False) else WRONG
 
 
 def rules() -> Table:
-    """Return the table of the rules, as they are applied."""
+    """Return the table of the rules: what they compare with, and when they accept."""
     table = Table("", "project", "reference", *DTYPES, box=box.MARKDOWN)
     for rule in RULES:
         table.add_row(LETTERS[rule.project], rule.project, rule.reference, rule.in_float32, rule.in_bfloat16)
@@ -111,24 +112,24 @@ def rules() -> Table:
 
 
 def explained(results: Sequence[Results]) -> Iterator[str]:
-    """Yield a line for each fault that the oracle accepts, and why."""
+    """Yield a line for each fault that the oracle accepts, with the reason on file."""
     for each in results:
         for name, fault in each.faults.items():
             if fault.is_accepted(OURS):
-                reason = EXPLAINED.get((each.place.op.name, name), "No reason is on file: look into it.")
-                yield f"{each.place.op.name}, {name}, in {each.dtype}. {reason}"
+                reason = EXPLAINED.get((each.workload.op.name, name), "No reason is on file: look into it.")
+                yield f"{each.workload.op.name}, {name}, in {each.dtype}. {reason}"
 
 
 def surprises(results: Sequence[Results]) -> list[str]:
     """Return what the oracle accepts without a reason on file, and the sound kernels that it rejects."""
     accepted = [
-        f"{each.place.op.name}: {name} is accepted in {each.dtype}"
+        f"{each.workload.op.name}: {name} is accepted in {each.dtype}"
         for each in results
         for name, fault in each.faults.items()
-        if fault.is_accepted(OURS) and (each.place.op.name, name) not in EXPLAINED
+        if fault.is_accepted(OURS) and (each.workload.op.name, name) not in EXPLAINED
     ]
     rejected = [
-        f"{each.place.op.name}: the sound kernel {name} is rejected in {each.dtype}"
+        f"{each.workload.op.name}: the sound kernel {name} is rejected in {each.dtype}"
         for each in results
         for name, sound in each.sound.items()
         if not sound.is_accepted(OURS)
@@ -136,27 +137,27 @@ def surprises(results: Sequence[Results]) -> list[str]:
     return accepted + rejected
 
 
-def points(lines: Iterator[str]) -> str:
-    """Write a list of points."""
+def bullets(lines: Iterator[str]) -> str:
+    """Write a list in Markdown."""
     return "\n".join(fill(f"- {line}", WIDTH, subsequent_indent="  ", break_on_hyphens=False) for line in lines)
 
 
 def page(results: Sequence[Results]) -> str:
-    """Write the page."""
-    off = " and ".join(f"{each.place.op.name} in {each.dtype}" for each in results if each.is_reference_off)
+    """Write the page in Markdown: its paragraphs are those of `PAGE`, with blocks and figures filled in."""
+    off = " and ".join(f"{each.workload.op.name} in {each.dtype}" for each in results if each.is_reference_off)
     prose = {
         "torch": torch.__version__.split("+")[0],
-        "faults": str(sum(len(place.faults) for place in PLACES)),
-        "sound": str(3 * len(PLACES)),
+        "faults": str(sum(len(workload.faults) for workload in WORKLOADS)),
+        "sound": str((1 + len(SOUND)) * len(WORKLOADS)),
         "off": off or "no op here",
         "itself": ITSELF,
         "ours": LETTERS[OURS],
         "looser": LETTERS[LOOSER],
     }
     blocks = {
-        "SIZES": points(f"{place.op.name}: {place.size}." for place in PLACES),
-        "STORIES": points(f"*{name}*: {story}." for name, story in STORIES.items()),
-        "EXPLAINED": points(explained(results)) or "- None.",
+        "SIZES": bullets(f"{workload.op.name}: {workload.size}." for workload in WORKLOADS),
+        "STORIES": bullets(f"*{name}*: {story}." for name, story in STORIES.items()),
+        "EXPLAINED": bullets(explained(results)) or "- None.",
         "RULES": markdown(rules()),
     }
     for dtype in DTYPES:

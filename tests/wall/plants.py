@@ -1,4 +1,4 @@
-"""What is planted and where: ops at real sizes, their sound kernels, and those that are wrong."""
+"""The workloads: ops at the sizes of real use, with sound kernels, and kernels that are wrong."""
 
 from __future__ import annotations
 
@@ -30,20 +30,21 @@ if TYPE_CHECKING:
 DTYPES = ("float32", "bfloat16")
 
 CORRECT = "correctly rounded"
+"""The name of the certified gradient, rounded once."""
 
 SOUND = {"in pairs": kernels.pairwise, "in order": kernels.in_order}
-"""How sound kernels accumulate, in float32."""
+"""How sound kernels accumulate, in float32, by their names."""
 
 
 def tokens(shapes: Sequence[Shape], random: np.random.Generator) -> Any:
-    """Draw twice as many tokens as there are rows in the table, by Zipf's law: the first is the most frequent."""
+    """Draw twice as many tokens as the table has rows, by Zipf's law: token k is drawn as often as 1 / (k + 1) says."""
     (rows, _), *_ = shapes
     weights = 1 / np.arange(1, rows + 1)
     return random.choice(rows, 2 * rows, p=weights / weights.sum())
 
 
 def causal_attention(query: Any, key: Any, value: Any) -> Any:
-    """Attention in which a query sees the keys up to its own place; the scores are over 8, the root of 64."""
+    """Attend to the keys up to a query's own position; scores are divided by 8, the root of the 64 features."""
     scores = query @ key.swapaxes(-2, -1) * Rational(1, 8)
     length = scores.shape[-1]
     exponentials = np.exp(scores - shift(scores)) * np.tril(np.ones((length, length)))
@@ -72,29 +73,36 @@ ATTENTION = Op(
 
 
 @dataclass(frozen=True)
-class Place:
-    """An op at a size, and the kernels that are planted there."""
+class Workload:
+    """An op at the sizes of real use, with the kernels that are judged there."""
 
     op: Op
     size: str
-    """The size in words."""
+    """The size, as the page says it."""
 
     sizes: Mapping[str, int]
+    """The length of each axis that the entry names."""
+
     rows: Shape
+    """The shape of the batch in front of these axes."""
+
     kernel: Any
-    """The backward: a `Kernel` that takes a `Total` too."""
+    """The sound backward: a `Kernel` that takes a `Total` too."""
 
     faults: Mapping[str, Kernel]
+    """Kernels with a fault each, by its name, which `STORIES` tells of."""
+
     others: Mapping[str, Kernel] = field(default_factory=dict)
-    """Kernels that round inside by design, where the dtype is bfloat16: neither sound by `wide` nor a fault."""
+    """Kernels that round inside by design, judged in bfloat16 alone: neither sound by `wide` nor faulty."""
 
     small: tuple[Mapping[str, int], Shape] = ({}, ())
-    """Smaller sizes and rows, for the suite's own tests."""
+    """Sizes and rows that the suite's own tests have the time for."""
 
     def cases(self, form: Format, *, is_small: bool = False) -> tuple[Case, ...]:
-        """Return the drawn case, and those with a cotangent that probes.
+        """Return the case as it is drawn, and two with cotangents that probe.
 
-        One has ones in the last column and zeros elsewhere, the other a one in the last entry.
+        One cotangent has ones in the last column and zeros elsewhere, the other a single one in the last entry. A
+        scalar output has no probes: its case has a cotangent of 1.
         """
         sizes, rows = self.small if is_small else (self.sizes, self.rows)
         case = replace(case_in_use(self.op, form, sizes, rows), promise="wide")
@@ -106,21 +114,21 @@ class Place:
         return (case, replace(case, cotangent=column), replace(case, cotangent=entry))
 
     def sound(self, case: Case) -> dict[str, list[Floats]]:
-        """Return the gradients of kernels that are right."""
+        """Return the gradients of the sound kernels, by their names."""
         correct = [nearest(case.form, found.centre) for found in answer(case)]
         others = {name: rounded(partial(self.kernel, total=total), case) for name, total in SOUND.items()}
         return {CORRECT: correct, **others}
 
 
 def given(case: Case) -> Given:
-    """Return what a kernel is given of a case: every value is one of float32 too."""
+    """Return what a kernel is given of a case; its values are of float32 or bfloat16, so that no cast rounds."""
     inputs = tuple(primal.astype(np.float32) for primal in case.primals)
     context = case.tree.root.op.context([primal.shape for primal in case.primals], case.seed)
     return Given(inputs, case.cotangent.astype(np.float32), context)
 
 
 def rounded(kernel: Kernel, case: Case) -> list[Floats]:
-    """Return what a kernel makes of a case, each result rounded once to the format."""
+    """Return the gradients of a case by a kernel, each rounded once to the format."""
     return [binding.read(torch.tensor(gradient).to(binding.dtype(case.form))) for gradient in kernel(given(case))]
 
 
@@ -130,54 +138,52 @@ def nearest(form: Format, values: Floats) -> Floats:
 
 
 def common(kernel: Kernel) -> dict[str, Kernel]:
-    """Return the faults that any kernel may have: too large by a little, or by more."""
+    """Return the faults that every kernel can have: all gradients too large by a small and by a larger factor."""
     return {"times 1.005": kernels.times(kernel, 1.005), "times 1.05": kernels.times(kernel, 1.05)}
 
 
-TAIL, LAST = slice(-kernels.TAIL, None), slice(-1, None)
-
-PLACES = (
-    Place(
+WORKLOADS = (
+    Workload(
         OPS["cross_entropy"],
         "64 rows of 32,000 classes",
         {"m": 64, "n": 32000},
         (),
         kernels.cross_entropy,
         {
-            "tail of 6 columns zero": kernels.unwritten(kernels.cross_entropy, TAIL),
-            "block of 128 zero": kernels.unwritten(kernels.cross_entropy, kernels.BLOCK),
-            "block of 128 not summed": partial(kernels.cross_entropy, total=kernels.in_order_without(kernels.BLOCK)),
-            "last class not summed": partial(kernels.cross_entropy, total=kernels.in_order_without(LAST)),
+            "tail of 6 columns zero": kernels.unwritten(kernels.cross_entropy, kernels.TAIL),
+            "block of 128 zero": kernels.unwritten(kernels.cross_entropy, kernels.SKIPPED),
+            "block of 128 not summed": partial(kernels.cross_entropy, total=kernels.in_order_without(kernels.SKIPPED)),
+            "last class not summed": partial(kernels.cross_entropy, total=kernels.in_order_without(kernels.LAST)),
             "zero off the target": partial(kernels.cross_entropy, only_target=True),
             **common(kernels.cross_entropy),
         },
         small=({"m": 8, "n": 4000}, ()),
     ),
-    Place(
+    Workload(
         OPS["softmax"],
         "64 rows of 4,096",
         {"n": 4096},
         (64,),
         kernels.softmax,
         {
-            "tail of 6 columns zero": kernels.unwritten(kernels.softmax, TAIL),
+            "tail of 6 columns zero": kernels.unwritten(kernels.softmax, kernels.TAIL),
             "sum term forgotten": partial(kernels.softmax, has_sum=False),
-            "block of 128 not summed": partial(kernels.softmax, inner=kernels.in_order_without(kernels.BLOCK)),
-            "last column not summed": partial(kernels.softmax, inner=kernels.in_order_without(LAST)),
+            "block of 128 not summed": partial(kernels.softmax, inner=kernels.in_order_without(kernels.SKIPPED)),
+            "last column not summed": partial(kernels.softmax, inner=kernels.in_order_without(kernels.LAST)),
             "cotangent's strides ignored": kernels.reading_as_contiguous(kernels.softmax),
             **common(kernels.softmax),
         },
         {"from its rounded output": partial(kernels.softmax, from_output=True)},
         small=({"n": 1024}, (8,)),
     ),
-    Place(
+    Workload(
         OPS["layer_norm"],
         "256 rows of 512",
         {"n": 512},
         (256,),
         kernels.layer_norm,
         {
-            "tail of 6 columns zero": kernels.unwritten(kernels.layer_norm, TAIL),
+            "tail of 6 columns zero": kernels.unwritten(kernels.layer_norm, kernels.TAIL),
             "mean term forgotten": partial(kernels.layer_norm, has_mean=False),
             "variance term forgotten": partial(kernels.layer_norm, has_variance=False),
             "last row of 64 dropped": partial(kernels.layer_norm, over_rows=kernels.in_order_without_last_of_tiles),
@@ -186,7 +192,7 @@ PLACES = (
         },
         small=({"n": 64}, (128,)),
     ),
-    Place(
+    Workload(
         OPS["rms_norm"],
         "4,096 rows of 256",
         {"n": 256},
@@ -195,15 +201,15 @@ PLACES = (
         {
             "accumulated in bfloat16": partial(kernels.rms_norm, over_rows=kernels.in_bfloat16),
             "last row of 64 dropped": partial(kernels.rms_norm, over_rows=kernels.in_order_without_last_of_tiles),
-            "last row of all dropped": partial(kernels.rms_norm, over_rows=kernels.in_order_without(LAST)),
+            "last row of all dropped": partial(kernels.rms_norm, over_rows=kernels.in_order_without(kernels.LAST)),
             "block of 128 rows not summed": partial(
-                kernels.rms_norm, over_rows=kernels.in_order_without(kernels.BLOCK)
+                kernels.rms_norm, over_rows=kernels.in_order_without(kernels.SKIPPED)
             ),
             **common(kernels.rms_norm),
         },
         small=({"n": 16}, (1024,)),
     ),
-    Place(
+    Workload(
         EMBEDDING,
         "8,192 tokens by Zipf's law, of 4,096 rows of 64",
         EMBEDDING.in_use,
@@ -212,12 +218,12 @@ PLACES = (
         {
             "accumulated in bfloat16": partial(kernels.embedding, total=kernels.in_bfloat16),
             "tokens repeated within 64 lost": partial(kernels.embedding, has_races=True),
-            "tail of 6 columns zero": kernels.unwritten(kernels.embedding, TAIL),
+            "tail of 6 columns zero": kernels.unwritten(kernels.embedding, kernels.TAIL),
             **common(kernels.embedding),
         },
         small=({"v": 512, "d": 16}, ()),
     ),
-    Place(
+    Workload(
         ATTENTION,
         "2 heads of 128 × 64, causal",
         ATTENTION.in_use,
@@ -234,7 +240,7 @@ PLACES = (
         small=({"n": 16, "d": 64}, (2,)),
     ),
 )
-"""The places, in the order of the table."""
+"""The workloads, in the order of the tables."""
 
 EXPLAINED = {
     ("cross_entropy", "last class not summed"): (
@@ -243,7 +249,7 @@ EXPLAINED = {
         "class dominates would show it."
     ),
 }
-"""Op and fault of what rounding by the promise `wide` explains, in either dtype, and why."""
+"""The faults that rounding by the promise `wide` explains in either dtype, by op and name, and why it does."""
 
 STORIES = {
     "tail of 6 columns zero": "the last 6 columns of the first gradient are not written, as after a loop of vectors",
@@ -268,4 +274,4 @@ STORIES = {
     "times 1.005": "every gradient is multiplied by 1.005, before it is rounded",
     "times 1.05": "every gradient is multiplied by 1.05, before it is rounded",
 }
-"""What each fault is."""
+"""What each fault is, by its name, as the page tells it."""

@@ -1,7 +1,7 @@
-"""The rules by which projects accept gradients, as their own test files state them, and what is said of each.
+"""The rules by which projects accept gradients, as their own test files state them.
 
 The numbers were read between July and September 2026. A rule that a project has for one op is applied to all here.
-Each sees one gradient, and the gradients that it may compare with; the arithmetic of the comparison is float64.
+Each sees one gradient at a time, beside those of torch that it may compare with, all of one shape and in float64.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Compared:
-    """A gradient, and what it is compared with."""
+    """The gradient of a kernel by one input, and what it is compared with."""
 
     got: Floats
     same: Floats
-    """Torch's own gradient in the same dtype."""
+    """Torch's own gradient in the dtype of the kernel."""
 
     single: Floats
-    """Torch's own in float32, of the same values."""
+    """Torch's own gradient in float32, of the same values."""
 
     double: Floats
-    """Torch's own in float64, of the same values."""
+    """Torch's own gradient in float64, of the same values."""
 
     is_narrow: bool = False
     """Whether the dtype is bfloat16; else it is float32."""
@@ -40,11 +40,15 @@ class Compared:
 
 @dataclass(frozen=True)
 class Rule:
-    """A rule, and whose it is."""
+    """A rule of a project, in words and as a predicate."""
 
     project: str
     reference: str
+    """What it compares with: torch's gradient in `SAME`, `SINGLE` or `DOUBLE`."""
+
     in_float32: str
+    """When it accepts, as the page says it."""
+
     in_bfloat16: str
     accepts: Callable[[Compared], bool]
 
@@ -55,7 +59,7 @@ def is_close(got: Floats, due: Floats, atol: float, rtol: float) -> bool:
 
 
 def close(single: tuple[float, float], narrow: tuple[float, float]) -> Callable[[Compared], bool]:
-    """Return the rule that every element is close to torch's in the same dtype, with atol and rtol for each dtype."""
+    """Return the rule that every element is close to torch's in the same dtype; atol and rtol are for each dtype."""
     return lambda each: is_close(each.got, each.same, *(narrow if each.is_narrow else single))
 
 
@@ -70,8 +74,8 @@ def rms(values: Floats) -> float:
 
 
 def relative_rms(got: Floats, due: Floats) -> float:
-    """Return the root mean square of the difference, as a part of that of what is due."""
-    return rms(got - due) / (rms(due) + 1e-8)
+    """Return the root mean square of the difference, divided by that of what is due."""
+    return rms(got - due) / (rms(due) + 1e-8)  # as flash-linear-attention has it, so that zeros can be compared
 
 
 def sol_exec_bench(each: Compared) -> bool:
@@ -81,7 +85,7 @@ def sol_exec_bench(each: Compared) -> bool:
 
 
 def flash_attention(each: Compared) -> bool:
-    """Accept where the largest error is at most twice that of torch in the same dtype, and a little."""
+    """Accept where the largest error is at most twice that of torch in the same dtype, plus a constant."""
     least = 5e-2 if each.is_narrow and each.is_norm else 1e-4
     return distance(each.got, each.single) <= 2 * distance(each.same, each.single) + least
 
@@ -92,18 +96,18 @@ def flash_linear_attention(each: Compared) -> bool:
 
 
 def flash_linear_attention_in_ci(each: Compared) -> bool:
-    """Accept the same, and what is below 1e-2, or off by 0.3 at most anywhere, with a warning."""
+    """Accept where that ratio is below 1e-2, or no element is off by more than 0.3: CI only warns of these."""
     ratio = relative_rms(each.got, each.single)
     return ratio < 1e-2 or distance(each.got, each.single) <= 0.3
 
 
 def transformer_engine(each: Compared) -> bool:
-    """Accept where every element is close to float64's."""
+    """Accept where every element is close to torch's gradient in float64."""
     return is_close(each.got, each.double, 1e-5, 1.6e-2 if each.is_narrow else 1.3e-6)
 
 
 def torch_npu(each: Compared) -> bool:
-    """Accept where few elements miss absolutely, or as few miss relatively."""
+    """Accept where few elements are off by more than a bound, or few by more than that part of their value."""
     precision = 1e-3 if each.is_narrow else 1e-4
     difference = np.abs(each.got - each.same)
     larger = np.maximum(np.abs(each.got), np.abs(each.same))
@@ -129,23 +133,24 @@ def number(value: float) -> str:
     return f"{value:g}" if value == 0 or value >= 0.1 else np.format_float_scientific(value, trim="-", exp_digits=1)
 
 
-def written(single: tuple[float, float], narrow: tuple[float, float], project: str) -> Rule:
-    """Return a rule of closeness to torch in the same dtype, as the page writes it."""
+def allclose(single: tuple[float, float], narrow: tuple[float, float], project: str) -> Rule:
+    """Return a project's rule that every element is close to torch's in the same dtype; pairs are atol and rtol."""
     texts = [f"allclose({number(atol)}, {number(rtol)})" for atol, rtol in (single, narrow)]
     return Rule(project, SAME, texts[0], texts[1], close(single, narrow))
 
 
 SAME, SINGLE, DOUBLE = "same dtype", "float32", "float64"
+"""The dtypes of torch's gradients that rules compare with."""
 
 RULES = (
-    written((1e-4, 1e-4), (1e-2, 1e-2), "KernelBench"),
-    written((1e-2, 1e-2), (1e-2, 1e-2), "BackendBench, older KernelBench"),
+    allclose((1e-4, 1e-4), (1e-2, 1e-2), "KernelBench"),
+    allclose((1e-2, 1e-2), (1e-2, 1e-2), "BackendBench, older KernelBench"),
     Rule("SOL-ExecBench", SAME, "99 % in allclose(1e-2, 1e-2), not 0", "same", sol_exec_bench),
-    written((1e-3, 1e-2), (1e-3, 1e-2), "GPU MODE, cross_entropy"),
-    written((1e-5, 1e-5), (1e-5, 1e-5), "robust-kbench"),
-    written((1e-2, 0), (1e-2, 0), "Triton tutorial, layer norm"),
-    written((1e-4, 1e-6), (0.2, 0.02), "Liger-Kernel, rms_norm"),
-    written((30, 5e-2), (100, 5e-2), "Liger-Kernel, experts"),
+    allclose((1e-3, 1e-2), (1e-3, 1e-2), "GPU MODE, cross_entropy"),
+    allclose((1e-5, 1e-5), (1e-5, 1e-5), "robust-kbench"),
+    allclose((1e-2, 0), (1e-2, 0), "Triton tutorial, layer norm"),
+    allclose((1e-4, 1e-6), (0.2, 0.02), "Liger-Kernel, rms_norm"),
+    allclose((30, 5e-2), (100, 5e-2), "Liger-Kernel, experts"),
     Rule(
         "flash-attention",
         SINGLE,
@@ -165,6 +170,6 @@ RULES = (
     Rule("torch_npu", SAME, "assertRtolEqual, prec 1e-4", "prec 1e-3", torch_npu),
     Rule("unsloth", SAME, "norm(g - r) ≤ 0.1", "same", unsloth),
     Rule("torchao", SAME, "norm(r) / norm(g - r) above 20 dB", "same", torchao),
-    written((1e-4, 1e-4), (5e-2, 5e-2), "gpucheck"),
+    allclose((1e-4, 1e-4), (5e-2, 5e-2), "gpucheck"),
 )
 """The rules, one for each column of the table."""

@@ -1,4 +1,4 @@
-"""What the quick profile asks of a kernel, by the check that asks it."""
+"""What the profile `quick` asks of a kernel, by the check that asks it."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ if TYPE_CHECKING:
 
 
 def checks(op: Op, form: Format) -> dict[str, Sequence[Case]]:
-    """Return what is asked of an op in the first mode, by what is varied, in the order in which it is asked."""
+    """Return what is asked of an op in the mode `backward`, by what is varied, in the order in which it is asked."""
     real, kinks = real_cases(op, form), places(op)
     small = [case for case in fixed_cases(op, form) if case not in real]
+    # A tensor op has one small case, then those with ties and zeros, and one for each further shape.
     ties = [] if op.elementwise else small[1 : len(small) - len(op.cores) + 1]
     return {
         "hard points" if op.elementwise else "small shapes": [case for case in small if case not in ties],
@@ -38,13 +39,13 @@ def checks(op: Op, form: Format) -> dict[str, Sequence[Case]]:
 
 
 def misses(case: Case, mode: str) -> list[Miss]:
-    """Return what of a case is wrong."""
+    """Return what is wrong with a case in a mode."""
     asked = MODES[mode]
     return judged(asked.asks(case), asked, "cpu").misses
 
 
 def seen_by(kind: str, name: str, *, faulty: bool = True, dtype: str = "") -> Iterator[str]:
-    """Yield the checks that reject a kernel, in the mode of its kind; one format is that in which the kind shows."""
+    """Yield the checks that reject a kernel in the mode of its kind, and in a format: by default that of its kind."""
     each, op = KINDS[kind], planted(kind, name, faulty=faulty)
     form = FORMATS[dtype or each.dtype]
     asked = checks(op, form)

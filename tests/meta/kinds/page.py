@@ -1,4 +1,7 @@
-"""Writes the page of the kinds: what the fault is, the kernels that have it, and the check that sees it first."""
+"""The page of the kinds: what the fault is, the kernels that have it, and the check that rejects each first.
+
+``python -m tests.meta.kinds.page docs/kinds.md`` writes it.
+"""
 
 from __future__ import annotations
 

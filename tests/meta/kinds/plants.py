@@ -1,6 +1,7 @@
-"""Faults that can be planted in the backward of any op, so that one kind of fault is in several.
+"""Faults that can be planted in the backward of any op, so that several ops have one kind of fault.
 
-A sound backward takes what was saved and the cotangent; a plant returns one that `tests.meta.kernels.kernel` takes.
+Each plant takes a sound backward, of what was saved and the cotangent, and returns one for `tests.meta.kernels.kernel`,
+which has the fault where it is told to be faulty. Docstrings say what such a backward does.
 """
 
 from __future__ import annotations
@@ -82,9 +83,9 @@ def last_output(back: Backward) -> Backward:
 
 
 def summed(by_rows: Callable[..., Any], total: Callable[[torch.Tensor, torch.Size], torch.Tensor]) -> Backward:
-    """Sum what each row adds to the gradient of a vector that all rows share in a way that is wrong.
+    """Sum over rows by `total`, which is wrong, for the gradient of a vector that all rows share.
 
-    The sound backward returns the gradient by x, and for the vector what each row adds.
+    `by_rows` returns the gradient by x, and what each row adds to that of the vector.
     """
 
     def planted(saved: Any, g: Any, *, faulty: bool, **_: Any) -> Any:
@@ -97,7 +98,7 @@ def summed(by_rows: Callable[..., Any], total: Callable[[torch.Tensor, torch.Siz
 
 
 def whole_blocks(rows: torch.Tensor, _: torch.Size) -> torch.Tensor:
-    """Sum rows in blocks of 8 from 1,024 on, without the last if it is not full."""
+    """Sum rows; from 1,024 of them on, without those past the last whole block of 8."""
     return rows[: len(rows) - len(rows) % 8 if len(rows) >= 1024 else None].sum(0)
 
 
@@ -107,7 +108,7 @@ def first_dimension(rows: torch.Tensor, shape: torch.Size) -> torch.Tensor:
 
 
 def in_bfloat16(rows: torch.Tensor, _: torch.Size) -> torch.Tensor:
-    """Round each partial sum to bfloat16."""
+    """Sum rows one after the other, with each partial sum rounded to bfloat16."""
     total = torch.zeros(rows.shape[-1], dtype=torch.bfloat16)
     for row in rows.to(torch.bfloat16):
         total += row

@@ -1,7 +1,7 @@
 """The table of kinds: what the fault is, and kernels of several ops that have it, beside their sound twins.
 
-Kernels of `tests/meta/kernels.py` are named; the others are of the plants of `tests/meta/kinds/plants.py`, or have a
-fault of their own.
+Some kernels are those of `tests/meta/kernels.py`. The others have a plant of `tests/meta/kinds/plants.py`, or a fault
+of their own. A backward is given what was saved, which are the inputs, and the cotangent g of each output.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from reference.op import Stated, x
 from reference.trace import shift
 from tests.kernels.formulas import EPSILON
 from tests.meta import kernels
-from tests.meta.kernels import Kernel, checkered, embedding, made, words
+from tests.meta.kernels import Parts, checkered, embedding, made, words
 from tests.meta.kinds import plants
 
 if TYPE_CHECKING:
@@ -30,12 +30,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of fault, and kernels that have it."""
+    """A kind of fault, and the kernels that have it, by their names."""
 
     fault: str
     """What is wrong, in a line."""
 
-    kernels: Mapping[str, Kernel]
+    kernels: Mapping[str, Parts]
 
     dtype: str = "float32"
     """The format in which it shows."""
@@ -44,11 +44,12 @@ class Kind:
     """The mode in which it shows."""
 
 
-def known(*names: str) -> dict[str, Kernel]:
-    """Return kernels of `tests/meta/kernels.py`."""
+def known(*names: str) -> dict[str, Parts]:
+    """Return kernels of `tests/meta/kernels.py` by their names."""
     return {name: kernels.KERNELS[name] for name in names}
 
 
+# Fields of entries.
 WIDE = {"inside": "wide"}
 SHARED = {"axes": "n,n"}
 SUMMED = SHARED | WIDE | {"sizes": {"m": 4096, "n": 64}}
@@ -57,18 +58,18 @@ PAIR = {"formula": lambda x, y: x * y, "broadcasts": False}
 
 
 def shifted_rows(_: Any, g: Any) -> Any:
-    """Of x + bias."""
+    """Differentiate x + bias: return the gradient by x, and what each row adds to that by the bias."""
     return g, g.float()
 
 
 def scaled_rows(saved: Any, g: Any) -> Any:
-    """Of x * weight."""
+    """Differentiate x * weight: return the gradient by x, and what each row adds to that by the weight."""
     x, weight = saved
     return g * weight, g.float() * x.float()
 
 
-def shared(total: Callable[..., torch.Tensor], fields: dict[str, Any]) -> dict[str, Kernel]:
-    """Return kernels of x + bias and x * weight that sum over the rows in some way."""
+def shared(total: Callable[..., torch.Tensor], fields: dict[str, Any]) -> dict[str, Parts]:
+    """Return kernels of x + bias and x * weight whose faulty backward sums over the rows by `total`."""
     end = total.__name__
     return {
         f"shifted_{end}": (torch.add, plants.summed(shifted_rows, total), {"formula": lambda x, b: x + b} | fields),
@@ -77,13 +78,13 @@ def shared(total: Callable[..., torch.Tensor], fields: dict[str, Any]) -> dict[s
 
 
 def hinge_back(saved: Any, g: Any, *, faulty: bool, **_: Any) -> Any:
-    """Of max(0, 1 - x)."""
+    """Differentiate max(0, 1 - x)."""
     (x,) = saved
     return g * torch.where((x <= 1) if faulty else (x < 1), -1.0, 0.0).to(x.dtype)
 
 
 def exponentials(x: Any) -> tuple[Any, Any]:
-    """Return the exponentials of a row, and the number that was taken off."""
+    """Return the exponentials of a row less its largest element, and that element."""
     top = shift(x)
     return np.exp(x - top), top
 
@@ -95,37 +96,37 @@ def log_total(x: Any) -> Any:
 
 
 def log_total_back(saved: Any, g: Any) -> Any:
-    """Of it."""
+    """Differentiate `log_total`."""
     return g[..., None] * torch.softmax(saved[0], -1)
 
 
 def log_total_linear_back(saved: Any, g: Any) -> Any:
-    """Of it, behind a product of matrices."""
+    """Differentiate `log_total` of x @ weight.T."""
     x, weight = saved
     by_logits = g[..., None] * torch.softmax(x @ weight.mT, -1)
     return by_logits @ weight, by_logits.mT @ x
 
 
 def softmax(x: Any) -> Any:
-    """Return the exponentials of a row, in shares of their sum."""
+    """Return the softmax of a row."""
     found, _ = exponentials(x)
     return found / np.sum(found, axis=-1, keepdims=True)
 
 
 def softmax_back(saved: Any, g: Any) -> torch.Tensor:
-    """Of it."""
+    """Differentiate `softmax`."""
     p = torch.softmax(saved[0], -1)
     return p * (g - (g * p).sum(-1, keepdim=True))
 
 
 def linear_back(saved: Any, g: Any) -> Any:
-    """Of x @ weight.T."""
+    """Differentiate x @ weight.T."""
     x, weight = saved
     return g @ weight, g.mT @ x
 
 
 def norm_back(saved: Any, g: Any) -> Any:
-    """Of root mean square normalisation, of one row."""
+    """Differentiate root mean square normalisation, with its weight."""
     x, weight = saved
     scale = torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + EPSILON)
     by = g * weight
@@ -134,7 +135,7 @@ def norm_back(saved: Any, g: Any) -> Any:
 
 
 def wide(function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
-    """Compute in float32."""
+    """Return a function that computes in float32, and rounds its result to the format of the first input."""
     return lambda *inputs: function(*(x.float() for x in inputs)).to(inputs[0].dtype)
 
 
@@ -145,7 +146,7 @@ def masked_softmax(x: Any, mask: Any) -> Any:
 
 
 def masked_softmax_back(saved: Any, g: Any, *, faulty: bool, **_: Any) -> Any:
-    """Of it: the weights are made anew from their sum, without the mask."""
+    """Differentiate `masked_softmax`: where it is faulty, the shares are made anew without the mask."""
     x, mask = saved
     total = torch.logsumexp(x.masked_fill(~mask, -torch.inf), -1, keepdim=True)
     p = torch.exp(x - total) * (1 if faulty else mask)
@@ -153,20 +154,20 @@ def masked_softmax_back(saved: Any, g: Any, *, faulty: bool, **_: Any) -> Any:
 
 
 def quadratic_back(saved: Any, g: Any, *, faulty: bool, **_: Any) -> Any:
-    """Of a u² + 2 b u v + c v², by the entries of the matrix and the vector."""
+    """Differentiate a u² + 2 b u v + c v² by a, b, c, u and v."""
     a, b, c, u, v = saved
     by_b = g * u * v * (1 if faulty else 2)
     return g * u * u, by_b, g * v * v, g * 2 * (a * u + b * v), g * 2 * (b * u + c * v)
 
 
 def determinant_back(saved: Any, g: Any, *, faulty: bool, **_: Any) -> Any:
-    """Of a c - b²."""
+    """Differentiate a c - b²."""
     a, b, c = saved
     return g * c, -g * b * (1 if faulty else 2), g * a
 
 
 def pair_back(saved: Any, g: Any, *, faulty: bool, outputs: Any, **_: Any) -> Any:
-    """Of x y: the product over the factor."""
+    """Differentiate x y: where it is faulty, the product is divided by the factor, which may be 0."""
     x, y = saved
     return g * (outputs[0] / x if faulty else y), g * x
 
@@ -177,7 +178,7 @@ def alternating(x: Any) -> Any:
 
 
 def alternating_back(saved: Any, g: Any, *, faulty: bool, outputs: Any, **_: Any) -> Any:
-    """Of them, of four elements: the product over the element."""
+    """Differentiate `alternating` of four elements: where it is faulty, a product is divided by the element."""
     (x,) = saved
     by_output = g.repeat(*(1,) * (g.ndim - 1), 2)
     others = outputs[0].repeat(*(1,) * (g.ndim - 1), 2) / x if faulty else x.roll(2, -1)
@@ -185,7 +186,7 @@ def alternating_back(saved: Any, g: Any, *, faulty: bool, outputs: Any, **_: Any
 
 
 def refusing(function: Callable[..., torch.Tensor], refuse: Callable[[], None]) -> tuple[Any, Any]:
-    """Return a function that takes half precision alone, and one that takes float16 alone."""
+    """Return a function that refuses all but float16 and bfloat16, and a faulty one that refuses bfloat16 too."""
 
     def taking(*formats: torch.dtype) -> Callable[[torch.Tensor], torch.Tensor]:
         def called(x: torch.Tensor) -> torch.Tensor:
@@ -199,7 +200,7 @@ def refusing(function: Callable[..., torch.Tensor], refuse: Callable[[], None]) 
 
 
 def raising(error: Exception) -> Callable[[], None]:
-    """Return a function that raises."""
+    """Return a function that raises an error."""
 
     def refuse() -> None:
         raise error
@@ -211,33 +212,36 @@ HALVES = {"dtypes": ("float16", "bfloat16")}
 
 
 def in_halves(back: plants.Backward) -> plants.Backward:
-    """Compute in float32."""
+    """Return a backward of one input that computes in float32, and rounds its result."""
     return lambda saved, g, **_: back(saved[0].float(), g.float()).to(g.dtype)
 
 
 def once(sound: Callable[..., torch.Tensor], compiled: Callable[..., torch.Tensor]) -> tuple[Any, Any]:
-    """Return a function, and one of which a compiler makes something else."""
+    """Return a function, and a faulty one that is another function where it is compiled."""
     return sound, lambda *inputs: compiled(*inputs) if torch.compiler.is_compiling() else sound(*inputs)
 
 
 def windows(x: Any) -> Any:
-    """Return means of three elements, every second place, of which the last window overhangs."""
+    """Return the means of windows of three elements, two apart, of which the last overhangs a row of six."""
     return np.stack([np.mean(x[..., at : at + 3], axis=-1) for at in range(0, 6, 2)], axis=-1)
 
 
 def planes(x: Any) -> Any:
-    """Return means of windows of 2 × 2, which overhang a 3 × 3 plane on two sides."""
-    rows = [np.stack([np.mean(x[..., i : i + 2, j : j + 2], axis=(-2, -1)) for j in (0, 2)], axis=-1) for i in (0, 2)]
-    return np.stack(rows, axis=-2)
+    """Return the means of windows of 2 × 2, which overhang a 3 × 3 plane on two sides."""
+
+    def row(i: int) -> Any:
+        return np.stack([np.mean(x[..., i : i + 2, j : j + 2], axis=(-2, -1)) for j in (0, 2)], axis=-1)
+
+    return np.stack([row(0), row(2)], axis=-2)
 
 
 def pooled(x: torch.Tensor) -> torch.Tensor:
-    """Return means of windows, that which overhangs divided by what lies inside."""
+    """Return what `windows` does, in torch: the sum over the window that overhangs is divided by what lies inside."""
     return avg_pool1d(x, 3, 2, ceil_mode=True)
 
 
 def pooled_whole(x: torch.Tensor) -> torch.Tensor:
-    """Return means of windows, that which overhangs divided by the whole kernel."""
+    """Return the same, but for the window that overhangs, whose sum is divided by the size of the window."""
     return avg_pool1d(pad(x, (0, 1)), 3, 2)
 
 
@@ -245,13 +249,13 @@ WINDOWS = {"shapes": (((1, 6),),), "batched": 0}
 
 
 def ramp_back(saved: Any, g: Any, *, faulty: bool, **_: Any) -> Any:
-    """Of x, kept within 0 and 2."""
+    """Differentiate x, kept between 0 and 2."""
     (x,) = saved
     return g * ((x >= 0) & (x <= 2) if faulty else (x > 0) & (x < 2))
 
 
 def blended_back(saved: Any, g: Any, *, faulty: bool, **_: Any) -> Any:
-    """Of a + (b - a) p, with p kept within 0 and 1."""
+    """Differentiate a + (b - a) p, with p kept between 0 and 1."""
     a, b, place = saved
     p = place.clamp(0, 1)
     inside = (place >= 0) & (place <= 1) if faulty else (place > 0) & (place < 1)
@@ -259,29 +263,29 @@ def blended_back(saved: Any, g: Any, *, faulty: bool, **_: Any) -> Any:
 
 
 def blended(a: Any, b: Any, place: Any) -> Any:
-    """Interpolate linearly, and go on with the ends."""
+    """Interpolate linearly, and continue with the ends."""
     return a + (b - a) * np.clip(place, 0, 1)
 
 
 def moments_back(saved: Any, g: Any, by_squares: Any) -> Any:
-    """Of the sum and the sum of squares of a row."""
+    """Differentiate the sum and the sum of squares of a row."""
     return g[..., None] + 2 * saved[0] * by_squares[..., None]
 
 
 def scaled_to_one(x: Any) -> Any:
-    """Return a row over its root mean square, and that root."""
+    """Return a row divided by its root mean square, and that root, both with 1 added to the mean."""
     root = np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + 1)
     return x / root, root
 
 
 def scaled_to_one_torch(x: torch.Tensor) -> Any:
-    """Do so in torch."""
+    """Do what `scaled_to_one` does, in torch."""
     root = (x.pow(2).mean(-1, keepdim=True) + 1).sqrt()
     return x / root, root
 
 
 def scaled_to_one_back(saved: Any, g: Any, by_root: Any) -> Any:
-    """Of it."""
+    """Differentiate `scaled_to_one`."""
     (x,) = saved
     root = (x.pow(2).mean(-1, keepdim=True) + 1).sqrt()
     by_root = by_root - (g * x).sum(-1, keepdim=True) / root**2
@@ -289,7 +293,7 @@ def scaled_to_one_back(saved: Any, g: Any, by_root: Any) -> Any:
 
 
 def looked_up(by_rows: Callable[[Any, Any], Any]) -> plants.Backward:
-    """Return a backward of what is done with the rows of a table: padding, row 0, gets a gradient."""
+    """Return the backward of what is done with rows of a table; where it is faulty, row 0, padding, gets a gradient."""
 
     def back(saved: Any, g: Any, *, faulty: bool, **_: Any) -> Any:
         places, weight = saved

@@ -15,7 +15,7 @@ from reference.format import FORMATS, Format
 from tests.runs.speed.floor import floor
 from tests.runs.speed.formula import NoFloorError
 from tests.runs.speed.network import NETWORKS
-from tests.runs.speed.work import KINDS, Graph, Work, chain, fan_out, neuron, of_network, of_op
+from tests.runs.speed.work import TIMED, Graph, Work, chain, fan_out, neuron, of_network, of_op
 from tests.runs.speed.worker import timed
 from tests.subject.device import waiting
 from tests.verdict.comparison import refusal
@@ -35,6 +35,7 @@ SIZES = tuple(10**power for power in range(8))
 DEPTHS = (1, 10, 100, 1000)
 GRAPHS = {"chain": chain, "fan-out": fan_out}
 FLOOR_SECONDS = 0.05
+"""How long a floor is called to find its shortest time."""
 
 OVERHEAD = 0.05
 """The share of a loop by hand that the benchmark may add to it."""
@@ -44,7 +45,7 @@ def measure(benchmark: BenchmarkFixture, work: Work, kind: str, device: str, **f
     """Time one kind of run of a piece of work, and note its floor beside it."""
     try:
         graph = Graph(work, device)
-        run = waiting(KINDS[kind](graph), device)
+        run = waiting(TIMED[kind](graph), device)
         run()
     except RuntimeError as error:
         if said := refusal(error, device):
@@ -72,6 +73,7 @@ def note_floor(benchmark: BenchmarkFixture, work: Work, graph: Graph, device: st
         differentiated, moved = floor(work, graph)
     except NoFloorError:
         return
+    # It reads half of the bytes and writes the other half, in elements of 4 bytes.
     source = torch.ones(max(moved // 8, 1), dtype=torch.float32, device=device)
     target = torch.zeros_like(source)
     benchmark.extra_info |= {
@@ -82,7 +84,7 @@ def note_floor(benchmark: BenchmarkFixture, work: Work, graph: Graph, device: st
 
 
 @pytest.mark.fixed
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", TIMED)
 def test_op(benchmark: BenchmarkFixture, op: Op, kind: str, form: Format, device: str) -> None:
     """Every op, on a million elements where it takes so many."""
     measure(benchmark, of_op(op, LARGE, form), kind, device)
@@ -106,7 +108,7 @@ def test_depth(benchmark: BenchmarkFixture, graph: str, kind: str, depth: int, d
     )
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", TIMED)
 @pytest.mark.parametrize(
     "work",
     [
@@ -133,7 +135,12 @@ def test_benchmark_adds_nothing(benchmark: BenchmarkFixture) -> None:
         "device": "cpu",
     }
     benchmark(graph.backward)
-    by_hand = min(timed(lambda: [graph.backward() for _ in range(100)], 0.05) / 100 for _ in range(20))
+
+    def hundred() -> None:
+        for _ in range(100):
+            graph.backward()
+
+    by_hand = min(timed(hundred, 0.05) for _ in range(20)) / 100
     benchmark.extra_info["by_hand"] = by_hand
     assert benchmark.stats is not None
     assert abs(benchmark.stats.stats.min / by_hand - 1) < OVERHEAD

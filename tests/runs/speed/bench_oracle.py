@@ -25,6 +25,8 @@ from strategies.cases import case_in_use
 from tests.subject import binding
 
 POINTS = 256
+"""Elements of the inputs, of the elementwise ops and of trees."""
+
 ELEMENTWISE = ("tanh", "sin", "exp", "sigmoid", "softplus", "sqrt", "erf", "atan")
 CERTIFIED_FLOOR, NARROW_FLOOR, WIDE_FLOOR = 70, 150, 40
 """How many times as fast as gradcheck the oracle must be, on a machine that does other things too.
@@ -38,7 +40,7 @@ TREE_FLOOR, FIRST_TREE_FLOOR = 12, 5
 DERIVED_SECONDS = 0.05
 """How long it may take to derive a tensor op at shapes that it has not met."""
 
-WHOLE = {"softmax": 20, "layer_norm": 20, "cross_entropy": 20, "linear": 8}
+IN_USE = {"softmax": 20, "layer_norm": 20, "cross_entropy": 20, "linear": 8}
 """Tensor ops in real use, and how many times torch's float64 forward and backward the oracle may take."""
 
 
@@ -68,6 +70,7 @@ TREES = drawn(5)
 
 def case_of(tree: Tree, form: str = "float64") -> Case:
     """Return a tree at evenly spread points."""
+    # Every other input in reverse, so that no two neighbours are equal.
     spread = np.linspace(0.25, 2, POINTS).astype(form).astype(np.float64)
     return Case(
         tree, FORMATS[form], tuple(spread[:: 1 - 2 * (i % 2)] for i in range(len(tree.leaves))), np.ones(POINTS)
@@ -75,7 +78,7 @@ def case_of(tree: Tree, form: str = "float64") -> Case:
 
 
 def gradcheck_seconds(case: Case) -> float:
-    """Return how long gradcheck takes in its full mode, for which the inputs are in float64."""
+    """Return the seconds that gradcheck takes in its full mode, for which the inputs are in float64."""
     inputs = binding.leaves(replace(case, form=FORMATS["float64"]), "cpu")
     start = perf_counter()
     torch.autograd.gradcheck(binding.function(case.tree), inputs, raise_exception=False)
@@ -86,7 +89,7 @@ def outpaces(
     benchmark: BenchmarkFixture,
     case: Case,
     work: Callable[[Case], object],
-    before: Callable[[], None] = kept.clear,
+    before: Callable[[], None] = kept.clear,  # the oracle keeps answers, and would look the second one up
     rounds: int = 300,
 ) -> float:
     """Time some of the oracle's work on a case, and return how many times as fast as gradcheck it is."""
@@ -163,7 +166,7 @@ def test_new_shape_is_derived_at_once(op: str) -> None:
 
 
 def torch_seconds(case: Case) -> float:
-    """Return how long torch's own forward and backward take of the same in float64, on one core."""
+    """Return the seconds that torch's own forward and backward of a case take in float64, on one core."""
     wide = replace(case, form=FORMATS["float64"])
     inputs, cotangent = binding.leaves(wide, "cpu"), binding.tensor(wide.cotangent, wide.form, "cpu")
     function, threads = binding.function(wide.tree, wide.seed), torch.get_num_threads()
@@ -175,7 +178,7 @@ def torch_seconds(case: Case) -> float:
     return seconds
 
 
-@pytest.mark.parametrize(("op", "most"), WHOLE.items(), ids=WHOLE)
+@pytest.mark.parametrize(("op", "most"), IN_USE.items(), ids=IN_USE)
 def test_whole_arrays_take_few_times_as_long_as_torch(benchmark: BenchmarkFixture, op: str, most: int) -> None:
     """The truth with its allowance in float32 takes at most so many times torch's own float64 forward and backward."""
     entry = OPS[op]

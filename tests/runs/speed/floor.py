@@ -1,7 +1,7 @@
-"""The analytic floor: the derivative step by step as plain torch, without autograd.
+"""The analytic floor: the derivative of a function step by step in plain torch, without autograd.
 
-It starts from what torch's backward starts from, the inputs, the values of the steps, and what the forward saved, and
-does the least that the mathematics asks for, one call of torch after the other. A fused kernel may be below it.
+It starts from what torch's backward has too: the inputs, the values of the steps, and what the forward saved. It does
+the least that the mathematics asks for, one call of torch after the other. A fused kernel may be faster.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from reference.op import Op, Shape
     from reference.tree import Node, Tree
-    from tests.runs.speed.formula import Written
+    from tests.runs.speed.formula import Printed
     from tests.runs.speed.work import Graph, Work
 
     Back = Callable[..., Sequence[torch.Tensor]]
@@ -31,19 +31,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Value:
-    """A tensor of the forward."""
+    """A tensor of the forward; two of equal elements are two nodes."""
 
     tensor: torch.Tensor
 
 
 class Steps:
-    """A forward that is run step by step, and what goes back over each step."""
+    """A forward that is run step by step, with the pullback of each step."""
 
     def __init__(self) -> None:
         """Start without one."""
         self._steps: list[tuple[tuple[Value, ...], tuple[Value, ...], Back]] = []
         self.moved = 0
-        """How many bytes the steps back read and write at least."""
+        """How many bytes the pullbacks of all steps read and write at least."""
 
     def op(self, op: Op, *sources: Value, shapes: tuple[Shape, ...] | None = None) -> Value:
         """Apply an op of the catalogue at these shapes, with a batch in front; elementwise without them.
@@ -58,7 +58,7 @@ class Steps:
         return self._pulled(output, sources, formula.back_over_op(op, shapes), known)
 
     def formula(self, expression: Expr, **sources: Value) -> Value:
-        """Apply a formula to the elements of its symbols, which broadcast."""
+        """Apply a formula to the elements of tensors that broadcast, each by the name of its symbol."""
         symbols = tuple(sorted(expression.free_symbols, key=str))
         values = [sources[str(symbol)] for symbol in symbols]
         tensors = [value.tensor for value in values]
@@ -66,7 +66,7 @@ class Steps:
         return self._pulled(forward(*tensors)[0], values, back, tensors)
 
     def product(self, left: Value, right: Value) -> Value:
-        """Multiply matrices, the second transposed, as a linear layer does."""
+        """Multiply matrices (..., m, k) and (..., n, k), the second transposed, as a linear layer does."""
         gradients = formula.of_product()
 
         def back(cotangent: torch.Tensor) -> list[torch.Tensor]:
@@ -79,7 +79,7 @@ class Steps:
         ]
 
     def total(self, source: Value) -> Value:
-        """Sum rows."""
+        """Sum the last axis, which is kept with length 1."""
         output = source.tensor.sum(-1, keepdim=True)
         return self._added([output], (source,), lambda cotangent: [cotangent.expand_as(source.tensor)], output.nbytes)[
             0
@@ -88,13 +88,13 @@ class Steps:
     def arranged(
         self, source: Value, there: Callable[[torch.Tensor], torch.Tensor], back: Callable[[torch.Tensor], torch.Tensor]
     ) -> Value:
-        """Arrange the elements otherwise; it is told how to arrange them back."""
+        """Arrange elements otherwise by `there`, which `back` undoes; neither counts as moving bytes."""
         return self._added(
             [there(source.tensor)], (source,), lambda cotangent: [back(cotangent)], -source.tensor.nbytes
         )[0]
 
     def split(self, source: Value) -> tuple[Value, ...]:
-        """Take the tensors along the first dimension."""
+        """Return the tensors along the first dimension."""
         return self._added(
             source.tensor.unbind(), (source,), lambda *cotangents: [torch.stack(cotangents)], source.tensor.nbytes
         )
@@ -102,7 +102,7 @@ class Steps:
     def differentiated(
         self, root: Value, leaves: Sequence[Value], cotangent: torch.Tensor
     ) -> Callable[[], list[torch.Tensor]]:
-        """Return what goes back from the root to the leaves."""
+        """Return a call that takes the cotangent from the root back to the leaves, and returns their gradients."""
         steps = self._steps[::-1]
 
         def run() -> list[torch.Tensor]:
@@ -115,14 +115,17 @@ class Steps:
         return run
 
     def _pulled(
-        self, output: torch.Tensor, sources: Sequence[Value], pull: Written, known: Sequence[torch.Tensor]
+        self, output: torch.Tensor, sources: Sequence[Value], pull: Printed, known: Sequence[torch.Tensor]
     ) -> Value:
+        """Add a step of one output, whose pullback takes what is known and a cotangent."""
+
         def narrowed(cotangent: torch.Tensor) -> list[torch.Tensor]:
             return [
                 gradient.sum_to_size(source.tensor.shape)
                 for gradient, source in zip(pull(*known, cotangent), sources, strict=True)
             ]
 
+        # Only a source that was broadcast needs its gradient summed, which this trial run finds out.
         wide = pull(*known, torch.ones_like(output))
         is_narrow = any(source.tensor.shape != gradient.shape for source, gradient in zip(sources, wide, strict=True))
         back = narrowed if is_narrow else partial(pull, *known)
@@ -132,6 +135,7 @@ class Steps:
     def _added(
         self, outputs: Sequence[torch.Tensor], sources: Sequence[Value], back: Back, read: int
     ) -> tuple[Value, ...]:
+        """Add a step whose pullback reads so many bytes, and writes a gradient for each source."""
         targets = tuple(map(Value, outputs))
         self._steps.append((targets, tuple(sources), back))
         self.moved += read + sum(source.tensor.nbytes for source in sources)

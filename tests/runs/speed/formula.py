@@ -1,4 +1,4 @@
-"""What goes back over a formula, as plain torch: sympy's derivative, with common sub-expressions."""
+"""Pullbacks of formulas as plain torch: sympy's derivatives, printed with common sub-expressions."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 import operator
 from dataclasses import dataclass
 from functools import cache, reduce
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,7 +34,7 @@ class NoFloorError(NotImplementedError):
 
 
 def _either(of_tensors: Callable[..., Any], of_numbers: Callable[..., float]) -> Callable[..., Any]:
-    """Return a function of tensors, or of the numbers in a formula."""
+    """Return a function that takes tensors, and the constants of a formula too, which torch's own does not."""
 
     def called(*arguments: Any) -> Any:
         return of_tensors(*arguments) if any(isinstance(a, torch.Tensor) for a in arguments) else of_numbers(*arguments)
@@ -61,7 +62,7 @@ class _Reduced:
 
 
 def _bessel(first: Callable[..., Any], second: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a Bessel function of any order, from those of order 0 and 1 by its recurrence."""
+    """Return the modified Bessel function of any order, from those of order 0 and 1 by its recurrence."""
 
     def called(order: int, x: torch.Tensor) -> torch.Tensor:
         lower, upper = first(x), second(x)
@@ -111,30 +112,30 @@ TORCH: dict[str, Any] = {
     "besseli": _bessel(torch.special.i0, torch.special.i1),
     "ScaledBesselI": _bessel(torch.special.i0e, torch.special.i1e),
 }
-"""What the names in a printed formula stand for."""
+"""What the names stand for that sympy's printer for numpy writes."""
 
 NAMES = {*TORCH, "asin", "acos", "atan", "asinh", "acosh", "atanh", "atan2", "Abs", "Piecewise"}
-"""The functions of sympy that can be printed."""
+"""The functions of sympy that can be printed: by numpy's name or by their own."""
 
 
 @dataclass(frozen=True)
-class Written:
-    """Formulas of the elements of tensors, as plain torch."""
+class Printed:
+    """Formulas of the elements of tensors, printed as plain torch; a batch is in front of every tensor."""
 
     function: Callable[..., Sequence[Any]]
-    """Of every element that it is given, every element of the results."""
+    """Returns every element of the results, given every element of the tensors."""
 
     dimensions: tuple[int, ...]
-    """Those of each of its tensors, without the batch."""
+    """How many dimensions each of its tensors has, without the batch."""
 
     reads: tuple[float, ...]
-    """The share of each of these tensors that it depends on."""
+    """The share of the elements of each tensor that the results depend on."""
 
     shapes: tuple[Shape, ...]
-    """Those of the results, without the batch."""
+    """The shapes of the results, without the batch."""
 
     def __call__(self, *tensors: torch.Tensor) -> list[torch.Tensor]:
-        """Return the results, in the shape of the batch of the last tensor where they are constants."""
+        """Return the results; a constant one has the shape of the last tensor."""
         if not any(self.dimensions):
             return [
                 result if isinstance(result, torch.Tensor) else _tensor(result, tensors[-1])
@@ -145,11 +146,8 @@ class Written:
             for tensor, count in zip(tensors, self.dimensions, strict=True)
             for element in _elements(tensor, count)
         ]
-        found = iter(self.function(*elements))
-        return [
-            _whole([_tensor(next(found), elements[-1]) for _ in range(math.prod(shape))], shape)
-            for shape in self.shapes
-        ]
+        found = (_tensor(element, elements[-1]) for element in self.function(*elements))
+        return [_whole(list(islice(found, math.prod(shape))), shape) for shape in self.shapes]
 
 
 def _elements(tensor: torch.Tensor, dimensions: int) -> Sequence[torch.Tensor]:
@@ -164,7 +162,7 @@ def _whole(elements: list[torch.Tensor], shape: Shape) -> torch.Tensor:
     return torch.stack(torch.broadcast_tensors(*elements), -1).unflatten(-1, shape) if shape else elements[0]
 
 
-def _written(arrays: Sequence[Array], results: Sequence[Array]) -> Written:
+def _printed(arrays: Sequence[Array], results: Sequence[Array]) -> Printed:
     expressions = [
         sympy.piecewise_fold(sympy.sympify(result, strict=True)) for array in results for result in array.flat
     ]
@@ -173,34 +171,34 @@ def _written(arrays: Sequence[Array], results: Sequence[Array]) -> Written:
         message = f"torch has no {', '.join(sorted(lacking))}"
         raise NoFloorError(message)
     used = {symbol for expression in expressions for symbol in expression.free_symbols}
-    return Written(
+    return Printed(
         sympy.lambdify(
             [symbol for array in arrays for symbol in array.flat], expressions, modules=[TORCH, "numpy"], cse=True
         ),
         tuple(array.ndim for array in arrays),
-        tuple(sum(symbol in used for symbol in array.flat) / array.size for array in arrays),
+        tuple(len(used.intersection(array.flat)) / array.size for array in arrays),
         tuple(array.shape for array in results),
     )
 
 
 @dataclass(frozen=True)
 class Local:
-    """What goes back over one op at given shapes, in symbols."""
+    """The pullback of an op at given shapes, element by element in symbols."""
 
     known: tuple[Array, ...]
-    """The inputs, and the value that torch saves where it saves one."""
+    """The symbols of the inputs, and of the value that torch saves where it saves one."""
 
     value: Array | None
-    """That value, in the inputs."""
+    """That value, as expressions in the inputs."""
 
     cotangents: Array
     gradients: tuple[Array, ...]
-    """In all of these."""
+    """The gradient by each input, as expressions in what is known and the cotangents."""
 
 
 @cache
 def local(op: Op, shapes: tuple[Shape, ...]) -> Local:
-    """Differentiate an op at these shapes, element by element, in what torch saved of it where it saves a value."""
+    """Differentiate an op at these shapes, element by element, by the value that torch saves where it saves one."""
     plain = elements(op, shapes)
     if op.saved is None:
         return Local(plain.inputs, None, plain.cotangents, plain.gradients)
@@ -228,7 +226,7 @@ def _through_saved(op: Op, plain: Elements) -> tuple[Array, Array, dict[Expr, Ex
 
 
 def _of_symbols(formula: Callable[..., Any], arrays: Sequence[Array]) -> Array:
-    """Return what a formula in numpy makes of arrays of symbols."""
+    """Evaluate a formula in numpy on arrays of symbols."""
     inputs = [Input((), array.shape, str(number)) for number, array in enumerate(arrays)]
     (step,) = traced(formula, [Traced(each) for each in inputs], "saved")
     given: Any = {each.name: array for each, array in zip(inputs, arrays, strict=True)}
@@ -237,53 +235,54 @@ def _of_symbols(formula: Callable[..., Any], arrays: Sequence[Array]) -> Array:
 
 
 @cache
-def back_over_op(op: Op, shapes: tuple[Shape, ...]) -> Written:
+def back_over_op(op: Op, shapes: tuple[Shape, ...]) -> Printed:
     """Return the gradients of an op at these shapes.
 
     They are of its inputs, the value that torch saves where it saves one, and a cotangent. Raises NoFloorError where
     torch lacks a function of the derivative.
     """
     back = local(op, shapes)
-    return _written([*back.known, back.cotangents], back.gradients)
+    return _printed([*back.known, back.cotangents], back.gradients)
 
 
 @cache
-def saved(op: Op, shapes: tuple[Shape, ...]) -> Written | None:
+def saved(op: Op, shapes: tuple[Shape, ...]) -> Printed | None:
     """Return the value that torch saves of an op at these shapes, from its inputs.
 
     It is None where torch saves none, or the output.
     """
     back = local(op, shapes)
-    return None if back.value is None or op.saves is None else _written(back.known[:-1], [back.value])
+    return None if back.value is None or op.saves is None else _printed(back.known[:-1], [back.value])
 
 
 @cache
-def of_formula(formula: Expr, inputs: tuple[Symbol, ...]) -> tuple[Written, Written]:
+def of_formula(formula: Expr, inputs: tuple[Symbol, ...]) -> tuple[Printed, Printed]:
     """Return a formula of the elements of its inputs, and the gradients of that, from these and a cotangent."""
     cotangent = sympy.Dummy("cotangent", real=True)
     arrays = [np.array(symbol) for symbol in (*inputs, cotangent)]
     gradients = [np.array(cotangent * sympy.diff(formula, symbol)) for symbol in inputs]
-    return _written(arrays[:-1], [np.array(formula)]), _written(arrays, gradients)
+    return _printed(arrays[:-1], [np.array(formula)]), _printed(arrays, gradients)
 
 
-ROWS, COLUMNS, TERMS = sympy.symbols("rows columns terms", integer=True, positive=True)
+M, N, K = sympy.symbols("m n k", integer=True, positive=True)
 LEFT, RIGHT, COTANGENT = (
-    sympy.MatrixSymbol("left", ROWS, TERMS),
-    sympy.MatrixSymbol("right", COLUMNS, TERMS),
-    sympy.MatrixSymbol("cotangent", ROWS, COLUMNS),
+    sympy.MatrixSymbol("left", M, K),
+    sympy.MatrixSymbol("right", N, K),
+    sympy.MatrixSymbol("cotangent", M, N),
 )
 """The matrices of a product left @ right.T, and of the cotangent."""
 
 
 @cache
 def of_product() -> tuple[MatrixExpr, MatrixExpr]:
-    """Return the gradients of the product left @ right.T by both: products themselves."""
+    """Return the gradients of the product left @ right.T by both, which are products themselves."""
+    # The gradient of <cotangent, left @ right.T>, which sympy has as a trace.
     weighted = sympy.Trace(COTANGENT.T * LEFT * RIGHT.T)
     return sympy.diff(weighted, LEFT).doit(), sympy.diff(weighted, RIGHT).doit()
 
 
 def multiplied(product: MatrixExpr, matrices: dict[MatrixExpr, torch.Tensor]) -> torch.Tensor:
-    """Return a product of matrices, some of them transposed."""
+    """Evaluate a product of matrices, some of them transposed."""
     return reduce(
         torch.matmul,
         [

@@ -13,6 +13,7 @@ import platform
 import shutil
 import sys
 from dataclasses import replace
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,12 +42,12 @@ INSTRUCTIONS, FLOOR = "instructions", "times its floor"
 MEASURES = ("instructions", "time")
 
 MORE = 1.02
-"""How many times as many instructions close the gate: an unmodified run differs by 0.2 % at most."""
+"""More than so many times the instructions close the gate; runs of the same build differ by 0.2 % at most."""
 
 FARTHER = 1.3
-"""How many times as far from its floor a backward may be.
+"""How many times as far from its floor as in the baseline a backward may be, by the near end of its interval.
 
-It counts by the near end of its interval, on another machine of the kind.
+The baseline is of another machine of the same kind, so that this is much more than a comparison in one minute allows.
 """
 
 PROCESSES = 5
@@ -83,9 +84,8 @@ def written(rows: Sequence[dict[str, str]], here: str, found: Mapping[str, Mappi
             )
             for work, figure in figures.items()
         }
-    return "".join(
-        "\t".join(row) + "\n" for row in (COLUMNS, *sorted(tuple(row[c] for c in COLUMNS) for row in table.values()))
-    )
+    lines = [COLUMNS, *sorted(map(itemgetter(*COLUMNS), table.values()))]
+    return "".join("\t".join(line) + "\n" for line in lines)
 
 
 def of_counts(before: Mapping[str, float], after: Mapping[str, float]) -> list[Change]:
@@ -132,7 +132,7 @@ def _ranked(changes: list[Change]) -> list[Change]:
 
 
 def above_floor(side: Side, names: Sequence[str], progress: Callable[[str], None]) -> dict[str, Ratio]:
-    """Time works beside their floors."""
+    """Return how many times as long as their floors works take; a work without a floor is left out."""
     columns: dict[str, list[float]] = {}
     for number, row in enumerate(interleaved.above_floor(side, names, PROCESSES), 1):
         progress(f"time of {len(names)} works beside their floors, process {number} of {PROCESSES}")
@@ -189,12 +189,10 @@ def main() -> None:
             f"--device {options.device}: {probed().get(options.device) or 'no such device'}; "
             f"accepted: {', '.join(passing(probed()))}"
         )
-    asked = {
-        measure: [name for name in names if not options.names or name in options.names]
-        for measure, names in works.items()
-        if measure in measures(options.only, options.device)
-    }
-    asked = {measure: names for measure, names in asked.items() if names}
+    asked = {}
+    for measure in measures(options.only, options.device):
+        if names := [name for name in works[measure] if not options.names or name in options.names]:
+            asked[measure] = names
     if not asked:
         parser.error(
             "nothing to compare: instructions are counted of elementwise ops on the CPU, and other works are timed"

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 NOT_COUNTED = ("python", "libpython", "libc.so", "ld-linux", "_")
 """How the files of the interpreter, its modules, the allocator and the loader begin."""
 
-NAME = re.compile(r"(c?)ob=\((\d+)\)(?: (.*))?$")
+OBJECT = re.compile(r"(c?)ob=\((\d+)\)(?: (.*))?$")
+"""A line that names the object (``ob=``), or that of a call (``cob=``), by a number and at first by its path too."""
+
 SWITCHES = ("--tool=callgrind", "--instr-atstart=no", "--collect-atstart=no")
 ENVIRONMENT = {"PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1"}
 
@@ -40,10 +42,10 @@ def total(dump: str) -> int:
     The format is documented by valgrind, "Callgrind Format Specification": lines of costs follow the object
     (``ob=``) and the function they were spent in; the line after ``calls=`` is the cost of what was called.
     """
-    objects: dict[str, str] = {}
+    objects: dict[str, str] = {}  # file names by number
     counts, inclusive, spent = False, False, 0
     for line in dump.splitlines():
-        if named := NAME.match(line):
+        if named := OBJECT.match(line):
             called, number, path = named.groups()
             if path is not None:
                 objects[number] = Path(path).name
@@ -59,10 +61,10 @@ def total(dump: str) -> int:
 
 
 class Count:
-    """A count that runs in the background, in a process of its own."""
+    """A count of instructions that runs in a process of its own, in the background."""
 
     def __init__(self, side: Side, names: Sequence[str]) -> None:
-        """Start to count the works of a side. Raises ValgrindError."""
+        """Start to count the works of a side. Raises ValgrindError where valgrind is not installed."""
         if shutil.which("valgrind") is None:
             message = "valgrind is not installed; on Debian: apt install valgrind"
             raise ValgrindError(message)
@@ -87,7 +89,7 @@ class Count:
 
     @property
     def done(self) -> int:
-        """How many works are counted."""
+        """How many works have been counted."""
         return sum(dump.exists() for dump in self._dumps)
 
     @property
@@ -117,7 +119,10 @@ class Count:
 def counts(
     sides: Mapping[str, Side], names: Sequence[str], progress: Callable[[str], None]
 ) -> dict[str, dict[str, float]]:
-    """Count several sides at the same time, each by a name of its own. Raises ValgrindError."""
+    """Return the instructions of one backward of each work on each side, all sides at the same time, by their names.
+
+    Raises ValgrindError.
+    """
     running = {name: Count(side, names) for name, side in sides.items()}
     try:
         while any(count.is_running for count in running.values()) and not any(
@@ -130,6 +135,7 @@ def counts(
                 else "instructions: torch is imported under valgrind"
             )
             sleep(1)
+        # That which failed first, so that nobody waits for the others to be told.
         return {
             name: count.result() for name, count in sorted(running.items(), key=lambda pair: not pair[1].has_failed)
         }

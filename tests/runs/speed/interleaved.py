@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from tests.runs.speed.worker import Side
 
 WINDOW, TURNS = 0.008, 4
-"""The seconds that a side is called at a time, and how often A B B A is gone through."""
+"""The seconds that a side is called at a time, and how many times A B B A is gone through."""
 
 FIRST, AGAIN = 3, 8
 """How many pairs of processes look at everything, and how many at what looked changed."""
@@ -36,6 +36,7 @@ SLOWER = 1.05
 """A ratio above this, whose interval lies above 1, closes the gate."""
 
 CONFIDENCE = 0.99
+"""That of the intervals of ratios."""
 
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**32 - 1)}
 """One thread; and memory that was freed is kept, since what the kernel takes to hand it out anew is not torch's."""
@@ -85,9 +86,9 @@ class Worker:
         """Of which works there is a floor."""
 
     def wait(self, turn: int) -> None:
-        """Wait until it is ready, and let those of the same turn share a core, where they can be told to.
+        """Wait until it is ready, and bind it to the core of its turn where the system lets one.
 
-        Cores are not disturbed alike.
+        Both workers of a pair have the same core, since other programs do not disturb all cores alike.
         """
         self.has_floor = self._said()
         if hasattr(os, "sched_setaffinity"):
@@ -103,7 +104,7 @@ class Worker:
         return json.loads(line)
 
     def seconds(self, number: int, *, floor: bool = False) -> float:
-        """Ask for the shortest call in a window."""
+        """Ask for the shortest call of a work, or of its floor, in a window; returns seconds."""
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps([number, floor, WINDOW]) + "\n")
         self._process.stdin.flush()
@@ -128,6 +129,7 @@ def worker(side: Side, names: Sequence[str]) -> Iterator[Worker]:
 
 def interleaved(first: Callable[[], float], second: Callable[[], float]) -> float:
     """Return the logarithm of the ratio of the shortest calls of two sides, asked in turns."""
+    # A B B A, so that a machine that slows down slows both sides down.
     ours, theirs = [], []
     for _ in range(TURNS):
         ours.append(first())

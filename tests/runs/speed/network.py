@@ -19,19 +19,21 @@ WIDTH, HEADS = 64, 4
 """Features, and heads of attention."""
 
 HIDDEN = 4 * WIDTH
+"""Features of the hidden layer."""
+
 LENGTH = 16
 """Members of a sequence."""
 
 
 @dataclass(frozen=True)
 class Network:
-    """A network in training."""
+    """A network of torch's layers, and the same function in steps."""
 
     layers: Callable[[], torch.nn.Module]
-    """What makes it, of torch's layers."""
+    """Returns the network."""
 
     steps: Callable[..., Value]
-    """The same in steps, of the input and the parameters in torch's order."""
+    """Runs the same function step by step, given the steps, the input, and the parameters in torch's order."""
 
 
 def _rows(steps: Steps, x: Value) -> Value:

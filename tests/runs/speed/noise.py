@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def of_time(times: int, before: Side, after: Side) -> Iterator[Round]:
-    """Compare times so often, as the gate does."""
+    """Compare times so many times, as the gate does; yield what each comparison says, and its changes."""
     for number in range(times):
         start = perf_counter()
         ratios = interleaved.compared(before, after, list(gated()))
@@ -37,9 +37,9 @@ def of_time(times: int, before: Side, after: Side) -> Iterator[Round]:
 
 
 def of_instructions(times: int, before: Side, after: Side) -> Iterator[Round]:
-    """Count so often, two counts at a time, and compare each with each.
+    """Count so many times, two counts at a time, and compare each count with each other.
 
-    Where something is planted, each without it is compared with each with it.
+    Where a slowdown is planted, each count without it is compared with each with it.
     """
     counts: dict[str, list[dict[str, float]]] = {"before": [], "after": []}
     for number in range(0, times, 2):

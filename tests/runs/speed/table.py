@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 FROM = {"size": 10_000, "depth": 10}
-"""From where on a time is fitted: below, the constant part of a call is most of it."""
+"""The size and depth from which on times are fitted: below, the constant part of a call is most of it."""
 
 FASTER_GROWTH, ERRORS = 0.1, 3
 """A backward whose exponent is this much above its forward's, and by so many standard errors, is a finding."""
@@ -67,12 +67,12 @@ class Figure:
 
     @property
     def series(self) -> str:
-        """The name of what grows."""
+        """The name of the series that the figure belongs to."""
         return self.of or self.work
 
     @property
     def grown(self) -> int:
-        """How large what grows is."""
+        """The depth, or else the size."""
         return self.depth or self.size
 
     @property
@@ -88,13 +88,18 @@ class Figure:
 
 @dataclass(frozen=True)
 class Growth:
-    """Time as a power of size or depth."""
+    """How time grows: as a power of size or depth."""
 
     of: str
+    """What is timed: a work, or a series of graphs."""
+
     kind: str
     variable: str
+    """What grows: ``size`` or ``depth``."""
+
     exponent: float
     error: float
+    """The standard error of the exponent."""
 
 
 def read(path: Path) -> list[Figure]:
@@ -111,7 +116,7 @@ def parsed(text: str) -> list[Figure]:
 
 
 def growths(figures: Iterable[Figure]) -> list[Growth]:
-    """Fit time against size and depth, on logarithmic scales."""
+    """Fit time against size and depth on logarithmic scales, for each series of three figures or more."""
     series: dict[tuple[str, str, str], list[tuple[float, float]]] = {}
     for figure in figures:
         if figure.grows and figure.grown >= FROM[figure.grows]:
@@ -127,7 +132,7 @@ def _fitted(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
 
 
 def growing_faster(found: Sequence[Growth]) -> list[tuple[Growth, Growth]]:
-    """Return backwards that grow faster than their forwards, with these."""
+    """Return the backwards that grow faster than their forwards, each with its forward."""
     forwards = {(growth.of, growth.variable): growth for growth in found if growth.kind == "forward"}
     pairs = [
         (growth, forwards[growth.of, growth.variable])

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from tests.runs.speed.network import Network
 
 REACH = 2.5
-"""Inputs lie within this of 0, where the domain is that wide."""
+"""How far from 0 inputs lie at most, where the domain is that wide; an arbitrary number."""
 
 BATCH = 8
 """Sequences that a network is given at once."""
@@ -35,21 +35,21 @@ FAMILY = {op.name: family for family, ops in FAMILIES.items() for op in ops}
 
 @dataclass(frozen=True, eq=False)
 class Work:
-    """A function and a point: all that it takes to differentiate it."""
+    """A function and its inputs: all that it takes to time its derivative."""
 
     name: str
     family: str
     primals: tuple[Floats, ...]
     form: Format
     tree: Tree | None = None
-    """The function, where it is one of the catalogue's."""
+    """The function, where it is made of ops of the catalogue."""
 
     network: Network | None = None
-    """Else of torch's layers; it is differentiated by its parameters too."""
+    """The function, where it is made of torch's layers; it is differentiated by their parameters too."""
 
     @property
     def size(self) -> int:
-        """The elements of the inputs together, as they broadcast."""
+        """The elements of the largest input."""
         return max(primal.size for primal in self.primals)
 
     def __str__(self) -> str:
@@ -58,7 +58,7 @@ class Work:
 
 
 class Graph:
-    """A piece of work on a device, ready to be run forwards, and backwards as often as one likes."""
+    """A piece of work on a device, ready to be run forwards, and backwards again and again."""
 
     def __init__(self, work: Work, device: str) -> None:
         """Make the inputs, and run it forwards once."""
@@ -97,31 +97,28 @@ class Graph:
         return torch.autograd.grad(gradient, self.leaves[:1], cotangent, retain_graph=True, allow_unused=True)
 
 
-KINDS: dict[str, Callable[[Graph], Callable[[], Any]]] = {
+TIMED: dict[str, Callable[[Graph], Callable[[], Any]]] = {
     "backward": lambda graph: graph.backward,
     "both": lambda graph: graph.both,
     "double": lambda graph: graph.double,
     "forward": lambda graph: graph.forward,
 }
-"""What of a graph is timed."""
+"""The kinds of run that are timed, each by the call of a graph."""
 
 
 def spread(op: Op, name: str, form: Format, count: int) -> Floats:
-    """Return values of an input, evenly spread over the part of its domain near 0, in no order."""
+    """Return values of an input, evenly spread over the part of its domain near 0, in random order."""
     number, (lower, upper) = op.inputs.index(name), op.interval(name).clipped(REACH)
-    margin = (upper - lower) / (16 + number)  # no two inputs tie
+    margin = (upper - lower) / (16 + number)  # another for each input, so that no two of them tie
     values = np.random.default_rng(number).permutation(np.linspace(lower + margin, upper - margin, max(count, 2)))[
         :count
     ]
-    poles = op.interval(name).is_pole(values)
+    poles = op.interval(name).is_pole(values)  # which are replaced by the value at three quarters of the range
     return form.values(form.ordinals(np.where(poles, (lower + 3 * upper) / 4, values)))
 
 
 def of_op(op: Op, size: int, form: Format) -> Work:
-    """Return an op on so many elements.
-
-    One that is not elementwise has as many of its shape as fit, where it takes several.
-    """
+    """Return an op on so many elements; a tensor op has a batch of as many of its shape as fit, if it takes one."""
     if op.elementwise:
         tree, shapes = single(op), ((size,),) * len(op.inputs)
     else:
@@ -144,7 +141,7 @@ def _of_tree(name: str, tree: Tree, size: int, form: Format) -> Work:
 
 
 def chain(depth: int, size: int, form: Format) -> Work:
-    """Return sin of sin of sin ..., so often."""
+    """Return sin(sin(...)), so many times over, on `size` elements."""
     leaf = Leaf("x")
     node: Node = leaf
     for _ in range(depth):
@@ -154,7 +151,7 @@ def chain(depth: int, size: int, form: Format) -> Work:
 
 
 def fan_out(width: int, size: int, form: Format) -> Work:
-    """Return the sum of so many sines of one input."""
+    """Return the sum of `width` sines of one input of `size` elements."""
     leaf = Leaf("x")
     total = Apply(OPS["sin"], (leaf,))
     for _ in range(width - 1):

@@ -1,7 +1,7 @@
 """One side of a comparison: ``python -m tests.runs.speed.worker time|count NAME ...``.
 
-Reads the works to be run from its arguments, as `gated` and `counted` name them. ``time`` answers one line of
-JSON for each line that asks for the time of a work; ``count`` is run under valgrind, and leaves a file for each work.
+Its arguments name the works, as `gated` and `counted` do. ``time`` answers one line of JSON for each line that asks
+for the time of a work; ``count`` is run under valgrind, and leaves a file for each work.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ CALLS = 100
 
 
 def stretched(run: Callable[[], Any], share: float) -> Callable[[], Any]:
-    """Return a call that takes longer by a share of what it takes: the slowdown that is planted."""
+    """Return a call that takes longer by a share of its own time: the slowdown that is planted."""
 
     def slow() -> Any:
         start = perf_counter()
@@ -48,7 +48,7 @@ def stretched(run: Callable[[], Any], share: float) -> Callable[[], Any]:
 
 
 def timed(run: Callable[[], Any], seconds: float) -> float:
-    """Return the shortest time that a call took, in seconds of calling it."""
+    """Return the shortest time, in seconds, that a call took while it was called for so many seconds."""
     best, until = float("inf"), perf_counter() + seconds
     while True:
         start = perf_counter()
@@ -61,20 +61,20 @@ def timed(run: Callable[[], Any], seconds: float) -> float:
 
 @dataclass(frozen=True)
 class Side:
-    """One side of a comparison."""
+    """One side of a comparison: a build of torch and a device."""
 
     python: str
     """The interpreter of its environment."""
 
     device: str = "cpu"
     plant: float = 0.0
-    """By which share each backward is slowed down."""
+    """The share of its time by which each backward is slowed down."""
 
     plugins: tuple[str, ...] = ()
     """Packages that register the device."""
 
     def command(self, measure: str, names: Sequence[str]) -> list[str]:
-        """Return what starts it, to measure these works."""
+        """Return the command that starts a worker of this side on these works; a measure is ``time`` or ``count``."""
         return [
             self.python,
             "-m",
@@ -103,6 +103,7 @@ def answer(works: Sequence[Work], device: str, plant: float) -> None:
         except NoFloorError:
             below = None
         runs.append((stretched(backward, plant) if plant else backward, below))
+    # Once without a clock, so that what torch sets up at the first call is not timed.
     for pair in runs:
         for run in pair:
             if run:
@@ -124,10 +125,10 @@ def count(works: Sequence[Work], plant: float) -> None:
     """Run each backward so often with the collection of events switched on, and dump what was collected."""
     graphs = [Graph(work, "cpu") for work in works]
     gc.collect()
-    gc.freeze()
+    gc.freeze()  # so that no collection of what is there already is counted
     subprocess.run(["callgrind_control", "-i", "on", str(os.getpid())], check=True, stdout=subprocess.DEVNULL)  # noqa: S607 - valgrind's, from the path
     for graph in graphs:
-        for _ in range(5):
+        for _ in range(5):  # what is set up at the first calls is not counted; the number is arbitrary
             graph.backward()
         torch._C._valgrind_toggle()  # noqa: SLF001 - what torch.utils.benchmark does
         for _ in range(CALLS + round(CALLS * plant)):
@@ -136,7 +137,7 @@ def count(works: Sequence[Work], plant: float) -> None:
 
 
 def main() -> None:
-    """Do what the command line says."""
+    """Build the works and measure them, as the command line says."""
     parser = argparse.ArgumentParser(description="Run backwards, for a comparison.")
     parser.add_argument("measure", choices=["time", "count"])
     parser.add_argument("names", nargs="+", metavar="NAME", help="the works")
