@@ -28,7 +28,7 @@ from tests.verdict import isolation
 from tests.verdict.assay import Assay
 from tests.verdict.choice import PROFILES, TREE, ChoiceError, chosen
 from tests.verdict.deviation import Deviation
-from tests.verdict.explanation import question
+from tests.verdict.question import question
 from tests.verdict.record import Record, Writer
 
 if TYPE_CHECKING:

@@ -11,14 +11,17 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from reference.op import Op, Stated, Variant, x, y, z
-    from reference.trace import detached
+    from reference.domain import Interval
+    from reference.op import OUTPUT, Op, Stated, Variant, x, y, z
+    from reference.trace import detached, shift
     from tests.verdict.assertion import UsageError, assert_gradient
     from tests.verdict.comparison import UnsupportedError
     from tests.verdict.explanation import DisagreementError
 
 __all__ = [
+    "OUTPUT",
     "DisagreementError",
+    "Interval",
     "Op",
     "Stated",
     "UnsupportedError",
@@ -26,14 +29,16 @@ __all__ = [
     "Variant",
     "assert_gradient",
     "detached",
+    "shift",
     "x",
     "y",
     "z",
 ]
 
 HOMES = {
-    "reference.op": ("Op", "Stated", "Variant", "x", "y", "z"),
-    "reference.trace": ("detached",),
+    "reference.domain": ("Interval",),
+    "reference.op": ("OUTPUT", "Op", "Stated", "Variant", "x", "y", "z"),
+    "reference.trace": ("detached", "shift"),
     "tests.verdict.assertion": ("UsageError", "assert_gradient"),
     "tests.verdict.comparison": ("UnsupportedError",),
     "tests.verdict.explanation": ("DisagreementError",),

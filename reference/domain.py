@@ -33,7 +33,7 @@ class Interval:
         for name in ("lower", "upper"):
             end = sympy.sympify(getattr(self, name), strict=True)
             if end.has(sympy.Float) or not end.is_extended_real:
-                message = f"{name}={end}: the end of an interval is an exact real number"
+                message = f"{name}={end}; accepted: an exact real number, Rational(1, 2) and not 0.5"
                 raise ValueError(message)
             object.__setattr__(self, name, end)
         if not self.lower < self.upper:

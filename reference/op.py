@@ -153,7 +153,7 @@ class Mathematics:
 
     @cached_property
     def parameters(self) -> Mapping[str, Parameter]:
-        """What a formula in numpy takes, in order."""
+        """What a formula in numpy takes, in order. Raises ValueError where it does not say."""
         return {} if isinstance(self.formula, Expr) else inspect.signature(self.formula).parameters
 
     @cached_property
@@ -313,7 +313,7 @@ class Op(Call, Mathematics, Inputs, Composition):
             self._refuse("name", "lower-case letters, digits and underscores")
         if not callable(self.torch) and not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", str(self.torch)):
             self._refuse("torch", "a dotted path such as 'torch.sin'")
-        if not self.elementwise and not callable(self.formula):
+        if not self.elementwise and not _has_parameters(self.formula):
             self._refuse("formula", "a sympy expression, or a function in plain numpy")
         if not self.axes and not self.shapes:
             self._write()
@@ -326,7 +326,21 @@ class Op(Call, Mathematics, Inputs, Composition):
             table = getattr(self, name)
             if not set(table) <= set(self.inputs) or not all(isinstance(i, Interval) for i in table.values()):
                 self._refuse(name, f"an Interval for each of {', '.join(self.inputs)}")
+        self._validate_kinds()
         self._validate_names()
+
+    def _validate_kinds(self) -> None:
+        for name in ("dtypes", "frozen", "overwrites", "points"):
+            if isinstance(getattr(self, name), str) or not isinstance(getattr(self, name), Sequence):
+                self._refuse(name, f"a tuple, also of one: {name}=(...,)")
+        if not isinstance(self.orders, int) or self.orders < 1:
+            self._refuse("orders", "how often it may be differentiated: 1, 2 or 3")
+        if not isinstance(self.batched, int) or not 0 <= self.batched <= len(self.inputs):
+            self._refuse("batched", f"how many of {', '.join(self.inputs)} may have a batch in front")
+        if not all(callable(draw) for draw in self.contexts.values()) or not set(self.contexts) <= set(self.parameters):
+            self._refuse(
+                "contexts", "functions of shapes and a generator of random numbers, by names that the formula takes"
+            )
 
     def _validate_names(self) -> None:
         if not set(self.dtypes) <= set(FORMATS):
@@ -366,11 +380,11 @@ class Op(Call, Mathematics, Inputs, Composition):
             used = self.formula.free_symbols
             symbols, formula = self.symbols or (x, y, z)[: len(used)], self.formula
         else:
-            names = [name for name in self.parameters if name not in self.kwargs]
+            names = self.inputs
             symbols = tuple(Symbol(name, real=True) for name in names)
             try:
                 formula = written(partial(self.formula, **self.known((), 0)), names)
-            except (TypeError, ValueError, AttributeError, LookupError) as error:
+            except (TypeError, ValueError, AttributeError, LookupError, ArithmeticError) as error:
                 accepted = f"a letter for each axis of each of {', '.join(names)}, or a formula of scalars ({error})"
                 self._refuse("axes", accepted)
             if not self.kinks:
@@ -385,6 +399,8 @@ class Op(Call, Mathematics, Inputs, Composition):
         if not used or used != set(self.symbols):
             self._refuse("formula", "the symbols x; x and y; or x, y and z of reference.op; or those of `symbols`")
         expressions = (self.formula, *self.kinks)
+        if self.formula.has(sympy.nan, sympy.zoo):
+            self._refuse("formula", "one that has a value: it is undefined wherever it is asked")
         if any(sympy.sympify(e, strict=True).has(sympy.Float) for e in expressions):
             self._refuse("formula", "exact numbers: Rational(1, 10), not 0.1")
         if any(not e.free_symbols or not e.free_symbols <= used for e in self.kinks):
@@ -394,6 +410,8 @@ class Op(Call, Mathematics, Inputs, Composition):
 
     def _validate_tensor(self) -> None:
         parts = self.axes.split(",")
+        if not isinstance(self.sizes, Mapping):
+            self._refuse("sizes", "a length, or a tuple of lengths, by the letter of an axis")
         if not self.shapes and (
             not self.axes or len(parts) != len(self.inputs) or not re.fullmatch(r"[a-z,]*", self.axes)
         ):
@@ -406,7 +424,7 @@ class Op(Call, Mathematics, Inputs, Composition):
             lengths = size if isinstance(size, tuple) else (size,)
             if not lengths or not all(isinstance(length, int) and length > 0 for length in lengths):
                 self._refuse("sizes", "a length, or a tuple of lengths, for each axis: integers above 0")
-        if any(len(s) != len(self.inputs) for s in self.shapes):
+        if any(len(s) != len(self.inputs) or not all(isinstance(part, tuple) for part in s) for s in self.shapes):
             self._refuse("shapes", f"tuples of one shape for each of {', '.join(self.inputs)}")
         if self.kinks:
             self._refuse("kinks", "nothing: kinks are stated for elementwise ops")
@@ -463,6 +481,14 @@ class Op(Call, Mathematics, Inputs, Composition):
     def __call__(self, *arrays: Any) -> Any:
         """Apply the op in the formula of another: one step, with its own derivative."""
         return next(array for array in arrays if hasattr(array, "apply")).apply(self, *arrays)
+
+
+def _has_parameters(function: Any) -> bool:
+    """Say whether this is a function that says what it takes, as no built-in one of torch does."""
+    try:
+        return bool(inspect.signature(function).parameters)
+    except (TypeError, ValueError):
+        return False
 
 
 def _takes(function: Any, count: int) -> bool:

@@ -118,12 +118,20 @@ class Traced(mixins.NDArrayOperatorsMixin):
         """Take elements: slices, integers, masks and arrays of integers, as numpy does."""
         return _of_places(self, lambda places: places[key])
 
+    def __setitem__(self, key: Any, value: Any) -> None:
+        """Refuse: steps are not changed once they are made."""
+        message = "elements of an array are assigned to; accepted: np.where(condition, a, b), or np.stack of the parts"
+        raise TraceError(message)
+
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
         """Apply a function of scalars to whole arrays."""
         if method == "reduce" and ufunc in REDUCTIONS:
             return _called(f"{ufunc.__name__}.reduce", REDUCTIONS[ufunc], inputs, {"axis": 0} | kwargs)
         if ufunc is np.matmul and method == "__call__" and not kwargs:
             return matmul(*inputs)
+        if "out" in kwargs:
+            message = "an array is overwritten; accepted: a new one, `x = 2 * x` in the place of `x *= 2`"
+            raise TraceError(message)
         if method != "__call__" or ufunc.__name__ not in UFUNCS or kwargs:
             extra = f" with {', '.join(kwargs)}" if kwargs else "" if method == "__call__" else f".{method}"
             message = f"np.{ufunc.__name__}{extra} cannot be traced; accepted: {', '.join(sorted(UFUNCS))}, matmul"
@@ -194,7 +202,9 @@ def traced(formula: Any, arrays: Sequence[Any], name: str, known: Mapping[str, A
     """
     try:
         result = _call(formula, arrays, known or {})
-    except (TraceError, ValueError, LookupError, TypeError, AttributeError) as error:
+    except (TraceError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
+        if isinstance(error.__cause__, TraceError):  # numpy's own of an element that is assigned
+            error = error.__cause__
         extra = (
             "" if "accepted: " in str(error) else "; accepted: numpy's functions of whole arrays, as numpy takes them"
         )

@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import cache, partial
 from itertools import combinations, product
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from flint import arb
@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from reference.case import LAYOUTS, ROOTS, Case, Sized, repeated_order
 from reference.convention import critical
+from reference.definition import is_defined
 from reference.derivative import given, value_of
 from reference.domain import REAL
 from reference.format import FORMATS
@@ -93,7 +94,7 @@ TRIES = 100
 
 
 class UnmetError(ValueError):
-    """No inputs were found that meet the condition of an entry."""
+    """No inputs were found that meet the condition of an entry, or at which its formula has a value."""
 
 
 @st.composite
@@ -510,22 +511,33 @@ def _elementwise(draw: st.DrawFn, op: Op, form: Format, most: int, order: int) -
 
 
 def is_kept(case: Case) -> bool:
-    """Say whether the inputs of a case of one op meet the condition of its entry."""
-    return bool(case.tree.root.op.holds(case.primals).all())
+    """Say whether the inputs of a case of one op meet the condition of its entry, and its formula has a value there."""
+    return bool(_held(case).all())
+
+
+def _held(case: Case) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Say where the inputs of a case of one op meet the condition of its entry: of each point, or of the whole.
+
+    Where the entry says neither that nor a domain, its formula has to have a value.
+    """
+    op = case.tree.root.op
+    return is_defined(case) if op.where is None and not op.domain else op.holds(case.primals)
 
 
 def kept(case: Case) -> Case:
-    """Return a case of one op whose inputs meet the condition of its entry.
+    """Return a case of one op whose inputs meet the condition of its entry, or at which its formula has a value.
 
     Points or rows that do not are replaced by some that do; where none does, or it is the whole that has to, all inputs
     are drawn anew, the same each time. Raises UnmetError where that does not help.
     """
     op, rng = case.tree.root.op, np.random.default_rng(3)
-    of_rows = bool(case.batch) and case.batches == (case.batch,) * len(case.primals)
     for _ in range(TRIES):
-        held = op.holds(case.primals)
+        held = _held(case)
         if held.all():
             return case
+        if op.elementwise:
+            case = replace(case, primals=tuple(np.broadcast_to(p, case.batch).copy() for p in case.primals))
+        of_rows = bool(case.batch) and case.batches == (case.batch,) * len(case.primals)
         if of_rows and held.shape == case.batch and held.any():
             return _replacing(case, held)
         case = replace(
@@ -535,10 +547,14 @@ def kept(case: Case) -> Case:
                 for name, primal in zip(op.inputs, case.primals, strict=True)
             ),
         )
-    message = (
-        f"op {op.name!r}: where: of {TRIES} drawn {case} none meets it; accepted: a condition that inputs of these "
+    failing = (
+        f"its formula has no finite value at any of {TRIES} drawn {case}; accepted: a formula that has one, or "
+        f"`domain` or `where`, which say where: domain={{{op.inputs[0]!r}: Interval(0, 1)}}"
+        if op.where is None
+        else f"where: of {TRIES} drawn {case} none meets it; accepted: a condition that inputs of these "
         "shapes meet, drawn in the domain of each, or a formula of other inputs, which meets it by itself"
     )
+    message = f"op {op.name!r}: {failing}"
     raise UnmetError(message)
 
 

@@ -89,7 +89,7 @@ def beside(roots: Iterable[Path]) -> Table:
         (readme,) = root.glob("README.*")
         lengths = [len(sentence.split()) for sentence in sentences(readme.read_text(encoding="utf-8"))]
         lines, commented = of_code(root)
-        middles = (" / ".join(spread(numbers)[:2]) for numbers in (lengths, lines))
+        middles = (" / ".join(summarised(numbers)[:2]) for numbers in (lengths, lines))
         name = f"{'gradassay' if root == ROOT else root.name} {at(root)}"
         found.add_row(name, f"{sum(lengths):,}", next(middles), f"{len(lines):,}", next(middles), commented)
     return found

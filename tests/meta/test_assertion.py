@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -128,6 +129,20 @@ def test_refusal_is_no_disagreement() -> None:
         assert_gradient(norm(faulty=False), rms_norm, drawn(2, 3), drawn(3), modes=("rr",))
 
 
+def by_rows(x: Any) -> Any:
+    """Write element by element into an array of numpy, as a loop does."""
+    found = np.zeros(3)
+    for number in range(3):
+        found[number] = x[number]
+    return found
+
+
+def assigning(x: Any) -> Any:
+    """Change an element of the input."""
+    x[0] = 0
+    return x
+
+
 @pytest.mark.parametrize(
     ("arguments", "options", "said"),
     [
@@ -163,8 +178,32 @@ def test_refusal_is_no_disagreement() -> None:
         ((torch.sin, 0.1 * op.x, ONES), {}, r"exact numbers: Rational\(1, 10\)"),
         ((torch.sin, sympy.Integer(3), ONES), {}, "the symbols x; x and y"),
         ((torch.sin, sympy.Symbol("q"), ONES), {}, "the symbols x; x and y"),
+        ((torch.sin, op.x * op.y, ONES), {}, "accepted: a symbol for each"),
+        ((torch.sin, np.sin, ONES, ONES), {}, "'sin'> of 1, inputs: 2"),
+        ((torch.add, np.add, ONES), {}, "'add'> of 2, inputs: 1"),
+        ((torch.nn.Linear, np.sin, ONES), {}, "a torch.nn.Module that is made"),
+        ((torch.sin, np.sin, torch.ones(3, device="meta")), {}, "accepted: tensors that have values"),
+        ((torch.sin, np.sin, torch.eye(3).to_sparse()), {}, "accepted: tensors that have values"),
+        ((torch.mul, np.multiply, ONES, torch.ones(3, device="meta")), {}, "accepted: all on one device"),
+        ((torch.sin, np.sin, ONES * math.nan), {}, "has NaN in it"),
+        ((torch.exp, np.exp, ONES * math.inf), {}, "no derivative there that can be told"),
+        ((torch.log, np.log, -ONES), {}, "the formula has no finite value at an input"),
+        ((torch.sin, np.sin, (-3,)), {}, "of which there are none"),
+        ((torch.sin, np.sin, np.ones(3)), {}, "of which there are none"),
+        ((torch.sin, np.sin, ONES), {"modes": ()}, "accepted: some of backward"),
+        ((torch.sin, np.sin, ONES), {"wrt": ("x",)}, "accepted: places"),
+        ((torch.mul, np.multiply, ONES, ONES.int()), {"wrt": 1}, r"of which there are \[0\]"),
+        ((torch.sin, np.sin, ONES), {"cotangents": ONES.double()}, "accepted: tensors of float32"),
+        ((torch.sin, np.sin, ONES), {"cotangents": np.ones(3)}, "accepted: tensors of float32"),
+        ((torch.sin, np.sin, ONES), {"cotangents": ONES * math.nan}, "without NaN"),
+        ((torch.sin, np.sin, ONES), {"points": [(ONES, ONES)]}, "'sin'> of 1, inputs: 2"),
+        ((torch.sin, lambda x: np.multiply(x, 2, out=x), ONES), {}, "an array is overwritten; accepted: a new one"),
+        ((torch.sin, by_rows, ONES), {}, "accepted: numpy's functions of whole arrays"),
+        ((torch.sin, assigning, ONES), {}, "elements of an array are assigned to; accepted: np.where"),
+        ((torch.sin, lambda x: x / 0 * (1 // 0), ONES), {}, "accepted: "),
+        ((torch.sin, "sin(x)", ONES), {}, "formula='sin"),
     ],
-    ids=map(str, range(32)),
+    ids=map(str, range(56)),
 )
 def test_what_it_does_not_take_is_a_usage_error(arguments: tuple[Any, ...], options: dict[str, Any], said: str) -> None:
     """A mistake of the caller is an error that says what is accepted, and no disagreement."""

@@ -109,9 +109,49 @@ def test_unknown_names_are_refused(options: dict[str, Any], accepted: Iterable[s
     assert all(name in str(refused.value) for name in accepted)
 
 
+def one(fields: str) -> str:
+    """Write a catalogue of one entry, of a sine unless it is said."""
+    given = {"name": "'zz'", "torch": "'torch.sin'", "formula": "np.sin"}
+    written = ", ".join(f"{name}={value}" for name, value in given.items() if f"{name}=" not in fields)
+    return f"import numpy as np\nfrom gradassay import Interval, Op\nOPS = (Op({written}, {fields}),)"
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ("axis='n'", "unexpected keyword argument 'axis', line 3; accepted: a file that"),
+        ("formula=__import__('torch').sin", "accepted: a sympy expression, or a function in plain numpy"),
+        ("formula=lambda x: __import__('torch').sin(x)", "accepted: a letter for each axis"),
+        ("formula=lambda x: x / (x - x)", "accepted: one that has a value"),
+        ("formula=lambda x: x, axes='n', sizes=4096", "accepted: a length, or a tuple of lengths, by the letter"),
+        ("formula=lambda x: x, axes='n', sizes={'m': 3}", "accepted: a length for each of the axes n"),
+        ("formula=lambda x: x, axes='n', batched='1'", "accepted: how many of x"),
+        ("formula=lambda x, m: x * m, axes='n', contexts={'m': 3}", "accepted: functions of shapes"),
+        ("formula=lambda x: x, axes='n', contexts={'mask': np.zeros}", "by names that the formula takes"),
+        ("formula=lambda x: x, shapes=((3,),)", "accepted: tuples of one shape"),
+        ("formula=lambda p, q: p * q, frozen='q'", "accepted: a tuple, also of one"),
+        ("domain={'x': (0, 1)}", "accepted: an Interval"),
+        ("domain={'x': Interval(0, 0.5)}", "accepted: an exact real number"),
+        ("inside='float32'", "accepted: wide, operands, saved, format"),
+        ("orders=0", "accepted: how often"),
+        ("torch='torch.autograd.Function'", r"is a class; accepted: 'torch.autograd.Function.apply'"),
+    ],
+    ids=map(str, range(16)),
+)
+def test_broken_entry_is_refused(tmp_path: Path, fields: str, said: str) -> None:
+    """A field that does not exist, or has what it does not take, is refused with what is accepted."""
+    path = tmp_path / f"{tmp_path.name}.py"
+    path.write_text(one(fields))
+    with pytest.raises(ChoiceError, match=said):
+        chosen(**(NOTHING | {"catalogue": str(path)}))
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
+        ("raise RuntimeError('no')", "RuntimeError: no, line 1; accepted: a file that `python"),
+        ("raise SystemExit(2)", "SystemExit: 2, line 1; accepted: "),
+        ("OPS = ()", "a sequence of gradassay.Op"),
         ("import nowhere", "ModuleNotFoundError"),
         ("def", "SyntaxError"),
         ("OPS = 3", "a sequence of gradassay.Op"),
@@ -122,7 +162,7 @@ def test_unknown_names_are_refused(options: dict[str, Any], accepted: Iterable[s
         ("from reference.op import Op, x\nOPS = (Op(name='s', torch='torch.sin', formula=x * 0.5),)", "Rational"),
         ("from reference.op import Op, x\nOPS = (Op(name='s', torch='torch.sine', formula=x),)", "dotted path"),
     ],
-    ids=["import", "syntax", "type", "taken", "float", "path"],
+    ids=["raises", "exits", "empty", "import", "syntax", "type", "taken", "float", "path"],
 )
 def test_broken_catalogue_is_refused(tmp_path: Path, text: str, said: str) -> None:
     """A catalogue that does not import, redefines an op or has an invalid entry is refused with the reason."""

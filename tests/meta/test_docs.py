@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 import torch
 
+import gradassay
+from reference import domain, op, trace
 from reference.catalogue import OPS
 from tests.meta.kernels import entry
 from tests.meta.picture import drawn
@@ -88,6 +90,15 @@ def test_example_of_an_own_test_passes(tmp_path: Path) -> None:
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run([*command, tmp_path, tmp_path], env=environment, capture_output=True, text=True, check=False)
     assert "1 passed" in done.stdout
+
+
+def test_names_of_entries_are_public() -> None:
+    """What entries on the pages are written in, beside numpy and sympy, is imported from `gradassay`."""
+    code = re.findall(r"```python\n(.*?)```", EVERYTHING, re.DOTALL) + re.findall(r"`([^`\n]+)`", PAGES["kernel.md"])
+    called = {name for piece in code for name in re.findall(r"(?<![.\w])[A-Za-z]\w*(?=\()", piece)}
+    rooms = {module.__name__: vars(module) for module in (domain, op, trace)}
+    ours = {name for room in rooms.values() for name in room if getattr(room[name], "__module__", "") in rooms}
+    assert {"Interval", "Op", "Stated", "Variant", "detached", "shift"} <= called & ours <= {*gradassay.__all__}
 
 
 def test_failure_can_be_pasted(example: Path) -> None:

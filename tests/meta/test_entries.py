@@ -31,7 +31,7 @@ from strategies import fixed_cases
 from tests.subject.binding import located, tensor, written
 from tests.subject.mode import MODES
 from tests.verdict.comparison import judged
-from tests.verdict.explanation import LAYOUTS
+from tests.verdict.snippet import LAYOUTS
 
 
 def is_flat(op: Op) -> bool:

@@ -22,8 +22,9 @@ from tests.meta.test_kernels import cases
 from tests.subject.mode import MODES
 from tests.verdict.comparison import VERDICTS, judged
 from tests.verdict.diagnosis import simplest
-from tests.verdict.explanation import DisagreementError, explained, question
+from tests.verdict.explanation import DisagreementError, explained
 from tests.verdict.pattern import described, labelled
+from tests.verdict.question import question
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -67,7 +67,7 @@ SETTINGS = (
     f"*Time* of {len(gated())} is measured",
     *(f"| {least} |" for least in (bench_oracle.CERTIFIED_FLOOR, bench_oracle.WIDE_FLOOR, bench_oracle.NARROW_FLOOR)),
     *(f"| {least} |" for least in (bench_oracle.TREE_FLOOR, bench_oracle.FIRST_TREE_FLOOR)),
-    *(f"| {most} |" for most in bench_oracle.WHOLE.values()),
+    *(f"| {most} |" for most in bench_oracle.IN_USE.values()),
 )
 """What pages say that is no figure but a setting, written with what the code has; the tiles are those of 4,099 rows."""
 

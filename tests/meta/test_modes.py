@@ -20,7 +20,7 @@ from strategies import fixed_cases
 from tests.subject import binding
 from tests.subject.mode import MODES
 from tests.verdict.comparison import judged
-from tests.verdict.explanation import snippet
+from tests.verdict.snippet import snippet
 
 if TYPE_CHECKING:
     from tests.subject.mode import Mode

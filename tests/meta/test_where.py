@@ -11,19 +11,21 @@ import sympy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from reference.case import Case
+from reference.catalogue import OPS
 from reference.convention import places
+from reference.definition import is_defined
 from reference.domain import Interval
 from reference.format import FORMATS
 from reference.op import InvalidOpError, Op, x
+from reference.tree import single
 from strategies import fixed_cases, manner_cases, op_cases, reached_cases, sized_cases
 from strategies.cases import UnmetError, real_cases
 from tests.test_enumeration import cases
 from tests.test_positions import repeated
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from reference.case import Case
+    from collections.abc import Callable, Iterable
 
 SQUARE = Interval(-2, 2)
 CONIC = Op(
@@ -96,6 +98,65 @@ def test_condition_that_nothing_meets_is_an_error() -> None:
     """It says what is accepted; there is never a case without points instead."""
     op = Op(name="never", torch="torch.sin", formula=sympy.sin(x), where=lambda x: x > np.inf)
     with pytest.raises(UnmetError, match=r"op 'never': where: .* accepted: "):
+        fixed_cases(op, FORMATS["float32"])
+
+
+DEFINED: dict[str, tuple[Op, Callable[..., Any]]] = {
+    "log": (Op(name="log", torch="torch.log", formula=np.log), lambda x: x > 0),
+    "root": (Op(name="root", torch="torch.sin", formula=lambda x, y: np.sqrt(x + y)), lambda x, y: x + y > 0),
+    "arc": (Op(name="arc", torch="torch.acos", formula=sympy.acos(x)), lambda x: abs(x) < 1),
+    "sum": (
+        Op(name="sum", torch="torch.sin", formula=lambda x: np.log(np.sum(x, axis=-1)), axes="n"),
+        lambda x: np.sum(x, axis=-1) > 0,
+    ),
+    "ratio": (
+        Op(
+            name="ratio",
+            torch="torch.sin",
+            formula=lambda x: 1 / (x[0, 0] * x[1, 1] - x[0, 1] * x[1, 0]),
+            shapes=(((2, 2),),),
+            batched=0,
+        ),
+        lambda x: np.asarray(x[0, 0] * x[1, 1] != x[0, 1] * x[1, 0]),
+    ),
+}
+"""Entries without a domain, and where their formula has a value and a gradient."""
+
+
+@pytest.mark.parametrize("name", DEFINED)
+def test_no_case_is_where_the_formula_has_no_value(name: str) -> None:
+    """An entry that says no domain is asked where its formula has a value: of no singular matrix, nor a sum below 0."""
+    op, has_value = DEFINED[name]
+    found = list(all_of(op, "float32"))
+    assert len(found) > 3
+    for case in found:
+        held = np.asarray(has_value(*case.primals)) | np.any([np.isinf(p).any() for p in case.primals])
+        assert held.all(), case
+
+
+@settings(max_examples=50)
+@given(data=st.data())
+@pytest.mark.parametrize("name", DEFINED)
+def test_no_drawn_case_is_where_the_formula_has_no_value(name: str, data: st.DataObject) -> None:
+    """So it is of what is drawn."""
+    op, has_value = DEFINED[name]
+    case = data.draw(op_cases(op, FORMATS["float32"]))
+    assert np.asarray(has_value(*np.broadcast_arrays(*case.primals))).all()
+
+
+def test_large_values_and_rules_are_kept() -> None:
+    """What float64 alone cannot hold has a value; at kinks, edges and infinities a rule says what is due."""
+    soft = Op(name="soft", torch="torch.sin", formula=lambda x: np.log(1 + np.exp(x)))
+    points = np.array([-1e300, 0.0, 1e4, np.inf])
+    assert is_defined(Case(single(soft), FORMATS["float64"], (points,), np.ones(4))).all()
+    sinc = Case(single(OPS["sinc"]), FORMATS["float64"], (np.array([0.0, -np.inf]),), np.ones(2))
+    assert is_defined(sinc).all()
+
+
+def test_formula_that_never_has_a_value_is_an_error() -> None:
+    """It is said, with what is accepted."""
+    op = Op(name="never", torch="torch.sin", formula=lambda x: np.log(-1 - x * x))
+    with pytest.raises(UnmetError, match=r"op 'never': its formula has no finite value at any of .* accepted: "):
         fixed_cases(op, FORMATS["float32"])
 
 

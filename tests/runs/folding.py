@@ -1,4 +1,4 @@
-"""One failure for one fault: the first failing test of an op explains itself, the others say in a line what they saw.
+"""One failure for one fault: the first failing test of it explains itself, the others say in a line what they saw.
 
 What is told apart is what is printed. Every test that fails fails, and its record has its own miss.
 """
@@ -13,16 +13,23 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from reference.oracle import UncertifiedError
+from strategies.cases import UnmetError
 from tests.runs.table import width
+from tests.verdict.assay import ComparedNothingError
 from tests.verdict.comparison import UNSUPPORTED
 from tests.verdict.explanation import DisagreementError
+from tests.verdict.fault import Fault
 from tests.verdict.record import Record
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Sequence
 
 DISAGREEMENT = "disagreement"
-"""The user property of a report that has what a disagreement is about and, in a line, what it is."""
+"""The user property of a report that has what a disagreement is about, in a line what it is, and which faults show."""
+
+PLAIN = (ComparedNothingError, UncertifiedError, UnmetError)
+"""Errors that say by themselves what an entry lacks, without a traceback."""
 
 MOST_NAMED = 6
 """Formats, modes or tests that are named; of more there is a count."""
@@ -37,13 +44,20 @@ PLURALS = {"dtype": "formats", "mode": "modes", "test": "tests", "device": "devi
 class Outcomes:
     """The conformance tests of one op: what each asked, and whether it failed."""
 
-    first: str | None = None
-    """The id of the first that failed, which explains itself."""
+    explained: list[tuple[str, list[Fault]]] = field(default_factory=list)
+    """The ids of those that explain themselves, and the faults that they show."""
 
     lines: list[str] = field(default_factory=list)
     """What each of the others says."""
 
     asked: list[tuple[dict[str, str], bool]] = field(default_factory=list)
+
+    def explaining(self, shown: Sequence[Fault]) -> str | None:
+        """Return the test that explains the faults which another shows; None where there is none."""
+        known = [fault for _, faults in self.explained for fault in faults]
+        if not all(any(fault.is_of(other) for other in known) for fault in shown):
+            return None
+        return next(name for name, faults in self.explained if any(shown[0].is_of(other) for other in faults))
 
     @property
     def failed(self) -> int:
@@ -52,11 +66,11 @@ class Outcomes:
 
 
 class Folding:
-    """Shortens the failures of an op but the first, whether they ran here or on a worker of xdist."""
+    """Shortens the failures of a fault but the first, whether they ran here or on a worker of xdist."""
 
     def __init__(self) -> None:
         """Start without any."""
-        self._explained: set[str] = set()
+        self._told: dict[str, Outcomes] = defaultdict(Outcomes)  # by this worker
         self._outcomes: dict[str, Outcomes] = defaultdict(Outcomes)
         self._folded: list[pytest.TestReport] = []
 
@@ -66,19 +80,25 @@ class Folding:
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         """Write what a disagreement explains, and no lines of the suite; in a line where its op is explained."""
         error = None if call.excinfo is None else call.excinfo.value
+        if isinstance(error, PLAIN):
+            report = yield
+            report.longrepr = str(error)
+            return report
         if not isinstance(error, DisagreementError):
             return (yield)
-        error.is_brief = error.about in self._explained
-        self._explained.add(error.about)
+        told = self._told[error.about]
+        error.is_brief = told.explaining(error.faults) is not None
+        if not error.is_brief:
+            told.explained.append(("", error.faults))
         report = yield
         again = [note for note in getattr(error, "__notes__", ()) if "@reproduce_failure" in note]
         report.longrepr = "\n".join([str(error), *([] if error.is_brief else again)])
-        report.user_properties.append((DISAGREEMENT, json.dumps([error.about, error.line])))
+        report.user_properties.append((DISAGREEMENT, json.dumps([error.about, error.line, error.faults])))
         return report
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Note how a conformance test ended, and fold it where it is not the first of its op to fail."""
+        """Note how a conformance test ended, and fold it where it is not the first to show a fault."""
         properties = dict(report.user_properties)
         if report.when != "call" or "record" not in properties:
             return
@@ -90,12 +110,13 @@ class Folding:
             outcomes.asked.append((asked, report.failed))
         if DISAGREEMENT not in properties:
             return
-        about, line = json.loads(str(properties[DISAGREEMENT]))
-        known = self._outcomes[about]
-        if known.first is None:
-            known.first = report.nodeid
+        about, line, shown = json.loads(str(properties[DISAGREEMENT]))
+        known, shown = self._outcomes[about], [Fault(*fault) for fault in shown]
+        first = known.explaining(shown)
+        if first is None:
+            known.explained.append((report.nodeid, shown))
         else:
-            report.longrepr = f"{line}; as in {known.first}"
+            report.longrepr = f"{line}; as in {first}"
             known.lines.append(f"{report.nodeid}: {line}")
             self._folded.append(report)
 

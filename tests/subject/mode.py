@@ -36,7 +36,7 @@ class Mode:
     snippet: str
     """The same in plain torch, for people to paste: prints the gradient by the input ``{wrt}``.
 
-    See `tests.verdict.explanation.snippet` for what else it may name.
+    See `tests.verdict.snippet.snippet` for what else it may name.
     """
 
     puts: Callable[[Case], Case] = as_it_is

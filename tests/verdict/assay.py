@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 import torch
 
 from reference.case import PROMISES
+from reference.oracle import UncertifiedError
 from tests.subject.mode import FIRST_ORDER
 from tests.verdict.comparison import UNSUPPORTED, VERDICTS, Miss, UnsupportedError, judged
 from tests.verdict.explanation import DisagreementError
+from tests.verdict.question import question
 from tests.verdict.record import Record
 from tests.verdict.value import is_within_a_step
 
@@ -68,6 +70,12 @@ class Assay:
         except UnsupportedError as error:
             self._refusal = str(error)
             return
+        except UncertifiedError as error:
+            message = (
+                f"{question(asked, self._mode, self._device).name}: {error}: the formula has no derivative there, or "
+                "none that can be told; accepted: an entry whose `domain` or `where` leaves that out"
+            )
+            raise UncertifiedError(message) from error
         self._size = max(self._size, *(primal.size for primal in asked.primals))
         self._note(judgement)
         fresh = []

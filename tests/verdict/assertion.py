@@ -15,8 +15,10 @@ import torch
 from sympy import Expr
 
 from reference.case import PROMISES, Case, repeated_order
+from reference.definition import is_defined
 from reference.format import FORMATS
 from reference.op import InvalidOpError, Op
+from reference.oracle import UncertifiedError
 from reference.trace import TraceError
 from reference.tree import single
 from tests.subject import binding
@@ -78,7 +80,7 @@ def assert_gradient(
     fn: Callable[..., Any],
     formula: Expr | Callable[..., Any],
     *inputs: Any,
-    wrt: Sequence[int] | None = None,
+    wrt: Sequence[int] | int | None = None,
     cotangents: Any = None,
     modes: Sequence[str] = ("backward",),
     inside: str = "wide",
@@ -101,14 +103,21 @@ def assert_gradient(
     if inside not in PROMISES:
         message = f"inside={inside!r}; accepted: {', '.join(PROMISES)}"
         raise UsageError(message)
-    chosen = [_mode(name) for name in modes]
+    if not modes:
+        message = f"modes={modes!r}; accepted: some of {', '.join(MODES)}"
+        raise UsageError(message)
+    chosen = [_mode(name) for name in ([modes] if isinstance(modes, str) else modes)]
     whole = Judgement()
     for each in (inputs, *points):
         asked = _asked(fn, formula, each, wrt)
         device = str(asked.tensors[0].device)
         for mode in chosen:
             for case in _cases(asked, cotangents, mode, inside):
-                judgement = judged(mode.asks(case), mode, device)
+                try:
+                    judgement = judged(mode.asks(case), mode, device)
+                except UncertifiedError as error:
+                    message = f"the formula has no derivative there that can be told ({error}); accepted: other inputs"
+                    raise UsageError(message) from error
                 if judgement.misses:
                     misses = sorted(judgement.misses, key=lambda miss: VERDICTS.index(miss.verdict), reverse=True)
                     raise DisagreementError(misses, mode, device)
@@ -128,17 +137,17 @@ def _mode(name: str) -> Mode:
     return MODES[name]
 
 
-def _asked(fn: Callable[..., Any], formula: Any, inputs: Sequence[Any], wrt: Sequence[int] | None) -> Asked:
+def _asked(fn: Callable[..., Any], formula: Any, inputs: Sequence[Any], wrt: Sequence[int] | int | None) -> Asked:
     """Take what is given apart: the tensors that vary, and what is fixed. Raises UsageError."""
-    if not callable(fn):
-        message = f"fn={fn!r}; accepted: a callable of tensors, or a torch.nn.Module"
+    if not callable(fn) or (isinstance(fn, type) and issubclass(fn, torch.nn.Module)):
+        message = f"fn={fn!r}; accepted: a callable of tensors, or a torch.nn.Module that is made"
         raise UsageError(message)
     if isinstance(fn, torch.nn.Module):
         inputs, fn = (*inputs, *(p.detach() for p in fn.parameters())), _of_parameters(fn, len(inputs))
     drawn = any(_is_shape(value) for value in inputs)
     given = [_drawn(value) if _is_shape(value) else value for value in inputs]
     floating = [i for i, value in enumerate(given) if isinstance(value, torch.Tensor) and value.is_floating_point()]
-    wanted = floating if wrt is None else list(wrt)
+    wanted = floating if wrt is None else [wrt] if isinstance(wrt, int) else list(wrt)
     if not wanted or not set(wanted) <= set(floating):
         message = f"wrt={wrt}; accepted: places of floating tensors, of which there are {floating or 'none'}"
         raise UsageError(message)
@@ -147,14 +156,26 @@ def _asked(fn: Callable[..., Any], formula: Any, inputs: Sequence[Any], wrt: Seq
         said = ", ".join(sorted(map(str, dtypes)))
         message = f"inputs of {said}; accepted: one of {', '.join(FORMATS)} for all that are differentiated (see wrt)"
         raise UsageError(message)
-    devices = {given[i].device for i in wanted}
+    devices = {given[i].device for i in floating}
     if len(devices) > 1:
         message = f"inputs on {', '.join(sorted(map(str, devices)))}; accepted: all on one device"
         raise UsageError(message)
+    _require_values([given[i] for i in floating])
     varying = wanted if not isinstance(formula, Expr) else floating
     op = _entry(Fixed(fn, given, varying), formula, given, varying)
     tensors = tuple(given[i] for i in varying)
     return Asked(op, tensors, tuple(varying.index(i) for i in wanted), FORMATS[name], drawn)
+
+
+def _require_values(tensors: Sequence[torch.Tensor]) -> None:
+    """Refuse tensors that have no values to ask at. Raises UsageError."""
+    for tensor in tensors:
+        if tensor.layout != torch.strided or tensor.is_meta:
+            message = f"an input on {tensor.device}, {tensor.layout}; accepted: tensors that have values and strides"
+            raise UsageError(message)
+        if bool(tensor.isnan().any()):
+            message = f"an input of shape {tuple(tensor.shape)} has NaN in it; accepted: numbers, and infinities"
+            raise UsageError(message)
 
 
 def _entry(fn: Fixed, formula: Any, given: Sequence[Any], varying: Sequence[int]) -> Op:
@@ -163,9 +184,16 @@ def _entry(fn: Fixed, formula: Any, given: Sequence[Any], varying: Sequence[int]
     name = name if name[0].isalpha() else f"fn_{name}"
     try:
         if isinstance(formula, Expr):
-            return Op(name=name, torch=fn, formula=formula, composes=False)
+            op = Op(name=name, torch=fn, formula=formula, composes=False)
+            if len(op.inputs) != len(varying):
+                message = f"formula={formula}, floating tensors: {len(varying)}; accepted: a symbol for each of them"
+                raise UsageError(message)
+            return op
         if not callable(formula):
             message = f"formula={formula!r}; accepted: a function in plain numpy, or a sympy expression in x, y and z"
+            raise UsageError(message)
+        if isinstance(formula, np.ufunc) and formula.nin != len(given):
+            message = f"formula={formula!r} of {formula.nin}, inputs: {len(given)}; accepted: one that takes all"
             raise UsageError(message)
         known = [
             v.numpy(force=True) if isinstance(v, torch.Tensor) and i not in varying else v for i, v in enumerate(given)
@@ -188,7 +216,7 @@ def _of_parameters(module: torch.nn.Module, count: int) -> Callable[..., Any]:
 
 
 def _is_shape(value: Any) -> bool:
-    return isinstance(value, tuple) and all(isinstance(n, int) for n in value)
+    return isinstance(value, tuple) and all(isinstance(n, int) and n >= 0 for n in value)
 
 
 def _drawn(shape: tuple[int, ...]) -> torch.Tensor:
@@ -230,6 +258,9 @@ def _cases(asked: Asked, cotangents: Any, mode: Mode, inside: str) -> Iterator[C
             independent=asked.drawn,
             promise=inside,
         )
+        if not is_defined(case).all():
+            message = "the formula has no finite value at an input; accepted: inputs at which it has"
+            raise UsageError(message)
         yield from [case] if mode.order == 1 else repeated_order(case, mode.word)
 
 
@@ -259,6 +290,9 @@ def _cotangents(
             yield probe, ()
         return
     several = tuple(given) if isinstance(given, tuple | list) else (given,)
+    if not all(each is None or _is_cotangent(each, form) for each in several):
+        message = f"cotangents={given!r}; accepted: tensors of {form.name} without NaN, or None in the place of one"
+        raise UsageError(message)
     have = [None if each is None else tuple(each.shape) for each in several]
     if len(have) != len(outputs) or any(h not in {None, o} for h, o in zip(have, outputs, strict=True)):
         message = f"cotangents of shapes {have}; accepted: one of each of {list(outputs)}, or None in its place"
@@ -266,6 +300,10 @@ def _cotangents(
     flat = [np.zeros(o) if each is None else binding.read(each) for each, o in zip(several, outputs, strict=True)]
     values = flat[0] if len(flat) == 1 else np.concatenate([each.ravel() for each in flat])
     yield values, tuple(number for number, each in enumerate(several) if each is None)
+
+
+def _is_cotangent(value: Any, form: Format) -> bool:
+    return isinstance(value, torch.Tensor) and value.dtype == binding.dtype(form) and not bool(value.isnan().any())
 
 
 def _together(one: Judgement, other: Judgement) -> Judgement:

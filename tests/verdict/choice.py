@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+import traceback
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from torch.autograd import Function
 
 from reference.case import PROMISES
 from reference.catalogue import OPS
@@ -181,7 +184,7 @@ def own_entries(path: Path) -> dict[str, Op]:
     """
     module = _imported(path)
     entries = getattr(module, "OPS", None)
-    if not isinstance(entries, tuple | list) or not all(isinstance(op, Op) for op in entries):
+    if not isinstance(entries, tuple | list) or not entries or not all(isinstance(op, Op) for op in entries):
         message = f"--catalogue {path}: OPS={entries!r}; accepted: OPS = (Op(...), ...), a sequence of gradassay.Op"
         raise ChoiceError(message)
     table: dict[str, Op] = {}
@@ -189,11 +192,17 @@ def own_entries(path: Path) -> dict[str, Op]:
         if op.name in OPS or op.name in table or op.name == TREE:
             message = f"--catalogue {path}: op {op.name!r} exists already; accepted: a name that is not taken"
             raise ChoiceError(message)
+        if op.inside not in PROMISES:
+            message = f"--catalogue {path}: op {op.name!r}: inside={op.inside!r}; accepted: {', '.join(PROMISES)}"
+            raise ChoiceError(message)
         try:
-            binding.resolve(op.torch)
+            target = binding.resolve(op.torch)
         except binding.BindingError as error:
             message = f"--catalogue {path}: op {op.name!r}: {error}"
             raise ChoiceError(message) from error
+        if isinstance(target, type) and issubclass(target, Function):
+            message = f"--catalogue {path}: op {op.name!r}: torch={op.torch!r} is a class; accepted: '{op.torch}.apply'"
+            raise ChoiceError(message)
         table[op.name] = replace(op, file=str(path))
     return table
 
@@ -214,7 +223,9 @@ def _imported(path: Path) -> Any:
     except InvalidOpError as error:
         message = f"--catalogue {path}: {error}"
         raise ChoiceError(message) from error
-    except Exception as error:  # a user's file may raise anything: it is all the one usage error, which quotes it
-        message = f"--catalogue {path}: does not import: {type(error).__name__}: {error}"
+    except (Exception, SystemExit) as error:  # a user's file may raise anything: one usage error, which quotes it
+        lines = [f", line {f.lineno}" for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)]
+        said = f"{type(error).__name__}: {error}{lines[-1] if lines else ''}"
+        message = f"--catalogue {path}: does not import: {said}; accepted: a file that `python {path}` runs"
         raise ChoiceError(message) from error
     return module

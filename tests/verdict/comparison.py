@@ -56,6 +56,9 @@ NO_KERNEL = (
 )
 """What torch says where it, or the function of a user's own, cannot be asked in a mode or a dtype."""
 
+RAISED = (RuntimeError, TypeError, ValueError, AttributeError, LookupError, ArithmeticError, AssertionError, Warning)
+"""What torch, or a user's own function, raises in the place of a gradient, or warns of where that is an error."""
+
 MARGIN = 0.5
 """The part of the allowance within which float64 may settle that a gradient agrees."""
 
@@ -170,7 +173,7 @@ def judged(case: Case, mode: Mode, device: str) -> Judgement:
         try:
             with asking(case, mode, device):
                 gradients = mode.gradients(case, device)
-        except (RuntimeError, NotImplementedError, TypeError, ValueError, IndexError, AssertionError) as error:
+        except RAISED as error:
             is_taken = all(node.op.takes(case.form) for node in case.tree.applications)
             said = refusal(error, device) if is_taken else _first_line(error) or type(error).__name__
             if said:

@@ -1,0 +1,89 @@
+"""Where a formula has a value: elsewhere it has no derivative that a gradient could be compared with."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import reduce
+from math import prod
+from typing import TYPE_CHECKING
+
+import numpy as np
+from flint import arb
+
+from reference.compiler import UnsupportedExpressionError
+from reference.convention import critical
+from reference.derivative import given, of_case, value_of
+from reference.evaluation import Arrays, Exact, evaluate
+from reference.format import precision
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from reference.case import Case
+    from reference.graph import Shape, Step
+
+    Mask = np.ndarray[Shape, np.dtype[np.bool_]]
+
+BITS = 2200
+"""Bits by which it is asked what float64 has no value of: sums and products of a few values of any format are exact."""
+
+MOST_ELEMENTS = 2**12
+"""Elements of inputs up to which that is asked; of more, float64 has the last word."""
+
+
+def is_defined(case: Case) -> Mask:
+    """Say of each point of the batch whether the formula has a finite value there, or a rule says what is due.
+
+    The log of a negative number has none, nor has 1/0 or the inverse of a singular matrix. What float64 alone cannot
+    hold has one. There are rules for infinite inputs, and for the kinks of an elementwise op; elsewhere that has to
+    have a finite gradient, too, as a root has not at 0.
+    """
+    found = _in_float64(case)
+    if found.all():
+        return found
+    if case.is_pointwise:
+        rest = case.only(~found.ravel())
+        rows = zip(*(map(arb, primal.tolist()) for primal in rest.primals), strict=True)
+        found[~found] = _exactly(rest) | critical(case.tree.root.op, list(rows))
+    elif sum(primal.size for primal in case.primals) <= MOST_ELEMENTS:
+        found = _exactly(case)
+    return found | _has_infinite(case)
+
+
+def _asked(case: Case) -> list[Step]:
+    """Return what has to be finite: the value, and the gradient of an elementwise op."""
+    asked = of_case(replace(case, word="r", along=None), saved=False)
+    return [value_of(case).output, *(asked.results if case.is_pointwise else ())]
+
+
+def _in_float64(case: Case) -> Mask:
+    try:
+        with np.errstate(all="ignore"):
+            found = evaluate(_asked(case), given(case), Arrays())
+    except UnsupportedExpressionError:
+        return np.zeros(case.batch, dtype=bool)
+    return _of_points(case, [np.isfinite(each.mid) for each in found])
+
+
+def _exactly(case: Case) -> Mask:
+    with precision(BITS):
+        found = evaluate(_asked(case), given(case), Exact())
+    return _of_points(case, [np.vectorize(arb.is_finite, otypes=[bool])(each) for each in found])
+
+
+def _of_points(case: Case, finite: Sequence[Mask]) -> Mask:
+    """Say of each point whether all that comes of it is finite."""
+    whole = np.ones(case.batch, dtype=bool)
+    for step, each in zip(_asked(case), finite, strict=True):
+        size = prod(step.shape[len(case.batch) :])
+        whole &= np.broadcast_to(each, step.shape).reshape(*case.batch, size).all(-1)
+    return whole
+
+
+def _has_infinite(case: Case) -> Mask:
+    """Say at which points an input is infinite: what comes there is a limit, or by torch's rule."""
+    rows = (
+        np.isinf(primal).reshape(*batch, prod(primal.shape[len(batch) :])).any(-1)
+        for primal, batch in zip(case.primals, case.batches, strict=True)
+    )
+    return np.broadcast_to(reduce(np.logical_or, rows), case.batch)

@@ -1,0 +1,164 @@
+"""A case as plain torch, to be pasted."""
+
+from __future__ import annotations
+
+import math
+from math import prod
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from reference.graph import Input
+from tests.subject import binding
+from tests.verdict.formula import names_of
+
+if TYPE_CHECKING:
+    from reference.case import Case
+    from reference.format import Floats
+    from reference.graph import Shape
+    from tests.subject.mode import Mode
+
+
+LAYOUTS = {
+    "contiguous": "{0}",
+    "transposed": "{0}.transpose(0, -1).contiguous().transpose(0, -1)",
+    "strided": "torch.stack([{0}, torch.zeros_like({0})], dim=-1).flatten(-2)[..., ::2]",
+    "offset": "torch.cat([{0}.new_zeros(1), {0}.flatten()])[1:].view({0}.shape)",
+    "expanded": "{0}[:1].expand({0}.shape)",
+    "channels_last": "{0}.contiguous(memory_format=torch.channels_last)",
+}
+"""How plain torch lays a tensor out."""
+
+MOST_SHOWN = 16
+"""Entries of a gradient that a snippet prints."""
+
+LONGEST_PERIOD = 65
+"""Values that repeat with a shorter period are written once."""
+
+MOST_DIGITS = 12
+"""Characters of a number that is written in decimals, which are exact; longer ones are hex floats."""
+
+
+def snippet(case: Case, wrt: str, mode: Mode, device: str, index: Shape = ()) -> str:
+    """Write a case as plain torch, to be pasted; it prints the gradient by one input.
+
+    Of a large gradient it prints the entry of an index, where the mode gives the gradient in its own shape.
+
+    The mode's own lines follow those that make the inputs, the ``function``, its ``output`` and the
+    ``cotangent``; for forward-mode the ``tangent`` of the input that is asked for, for Jacobians the ``points``.
+    """
+    paths = [node.op.torch for node in case.tree.applications]
+    modules = {binding.located(path)[0] for path in paths if isinstance(path, str)}
+    lines = [f"import {name}" for name in sorted({"torch"} | {m for m in modules if m.split(".")[0] != "torch"})]
+    for number, (leaf, primal) in enumerate(zip(case.tree.leaves, case.primals, strict=True)):
+        lines += _laid_out(leaf.name, primal, case, number, device)
+        if number in case.asked:
+            lines.append(f"{leaf.name} = {leaf.name}.detach().requires_grad_()")
+    names = [case.tree.leaves[number].name for number in case.asked]
+    body = _calls(case) + [f"output = output.{case.root}()"] * (case.root != "cotangent")
+    if "function" in mode.snippet:
+        lines += [f"def function({', '.join(names)}):", *(f"    {line}" for line in body), "    return output"]
+    else:
+        lines += body
+    cotangent = case.cotangent if case.root == "cotangent" else np.ones(())
+    lines += _laid_out("cotangent", cotangent, case, len(case.primals), device)
+    if case.direction is not None:
+        lines.append(f"direction = {_tensor(case.direction, case, device)}")
+    if "last_direction" in mode.snippet:
+        lines.append(f"last_direction = {_tensor(case.last_direction, case, device)}")
+    if "tangent" in mode.snippet.replace("cotangent", ""):
+        lines.append(f"tangent = {_tensor(case.tangents[case.asked[names.index(wrt)]], case, device)}")
+    if "*points" in mode.snippet:
+        flat = ".flatten()" if case.is_pointwise else ""
+        lines.append(f"points = [x.detach(){flat} for x in ({', '.join(names)},)]")
+    number, numbers = names.index(wrt), tuple(range(len(names)))
+    at = 0 if case.along is None else case.asked.index(case.along)
+    asked = mode.snippet.format(
+        wrt=wrt,
+        number=number,
+        numbers=numbers,
+        inputs=", ".join(names),
+        dims=len(case.batch),
+        name=mode.name,
+        mapped="torch.func.vmap" if case.is_pointwise else "",
+        at=at,
+        along=names[at],
+        block="" if case.is_pointwise else f".reshape(cotangent.numel(), {names[at]}.numel(), -1)[:, 0]",
+    )
+    is_large = prod(case.primals[case.asked[number]].shape) > MOST_SHOWN
+    if index and is_large and mode.word == "r" and not mode.whole and not case.each:
+        asked = asked.replace(".detach().flatten()", f".detach()[{', '.join(map(str, index))}].flatten()")
+    return "\n".join([*lines, asked])
+
+
+def watching(text: str, name: str) -> str:
+    """Have a snippet say how many elements of a tensor have changed, where that has a name in it."""
+    lines = text.splitlines()
+    made = [number for number, line in enumerate(lines) if line.startswith(f"{name} = ")]
+    if not made:
+        return text
+    kept = f"given = {name}.detach().clone()"
+    changed = f"print((given != {name}.detach()).sum().item(), 'elements of {name} have changed')"
+    return "\n".join([*lines[: made[-1] + 1], kept, *lines[made[-1] + 1 :], changed])
+
+
+def _laid_out(name: str, values: Floats, case: Case, number: int, device: str) -> list[str]:
+    """Write a tensor, and how it lies in memory."""
+    layout = case.layout(number)
+    lines = [f"{name} = {_tensor(values, case, device)}"]
+    if not binding.applies(layout, values):
+        return lines
+    if isinstance(layout, str):
+        return [*lines, f"{name} = {LAYOUTS[layout].format(name)}"]
+    strides, offset = layout
+    memory = f"{name}.new_zeros({binding.spanned(values.shape, strides, offset)})"
+    place = f"{memory}.as_strided({values.shape}, {strides}, {offset})"
+    return [*lines, f"{name} = {place}.copy_({name})"]
+
+
+def _tensor(values: Floats, case: Case, device: str) -> str:
+    """Write exact values as hex floats, those that repeat once."""
+    kind = f"dtype=torch.{case.form.name}, device={device!r}"
+    if not values.ndim:
+        return f"torch.tensor(float.fromhex({float(values[()]).hex()!r}), {kind})"
+    period = next((n for n in range(1, LONGEST_PERIOD) if _repeats(values.ravel(), n)), values.size)
+    shown = values.ravel()[:period].tolist()
+    if any(len(repr(v)) > MOST_DIGITS or not math.isfinite(v) for v in shown):
+        numbers = f"[float.fromhex(v) for v in [{', '.join(repr(v.hex()) for v in shown)}]]"
+    else:
+        numbers = repr(shown)
+    often = "" if period == values.size else f".repeat({-(-values.size // period)})[:{values.size}]"
+    return f"torch.tensor({numbers}, {kind}){often}.reshape({values.shape})"
+
+
+def _repeats(values: Floats, period: int) -> bool:
+    return period < values.size and values[period:].tobytes() == values[:-period].tobytes()
+
+
+def _calls(case: Case) -> list[str]:
+    names = names_of(case.tree)
+    inputs = [Input((), primal.shape, leaf.name) for leaf, primal in zip(case.tree.leaves, case.primals, strict=True)]
+    shapes = {node: step.shape for node, step in case.tree.traced(inputs, case.seed).items()}
+    lines = [
+        line
+        for node in case.tree.applications
+        for line in binding.steps(
+            node,
+            names[node],
+            [names[child] for child in node.children],
+            [shapes[child] for child in node.children],
+            case.seed,
+        )
+    ]
+    return lines if len(case.outputs) == 1 else [*lines, _joined(case)]
+
+
+def _joined(case: Case) -> str:
+    """Write how several outputs are put one behind the other, those without a cotangent detached."""
+    names = [f"output[{i}]{'.detach()' * (i in case.silent)}" for i in range(len(case.outputs))]
+    batch = len(case.batch)
+    parts = [
+        f"{name}.flatten({batch})" if shape else f"{name}.unsqueeze(-1)"
+        for name, shape in zip(names, case.outputs, strict=True)
+    ]
+    return f"output = torch.cat([{', '.join(parts)}], -1)"
