@@ -1,21 +1,22 @@
-"""Ball arithmetic in float64 on whole arrays: values, or what rounding to a format may make of them.
+"""Ball arithmetic on whole arrays, in float64 or long doubles: values, or what rounding to a format may make of them.
 
-A ball is a midpoint and a radius. The radius of `Balls` is how far off float64 may be. That of `Widened` balls is the
-reach: how far off the value may be if each step had been rounded to a narrower format. Programs run on either as they
-do on flint's balls, since all have the same methods. What a program needs and these lack is an AttributeError or a
-TypeError, and means that only flint can evaluate it.
+A ball is a midpoint and a radius. The radius of `Balls` is how far off the arithmetic may be. That of `Widened` balls
+is the reach: how far off the value may be if each step had been rounded to a narrower format. Programs run on either
+as they do on flint's balls, since all have the same methods. A function that a program needs and these lack is refused
+when the program is compiled, and only flint can evaluate it.
 
-Widened balls do not add float64's own errors up: a step is widened by 2^-22 of its value at least for the formats that
-float64 is used for, and float64 is off by 2^-48 at most, so that its errors, which grow as the reach does, stay below
-the part OWN of it.
+Widened balls do not add the arithmetic's own errors up. A step is widened by 2^-22 of its value at least for the
+formats that float64 is used for, and float64 is off by 2^-48 at most, so that its errors, which grow as the reach does,
+stay below the part `own` of it. Long doubles are used for float64, whose steps are widened by 2^-51 at least, and are
+off by 2^-61 at most.
 """
 
 from __future__ import annotations
 
 import math
 import operator
-from dataclasses import dataclass
-from functools import cached_property, reduce
+from dataclasses import dataclass, field
+from functools import reduce
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeAlias, TypeVar
 
 import numpy as np
@@ -46,9 +47,6 @@ OWN = 2.0**-21
 NIL = 2.0**-1000
 """What float64 does not tell from 0: far below any value of a narrower format."""
 
-VANISHING = -745.0
-"""Below its exponential float64 has only 0."""
-
 TAIL = 26.0
 """Up to which what the error function lacks to 1 is a normal float64."""
 
@@ -58,6 +56,9 @@ LEAST = 2.0**-1070
 SomeBalls = TypeVar("SomeBalls", bound="Balls")
 
 erf, erfc = np.frompyfunc(math.erf, 1, 1), np.frompyfunc(math.erfc, 1, 1)
+
+HAS_LONG = bool(np.longdouble(1) + np.longdouble(2) ** -63 != 1 and np.longdouble(2) ** -16440 > 0)
+"""Whether numpy's long double has 64 bits and 15 of exponent, as x87 has, or more; under valgrind it has not."""
 
 
 class Runs(Protocol):
@@ -101,6 +102,11 @@ def plus(one: Radius, other: Radius) -> Radius:
     return other if one is None else one if other is None else one + other
 
 
+def or_nil(radius: Radius) -> Floats:
+    """Return a radius as an array."""
+    return np.zeros(()) if radius is None else radius
+
+
 def times(magnitude: Floats, radius: Radius) -> Radius:
     """Multiply a radius."""
     return None if radius is None else magnitude * radius
@@ -112,17 +118,39 @@ class Balls:
 
     mid: Floats
     rad: Radius = None
+    _size: Floats | None = field(default=None, repr=False)
 
     most_turned: ClassVar[float] = 1.5
     """The radius of an argument up to which a sine is followed."""
 
+    kind: ClassVar[type[np.floating[Any]]] = np.float64
+    """What midpoints are made of."""
+
+    error: ClassVar[float] = STEP
+    """The relative error of + - * / and sqrt, twice over."""
+
+    function_error: ClassVar[float] = FUNCTION
+    """The relative error that is granted to a function of numpy or math."""
+
+    least: ClassVar[Any] = LEAST
+    """What an operation may lose to underflow, and more."""
+
+    vanishing: ClassVar[float] = -745.0
+    """Below its exponential there is only 0."""
+
+    own: ClassVar[float] = OWN
+    """The part of a reach that the arithmetic's own errors stay below."""
+
+    lacks: ClassVar[frozenset[str]] = frozenset()
+    """Functions that there are in float64 alone."""
+
     @classmethod
-    def _made(cls, mid: Floats, spread: Radius, error: float = STEP, least: float = LEAST) -> Self:
-        """Make the result of a step, of what becomes of the radii of its operands and of float64's own error."""
+    def _made(cls, mid: Floats, spread: Radius, error: float | None = None, *, underflows: bool = True) -> Self:
+        """Make the result of a step, of what becomes of the radii of its operands and of the step's own error."""
         result = cls(mid)
-        own = result.size * error
-        if least:
-            own += least
+        own = result.size * (cls.error if error is None else error)
+        if underflows:
+            own += cls.least
         result.rad = own if spread is None else own + spread
         return result
 
@@ -133,8 +161,11 @@ class Balls:
             return value
         assert not isinstance(value, Balls)
         ball = arb(value)
-        mid = float(ball.mid())
-        away = ball.rad() + abs(ball.mid() - mid)
+        high = float(ball.mid())
+        rest = ball.mid() - high
+        more = float(rest) if rest.is_finite() else 0.0
+        mid = cls.kind(high) + cls.kind(more)  # float64 has no bits for it
+        away = ball.rad() + abs(rest - float(mid - cls.kind(high)) if rest.is_finite() else rest)
         return cls(np.array(mid), None if away == 0 else np.array(float(away.upper()) * (1 + STEP)))
 
     @classmethod
@@ -143,15 +174,17 @@ class Balls:
         mids = [part.mid for part in parts]
         if all(part.rad is None for part in parts):
             return cls(np.concatenate(mids))
-        radii = [np.broadcast_to(_or_nil(part.rad), part.mid.shape) for part in parts]
+        radii = [np.broadcast_to(or_nil(part.rad), part.mid.shape) for part in parts]
         return cls(np.concatenate(mids), np.concatenate(radii))
 
-    @cached_property
+    @property
     def size(self) -> Floats:
-        """The magnitude of the midpoint."""
-        return np.abs(self.mid)
+        """The magnitude of the midpoint, which is kept: a cached property takes longer than it does."""
+        if self._size is None:
+            self._size = np.abs(self.mid)
+        return self._size
 
-    @cached_property
+    @property
     def above(self) -> Floats:
         """The magnitude of the midpoint where it is above 1, else 0."""
         return (self.size > 1) * self.size
@@ -190,12 +223,12 @@ class Balls:
     def __add__(self, other: Operand) -> Self:
         """Add: no sum underflows, and one that is 0 is exact."""
         other = self.of(other)
-        return self._made(self.mid + other.mid, plus(self.rad, other.rad), least=0.0)
+        return self._made(self.mid + other.mid, plus(self.rad, other.rad), underflows=False)
 
     def __sub__(self, other: Operand) -> Self:
         """Subtract."""
         other = self.of(other)
-        return self._made(self.mid - other.mid, plus(self.rad, other.rad), least=0.0)
+        return self._made(self.mid - other.mid, plus(self.rad, other.rad), underflows=False)
 
     def __mul__(self, other: Operand) -> Self:
         """Multiply."""
@@ -219,9 +252,9 @@ class Balls:
         other = self.of(other)
         mid = np.power(self.mid, other.mid)
         of_log = self._of_log()
-        relative = plus(times(other.size, of_log), times(np.abs(np.log(self.mid)) + _or_nil(of_log), other.rad))
+        relative = plus(times(other.size, of_log), times(np.abs(np.log(self.mid)) + or_nil(of_log), other.rad))
         wide = 0.0 if relative is None else mid * np.expm1(relative * (1 + FUNCTION))
-        return self._made(mid, np.where((self.mid > 0) & (self.low() > 0), wide, np.inf), FUNCTION)
+        return self._made(mid, np.where((self.mid > 0) & (self.low() > 0), wide, np.inf), self.function_error)
 
     __radd__, __rmul__ = __add__, __mul__
 
@@ -252,7 +285,7 @@ class Balls:
         side: int,
     ) -> bool:
         other = self.of(other)
-        holds = compare(self.mid - side * _or_nil(self.outer()), other.mid + side * _or_nil(other.outer()))
+        holds = compare(self.mid - side * or_nil(self.outer()), other.mid + side * or_nil(other.outer()))
         if holds.any() and not holds.all():
             raise MixedError(holds)
         return bool(holds.all())
@@ -282,22 +315,22 @@ class Balls:
     def union(self, other: Operand) -> Self:
         """Enclose both."""
         other = self.of(other)
-        low = np.minimum(self.mid - _or_nil(self.outer()), other.mid - _or_nil(other.outer()))
-        high = np.maximum(self.mid + _or_nil(self.outer()), other.mid + _or_nil(other.outer()))
+        low = np.minimum(self.mid - or_nil(self.outer()), other.mid - or_nil(other.outer()))
+        high = np.maximum(self.mid + or_nil(self.outer()), other.mid + or_nil(other.outer()))
         return self._made((low + high) / 2, (high - low) / 2)
 
     def _function(self, function: Callable[[Floats], Floats], slope: Callable[[], Floats]) -> Self:
         """Apply a function whose derivative is nowhere steeper than the slope; where that is NaN, say nothing."""
-        mid = np.asarray(function(self.mid), dtype=np.float64)
+        mid = np.asarray(function(self.mid), dtype=self.kind)
         if self.rad is None:
-            return self._made(mid, None, FUNCTION)
+            return self._made(mid, None, self.function_error)
         wide = np.where(self.rad == 0, 0, self.rad * slope() * (1 + FUNCTION))
-        return self._made(mid, np.where(np.isnan(wide), np.inf, wide), FUNCTION)
+        return self._made(mid, np.where(np.isnan(wide), np.inf, wide), self.function_error)
 
     def sqrt(self) -> Self:
         """Return the square root."""
         root = np.sqrt(self.mid)
-        return self._function(np.sqrt, lambda: 1 / (root + np.sqrt(self.mid - _or_nil(self.outer()))))
+        return self._function(np.sqrt, lambda: 1 / (root + np.sqrt(self.mid - or_nil(self.outer()))))
 
     def rsqrt(self) -> Self:
         """Return the reciprocal of the square root."""
@@ -310,11 +343,11 @@ class Balls:
         """
         mid = np.exp(self.mid)
         if self.rad is None:
-            return self._made(mid, None, FUNCTION)
+            return self._made(mid, None, self.function_error)
         wide = np.expm1(self.rad) * (1 + FUNCTION) * mid
         if (mid == 0).any():
-            wide = np.where((mid > 0) | (self.mid + self.rad < VANISHING), wide, np.inf)
-        return self._made(mid, wide, FUNCTION)
+            wide = np.where((mid > 0) | (self.mid + self.rad < self.vanishing), wide, np.inf)
+        return self._made(mid, wide, self.function_error)
 
     def _of_log(self) -> Radius:
         """Return how far the logarithm may be from that of the midpoint."""
@@ -324,14 +357,14 @@ class Balls:
 
     def log(self) -> Self:
         """Return the natural logarithm."""
-        return self._made(np.log(self.mid), self._of_log(), FUNCTION)
+        return self._made(np.log(self.mid), self._of_log(), self.function_error)
 
     def _turned(self, value: Floats, other: Floats) -> Self:
         """Spread a sine or cosine by the radius: |value| (1 - cos t) + |other| |sin t| for t no greater."""
         if self.rad is None:
-            return self._made(value, None, FUNCTION)
+            return self._made(value, None, self.function_error)
         wide = np.abs(value) * self.rad**2 / 2 + np.abs(other) * self.rad
-        return self._made(value, np.where(self.rad < self.most_turned, wide, np.inf), FUNCTION)
+        return self._made(value, np.where(self.rad < self.most_turned, wide, np.inf), self.function_error)
 
     def sin(self) -> Self:
         """Return the sine."""
@@ -394,11 +427,11 @@ class Balls:
 
     def erfc(self) -> Self:
         """Return what the error function lacks to 1; near its underflow nothing is said of a wide ball."""
-        return self._function(erfc, lambda: np.where(self.mid + _or_nil(self.rad) < TAIL, self._slope_of_erf(), np.inf))
+        return self._function(erfc, lambda: np.where(self.mid + or_nil(self.rad) < TAIL, self._slope_of_erf(), np.inf))
 
     def floor(self) -> Self:
         """Return the largest integer that is no greater."""
-        outer = _or_nil(self.outer())
+        outer = or_nil(self.outer())
         low, high = np.floor(self.mid - outer), np.floor(self.mid + outer)
         return type(self)(low, np.where(low == high, 0, np.inf))
 
@@ -418,18 +451,18 @@ class Widened(Balls):
     most_turned = 2.0**-4  # of a wider one the sine has no symmetric reach
 
     @classmethod
-    def _made(cls, mid: Floats, spread: Radius, error: float = STEP, least: float = LEAST) -> Self:
+    def _made(cls, mid: Floats, spread: Radius, error: float | None = None, *, underflows: bool = True) -> Self:
         """Make the result of a step, of what becomes of the reaches of its operands."""
-        del error, least  # they are a part of the reach
+        del error, underflows  # they are a part of the reach
         return cls(mid, spread)
 
     @classmethod
     def of(cls, value: Operand) -> Self:
-        """Convert a constant; what float64 is off by is a part of the reach that the step has which rounds it."""
+        """Convert a constant; what its midpoint is off by is a part of the reach that the step has which rounds it."""
         if isinstance(value, cls):
             return value
         found = super().of(value)
-        inexact = found.rad is not None and not bool((found.rad > STEP * found.size).any())
+        inexact = found.rad is not None and not bool((found.rad > cls.error * found.size).any())
         return cls(found.mid) if inexact else found
 
     def rounded(self, share: float, least: float) -> Self:
@@ -439,9 +472,7 @@ class Widened(Balls):
             wide += least
         if self.rad is not None:
             wide += self.rad * (1 + share)
-        result = type(self)(self.mid, wide)
-        result.__dict__["size"] = self.size
-        return result
+        return type(self)(self.mid, wide, self.size)
 
     def amplified(self, seeds: Balls, least: float) -> Self:
         """Widen the reach for what underflowed before a factor above 1 met it."""
@@ -459,9 +490,28 @@ class Widened(Balls):
         """
         share, roundings = widening
         result = reduce(operator.add, terms)
-        magnitude = reduce(np.add, (term.size + _or_nil(term.rad) for term in terms))
+        magnitude = reduce(np.add, (term.size + or_nil(term.rad) for term in terms))
         return cls(result.mid, plus(result.rounded(share, 0.0).rad, magnitude * roundings))
 
 
-def _or_nil(radius: Radius) -> Floats:
-    return np.zeros(()) if radius is None else radius
+class _Long:
+    """What long doubles have in the place of float64's: 11 bits more, of a value and of an exponent's range."""
+
+    kind = np.longdouble
+    error = 2.0**-63
+    function_error = 2.0**-61  # 4 ulp, where one or two are measured
+    least = np.longdouble(2) ** -16300  # a normal number: x87 takes a hundred times as long to add a subnormal one
+    vanishing = -11_400.0
+    own = 2.0**-7
+    lacks = frozenset({"erf", "erfc"})  # which are math's
+
+
+class LongBalls(_Long, Balls):
+    """Balls in long doubles, which are to float64 what float64 is to narrower formats."""
+
+
+class LongWidened(_Long, Widened):
+    """Widened balls in long doubles.
+
+    A step is widened by 2^-51 of its value at least, and long doubles are off by 2^-61 at most.
+    """

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import sympy
 from flint import arb, ctx, fmpq
 
-from reference.balls import Balls, Widened
+from reference.balls import Balls
 from reference.functions import nearest, poly_gamma, scaled_bessel_i, scaled_erfc
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ FUNCTIONS: dict[str, str] = {
 ON_ARRAYS = {name for name, code in FUNCTIONS.items() if code.startswith("{0}.") and hasattr(Balls, code[4:-2])} | {
     "Abs"
 }
-"""Those that float64 balls on whole arrays have too."""
+"""Those that balls on whole arrays have too."""
 
 INEQUALITIES = sympy.StrictGreaterThan | sympy.StrictLessThan | sympy.GreaterThan | sympy.LessThan
 
@@ -179,10 +179,10 @@ def by_precision(evaluate: Callable[[], tuple[arb, ...]]) -> Callable[[], tuple[
 class Emitter:
     """Writes the lines of one function, sharing equal sub-expressions."""
 
-    def __init__(self, form: Format | None = None, *, arrays: bool = False) -> None:
+    def __init__(self, form: Format | None = None, arrays: type[Balls] | None = None) -> None:
         """Start an empty function; with a format, its steps are widened to the format's.
 
-        Code for arrays runs on those of `reference.balls`.
+        Code for arrays runs on balls of that kind, else on flint's.
         """
         self.arrays = arrays
         self.lines: list[str] = []
@@ -208,7 +208,7 @@ class Emitter:
         self._fixed_lines: list[str] = []
         self._constants: dict[Expr, str] = {}
         if arrays:
-            self.namespace["balls"] = Widened if form else Balls
+            self.namespace["balls"] = arrays
             self.namespace["W"] = 0.0 if form is None else STEPS * form.unit
             self.namespace["S"] = 0.0 if form is None else form.smallest_subnormal
         elif form is not None:
@@ -237,7 +237,7 @@ class Emitter:
 
     def held(self, ball: arb) -> Any:
         """Return a constant as the code's balls have it."""
-        return self.namespace["balls"].of(ball) if self.arrays else ball
+        return self.arrays.of(ball) if self.arrays else ball
 
     def rounded(self, code: str, *, underflows: bool = True) -> str:
         """Write a step that rounds once."""
@@ -398,8 +398,9 @@ class Scope:
         if name not in FUNCTIONS:
             message = f"{name}: the evaluator has no such function; it has {', '.join(FUNCTIONS)}"
             raise UnsupportedExpressionError(message)
-        if self._emitter.arrays and name not in ON_ARRAYS:
-            message = f"{name}: float64 balls have no such function; they have {', '.join(sorted(ON_ARRAYS))}"
+        arrays = self._emitter.arrays
+        if arrays and name not in (found := ON_ARRAYS - arrays.lacks):
+            message = f"{name}: balls on arrays have no such function; they have {', '.join(sorted(found))}"
             raise UnsupportedExpressionError(message)
         code = FUNCTIONS[name].format(*args)
         return self._emitter.assign(code) if name in EXACT else self._emitter.rounded(code)
@@ -454,10 +455,16 @@ def _divides(factor: Expr) -> bool:
 
 
 def compiled(
-    expressions: Sequence[Expr], variables: Sequence[Symbol], form: Format | None = None, *, arrays: bool = False
+    expressions: Sequence[Expr],
+    variables: Sequence[Symbol],
+    form: Format | None = None,
+    arrays: type[Balls] | None = None,
 ) -> Program:
-    """Compile expressions: a function from a ball for each variable to a tuple of balls; or from arrays of them."""
-    emitter = Emitter(form, arrays=arrays)
+    """Compile expressions: a function from a ball for each variable to a tuple of balls.
+
+    For a kind of balls on arrays, it is one from those to those.
+    """
+    emitter = Emitter(form, arrays)
     names = [f"v{i}" for i in range(len(variables))]
     scope = emitter.scope(dict(zip(variables, names, strict=True)))
     return emitter.program(names, [scope.emit(expression) for expression in expressions])

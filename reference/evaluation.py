@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from flint import arb, arb_mat
 
-from reference.balls import LEAST, STEP, Balls, Widened, evaluated
-from reference.compiler import STEPS, compiled
+from reference.balls import Balls, LongBalls, LongWidened, Widened, evaluated
+from reference.compiler import STEPS, UnsupportedExpressionError, compiled
 from reference.convention import (
     WHOLE,
     conventional,
@@ -55,6 +55,9 @@ if TYPE_CHECKING:
 
 LAMBDA = 8
 """Higham and Mary's: how unlikely a sum is to exceed the bound."""
+
+PAIRWISE = 32
+"""Additions that a term takes part in at most, where numpy adds n up in pairs, less log2 n: it halves above 128."""
 
 
 @dataclass(frozen=True)
@@ -140,29 +143,35 @@ def _plan(roots: tuple[Step, ...], forward: tuple[Step, ...]) -> list[tuple[Step
 
 
 @lru_cache(maxsize=4096)
-def _program(expression: Expr, variables: tuple[Symbol, ...], form: Format | None, *, arrays: bool) -> Program:
-    return compiled([expression], variables, form, arrays=arrays)
+def _program(
+    expression: Expr, variables: tuple[Symbol, ...], form: Format | None, arrays: type[Balls] | None = None
+) -> Program:
+    return compiled([expression], variables, form, arrays)
 
 
 @dataclass(frozen=True)
 class Arrays:
-    """Float64 balls on whole arrays: the values, or with a format for the steps the reach of rounding around them.
+    """Balls on whole arrays: the values, or with a format for the steps the reach of rounding around them.
 
-    Raises AttributeError or TypeError for a step that has a function which numpy lacks.
+    They are of float64, or of long doubles. Raises UnsupportedExpressionError for a step with a function which these
+    lack, or with a sum that is too long for them.
     """
 
     rounding: Rounding = EXACT
+    long: bool = False
     ruled: dict[Step, Mask] = field(default_factory=dict, compare=False)
     """Where a rule gave the value of a step: that for kinks and edges, or that for ties."""
 
     @property
     def kind(self) -> type[Balls]:
         """What values are."""
+        if self.long:
+            return LongBalls if self.rounding.steps is None else LongWidened
         return Balls if self.rounding.steps is None else Widened
 
     def of(self, values: Floats) -> Balls:
         """Take exact numbers in."""
-        return self.kind(values)
+        return self.kind(values.astype(self.kind.kind, copy=False))
 
     def kept(self, value: Balls) -> Balls:
         """Round what is kept for the backward pass."""
@@ -198,7 +207,8 @@ class Arrays:
 
     def _map(self, step: Map, sources: Sequence[Balls]) -> Balls:
         form = None if step.exact else self.rounding.steps
-        program = _program(step.expression, step.variables, form, arrays=True)
+        kind = self.kind if form is not None or self.rounding.steps is None else Balls
+        program = _program(step.expression, step.variables, form, kind)  # type: ignore[arg-type]  # a class has a hash
         if not sources:
             return self.kind.of(*program())
         (value,) = evaluated(program, sources)
@@ -234,7 +244,8 @@ class Arrays:
         for each in inputs:
             sure &= np.isfinite(each.mid) & (True if each.rad is None else each.rad == 0)
         if sure.any():
-            slopes, errors = _slopes(op, np.stack([each.mid[sure] for each in inputs], -1), step.ruled.number)
+            points = np.stack([each.mid[sure] for each in inputs], -1)
+            slopes, errors = _slopes(op, points.astype(np.float64), step.ruled.number)
             seed = sources[len(op.inputs)].repeated(shape).moved(lambda part: part[sure])
             mid[sure], rad[sure] = self._times(slopes, errors, seed)
             sure[sure] = np.isfinite(slopes)
@@ -246,8 +257,8 @@ class Arrays:
 
         A product with -1, 0 or 1 does not underflow.
         """
-        form, reach = self.rounding.steps, np.zeros(()) if seed.rad is None else seed.rad
-        share, least = (STEP, LEAST) if form is None else (STEPS * form.unit, form.smallest_subnormal)
+        form, kind, reach = self.rounding.steps, self.kind, np.zeros(()) if seed.rad is None else seed.rad
+        share, least = (kind.error, kind.least) if form is None else (STEPS * form.unit, form.smallest_subnormal)
         with np.errstate(invalid="ignore", over="ignore"):
             mid = slopes * seed.mid
             spread = np.abs(slopes) * reach + errors * (seed.size + reach)
@@ -262,17 +273,25 @@ class Arrays:
         if count < 2 and len(sources) == 1:
             return self.kind(mid, spread)
         magnitude = contraction(step, [source.size for source in sources])
+        is_pairwise = self.long and len(sources) == 1
+        longest = min(count, PAIRWISE + math.log2(count)) if is_pairwise else count
+        own = (longest + len(sources)) * self.kind.error / 2
         if form is None:
-            own = magnitude * ((count + len(sources)) * 2.0**-53) + count * LEAST
-            return Balls(mid, own if spread is None else own + spread)
+            wide = magnitude * own + count * self.kind.least
+            return self.kind(mid, wide if spread is None else wide + spread)
         products = STEPS if len(sources) > 1 else 0
         share = form.unit * (self.rounding.roundings(count) + products)
+        if own > share * self.kind.own:
+            message = f"a sum of {count} terms: its rounding errors are too large beside those of {form.name}"
+            raise UnsupportedExpressionError(message)
         wide = magnitude * share
         if spread is not None:
             wide += spread * (1 + share)
         if products:
             wide += count * form.smallest_subnormal
-        return Widened(mid, wide) if count < 2 else Widened(mid, wide).rounded(STEPS * form.unit, 0.0)
+        found = self.kind(mid, wide)
+        assert isinstance(found, Widened)
+        return found if count < 2 else found.rounded(STEPS * form.unit, 0.0)
 
     def _scatter(self, step: Scatter, source: Balls) -> Balls:
         table = step.table.ravel()
@@ -288,11 +307,11 @@ class Arrays:
         spread = np.zeros(step.shape) if whole.rad is None else whole.rad
         form = self.rounding.steps
         if form is None:
-            return Balls(whole.mid, magnitude * counts * 2.0**-53 + spread)
+            return self.kind(whole.mid, magnitude * counts * (self.kind.error / 2) + spread)
         several = counts > 1
         roundings = np.array([self.rounding.roundings(count) for count in range(int(counts.max()) + 1)])[counts]
         wide = spread + (magnitude + spread) * roundings * form.unit
-        return Widened(whole.mid, wide + np.where(several, STEPS * form.unit * whole.size, 0.0))
+        return self.kind(whole.mid, wide + np.where(several, STEPS * form.unit * whole.size, 0.0))
 
 
 def _spread(step: Contract, sources: Sequence[Balls]) -> Floats | None:
@@ -326,14 +345,14 @@ def _selected(step: Select, keys: Balls) -> tuple[Balls, Mask]:
     chosen = np.sort(keys.mid, axis=step.axis).take([step.rank], axis=step.axis)
     at = keys.mid == chosen
     counts = at.sum(step.axis, keepdims=True)
-    weights = at / counts if step.shares else at & (np.cumsum(at, step.axis) == 1)
+    weights = at / counts.astype(keys.kind) if step.shares else at & (np.cumsum(at, step.axis) == 1)
     gap = np.where(at, np.inf, np.abs(keys.mid - chosen)).min(step.axis, keepdims=True)
     outer = np.broadcast_to(0.0 if keys.rad is None else keys.rad, keys.mid.shape)
     widest = outer.max(step.axis, keepdims=True, initial=0.0)
     certain = (gap > 2 * widest) & ((counts == 1) | (widest == 0))
     inexact = step.shares and bool((np.log2(counts) % 1 != 0).any())
-    found = type(keys)(np.where(certain, weights, np.nan), weights * STEP if inexact and type(keys) is Balls else None)
-    return found, at & certain & (counts > 1)
+    off = weights * keys.error if inexact and not isinstance(keys, Widened) else None
+    return type(keys)(np.where(certain, weights, np.nan).astype(keys.kind), off), at & certain & (counts > 1)
 
 
 def moved(part: np.ndarray[Any, Any], step: Gather) -> np.ndarray[Any, Any]:
@@ -357,6 +376,10 @@ def scattered(part: Floats, step: Scatter) -> Floats:
     """Add elements up as a scatter does."""
     table = step.table.ravel()
     sent = table >= 0
+    if part.dtype == np.longdouble:
+        sums = np.zeros(step.size, part.dtype)
+        np.add.at(sums, table[sent], part.ravel()[sent])
+        return sums.reshape(step.shape)
     return np.bincount(table[sent], part.ravel()[sent], step.size).reshape(step.shape).astype(np.float64, copy=False)
 
 
@@ -410,7 +433,14 @@ def contraction(step: Contract, parts: Sequence[Floats]) -> Floats:
         (labels,) = step.labels
         axes = tuple(i for i, c in enumerate(labels) if c not in step.kept)
         left = [c for c in labels if c in step.kept]
-        return np.asarray(parts[0].sum(axis=axes)).transpose([left.index(c) for c in step.kept])
+        rest = [i for i in range(len(labels)) if i not in axes]
+        shape, length = parts[0].shape, math.prod(parts[0].shape[i] for i in axes)
+        if parts[0].dtype == np.longdouble:  # numpy adds up in pairs where the terms of a sum lie side by side
+            rows = parts[0].transpose([*rest, *axes]).reshape([*(shape[i] for i in rest), length])
+            sums = np.ascontiguousarray(rows).sum(axis=-1)
+        else:
+            sums = np.asarray(parts[0].sum(axis=axes))
+        return sums.transpose([left.index(c) for c in step.kept])
     first, second, names = arranged(step, parts)
     if first.shape[1] == second.shape[2] == 1:
         return restored(step, (first[:, 0, :] * second[:, :, 0]).sum(-1), names)
@@ -481,7 +511,7 @@ class Exact:
 
     def _map(self, step: Map, sources: Sequence[Array]) -> Array:
         form = None if step.exact else self.rounding.steps
-        program = _program(step.expression, step.variables, form, arrays=False)
+        program = _program(step.expression, step.variables, form)
         same = [s if s.shape == step.shape else np.broadcast_to(s, step.shape) for s in sources]
         columns = [source.ravel().tolist() for source in same]
         rows = list(zip(*columns, strict=True)) if columns else [()]

@@ -1,12 +1,13 @@
 """How a case becomes an answer: the certified derivative, and how far rounding may take one from it.
 
 1. The case's word and shapes make a graph (`reference.derivative`).
-2. For narrow formats it is evaluated in float64 on whole arrays, which carry the value and the reach of rounding, of
-   which float64's own errors are a small part (`reference.balls`). Where both are finite, this decides; at the points
-   of one elementwise op, which are hard, only where the reach is small too, and in float32 alone.
-3. What it does not decide, and all of float64, is evaluated by flint, with the precision doubled until the
-   enclosure is tight; otherwise UncertifiedError is raised, never a pass. At kinks and edges torch's rule
-   says what the derivative is (`reference.convention`).
+2. It is evaluated on whole arrays, in float64 for narrower formats and in long doubles for float64 itself. They carry
+   the value and the reach of rounding, of which their own errors are a small part (`reference.balls`). Where both are
+   finite, this decides; at the points of one elementwise op, which are hard, only where the reach is small too, in
+   float32 and float64. In float64 that answer is rough: flint has the last word on what it does not allow.
+3. What arrays do not decide is evaluated by flint, with the precision doubled until the enclosure is tight; otherwise
+   UncertifiedError is raised, never a pass. At kinks and edges torch's rule says what the derivative is
+   (`reference.convention`).
 4. The answer is arrays of floats: the truth as two of them, and the centre and radius of the allowance.
 """
 
@@ -24,9 +25,9 @@ import sympy
 from flint import arb
 
 from reference import derivative
-from reference.balls import NIL, OWN, SLACK, Balls
+from reference.balls import HAS_LONG, Balls, LongWidened, Widened, or_nil
 from reference.compiler import STEPS, UnsupportedExpressionError
-from reference.evaluation import Arrays, Exact, Rounding, evaluate, flagged, objects
+from reference.evaluation import EXACT, Arrays, Exact, Rounding, evaluate, flagged, objects
 from reference.format import FORMATS, precision
 from reference.graph import ordered
 
@@ -53,16 +54,16 @@ FEWEST = 1000
 """Points of one elementwise op from which float64 is worth its cost; fewer go to flint."""
 
 CONDITION = 16
-"""Bits by which a reach is smaller than a value of a hard op that float64 decides.
+"""Bits by which a reach is smaller than a value of a hard op that arrays decide: it is no wider than flint's then.
 
-The error of the value is as small as that of a certified one then, and the reach no wider than flint's.
+In float32 the error of the value is as small then as that of a certified one.
 """
 
-NEAR = 2.0**-2
-"""The part of the reach that float64 may be off by, where flint has the truth and float64 gives the reach alone."""
+ROUGH = 2.0**-3
+"""Half ulps that the value of a hard op in float64 may be off by at first; where that matters, flint is asked."""
 
-ROOM = 44
-"""Binades between what a reach may lose to underflow in float64 and the least that is granted in its place."""
+CONSTANTS = 96
+"""Bits of constants in arrays: more than long doubles hold."""
 
 MOST_KEPT = 2**24
 """Floats of answers that are kept for the next one who asks the same: in every mode the same is asked."""
@@ -224,17 +225,16 @@ def _unit_cases(case: Case) -> Iterator[Case]:
 
 
 def _evaluated(case: Case) -> Answer:
-    if is_for_float64(case) and (rough := in_arrays(case)) is not None:
-        found = tuple(_from_balls(*each) for each in rough)
-        undecided = [~_is_decided(balls, is_hard=is_hard(case)) for balls, _ in rough]
+    if is_for_arrays(case) and (rough := in_arrays(case)) is not None:
+        if is_rough(case):
+            found, undecided = _from_long(case, rough)
+        else:
+            found = tuple(_from_balls(*each) for each in rough)
+            undecided = [~_is_decided(balls, is_hard=is_hard(case)) for balls, _ in rough]
         if is_hard(case):
             undecided += [~np.isfinite(primal) for primal in case.primals]  # torch's rule decides there
-        if not any(mask.any() for mask in undecided):
-            return found
-        if case.is_pointwise:
-            places = np.any([mask.ravel() for mask in undecided], axis=0)
-            return _replaced(found, exactly(case.only(places)), places)
-    return exactly(case)
+        return sharpened(case, found, undecided)
+    return by_flint(case)
 
 
 def _replaced(found: Answer, better: Answer, places: Mask) -> Answer:
@@ -245,27 +245,32 @@ def _replaced(found: Answer, better: Answer, places: Mask) -> Answer:
     return found
 
 
-def in_arrays(case: Case) -> tuple[tuple[Balls, Mask], ...] | None:
-    """Evaluate a case in float64 balls, and say where a rule gave the value; None where numpy lacks a function.
+def sharpened(case: Case, found: Answer, doubtful: Sequence[Mask]) -> Answer:
+    """Have flint answer a case anew where its answer, which is rough, does not do: there is a mask for each input."""
+    if not any(mask.any() for mask in doubtful):
+        return found
+    if not case.is_pointwise:
+        return by_flint(case)
+    places = np.any([mask.ravel() for mask in doubtful], axis=0)
+    return _replaced(found, by_flint(case.only(places)), places)
 
-    Of hard points nothing is said where the rule for kinks and edges decides.
 
-    A reach of float64 itself may underflow on the way. It is taken from a format that underflows earlier, by far more
-    than may have been lost, where it is hardly another in that; elsewhere nothing is said.
+def in_arrays(case: Case, *, widened: bool = True) -> tuple[tuple[Balls, Mask], ...] | None:
+    """Evaluate a case in balls on whole arrays, widened by rounding or not, and say where a rule gave the value.
+
+    Of hard points nothing is said where the rule for kinks and edges decides. Returns None where numpy lacks a
+    function, or floats wide enough.
     """
-    asked, lost = derivative.of_case(case, saved=True), []
+    is_long = case.form.precision > FILTERED_BITS
+    if is_long and not HAS_LONG:
+        return None
+    asked = derivative.of_case(case, saved=True)
     ruled: dict[Step, Mask] = {}
-
-    def reached(form: Format) -> list[Balls]:
-        arithmetic = Arrays(rounding(form, case.inside, independent=case.independent), ruled)
-        with precision(64), np.errstate(all="ignore", under="call", call=lambda *_: lost.append(form)):
-            return evaluate(asked.results, derivative.given(case), arithmetic, [asked.function.output])
-
+    rounded = rounding(case.form, case.inside, independent=case.independent) if widened else EXACT
+    arithmetic = Arrays(rounded, is_long, ruled)
     try:
-        found = reached(case.form)
-        if lost and case.form.precision > FILTERED_BITS:
-            wider = reached(replace(case.form, emax=case.form.emax - ROOM))
-            found = [_the_same(*each) for each in zip(found, wider, strict=True)]
+        with precision(CONSTANTS), np.errstate(all="ignore"):
+            found = evaluate(asked.results, derivative.given(case), arithmetic, [asked.function.output])
     except UnsupportedExpressionError:
         return None
     flags = flagged(asked.results, ruled) if ruled else [np.zeros(step.shape, dtype=bool) for step in asked.results]
@@ -275,51 +280,53 @@ def in_arrays(case: Case) -> tuple[tuple[Balls, Mask], ...] | None:
     return tuple(zip(whole, flags, strict=True))
 
 
-def _the_same(balls: Balls, wider: Balls) -> Balls:
-    if balls.rad is None or wider.rad is None:
-        return balls
-    return type(balls)(balls.mid, np.where(wider.rad <= balls.rad * (1 + OWN), wider.rad, np.inf))
-
-
 def _is_decided(balls: Balls, *, is_hard: bool) -> Mask:
     """Say where float64 knows the value, and what rounding may make of it: float64's own errors are a part of that.
 
     Of a hard op they must be as small beside the value as what certifies one.
     """
-    most = balls.size * 2.0**-CONDITION if is_hard else np.finfo(np.float64).max
-    decided: Mask = np.isfinite(balls.mid) & (True if balls.rad is None else balls.rad <= most)
+    largest = np.finfo(np.float64).max
+    most = balls.size * 2.0**-CONDITION if is_hard else largest
+    decided: Mask = (balls.size <= largest) & (True if balls.rad is None else balls.rad <= most)
     return decided
 
 
 def _from_balls(balls: Balls, by_convention: Mask) -> Found:
-    zeros, outer = np.zeros(balls.mid.shape), balls.outer()
-    radius = zeros if outer is None else outer * (1 + OWN) + zeros
-    found = Found(balls.mid, zeros, zeros, radius, by_convention)
+    outer = balls.outer()
+    radius = np.zeros(balls.mid.shape) if outer is None else np.broadcast_to(outer * (1 + balls.own), balls.mid.shape)
+    return _found(balls.mid, radius, by_convention)
+
+
+def _found(mid: Floats, radius: Floats, by_convention: Mask) -> Found:
+    """Put an answer together, of a midpoint that may have more bits than float64."""
+    with np.errstate(all="ignore"):
+        centre = mid.astype(np.float64)
+        rest = np.zeros(mid.shape) if mid.dtype == centre.dtype else (mid - centre).astype(np.float64)
+        found = Found(centre, rest, np.zeros(mid.shape), radius.astype(np.float64), by_convention)
     return Found(*map(np.array, found.parts))  # of a single point too, for which numpy has scalars: parts are replaced
 
 
-def exactly(case: Case) -> Answer:
-    """Evaluate a case by flint: the truth at the precision that certifies it, and what rounding makes of it."""
+def _from_long(case: Case, rough: Sequence[tuple[Balls, Mask]]) -> tuple[Answer, list[Mask]]:
+    """Answer for a hard op in float64 by long doubles, and say where they do not decide.
+
+    The truth has a ball of its own here. The allowance is less than flint's by what both may be off.
+    """
+    truths = in_arrays(case, widened=False)
+    assert truths is not None
+    answers, undecided = [], []
+    for (wide, flags), (true, _) in zip(rough, truths, strict=True):
+        reach, off = (np.broadcast_to(or_nil(b.outer()), b.mid.shape) for b in (wide, true))
+        with np.errstate(all="ignore"):
+            least = np.where(reach == off, 0.0, reach * (1 - wide.own) - off)  # nothing rounds: both are 0
+            decided = _is_decided(wide, is_hard=True) & (off <= ROUGH * case.form.unit * true.size) & (least >= 0)
+        answers.append(_found(true.mid, least, flags))
+        undecided.append(~(decided & np.isfinite(answers[-1].centre)))
+    return tuple(answers), undecided
+
+
+def by_flint(case: Case) -> Answer:
+    """Evaluate a case by flint alone: the truth at the precision that certifies it, and what rounding makes of it."""
     truths, flags = certified(case)
-    if case.form.precision > FILTERED_BITS and (rough := in_arrays(case)) is not None:
-        found = tuple(
-            _beside(case.form, truth, balls, flag) for truth, (balls, _), flag in zip(truths, rough, flags, strict=True)
-        )
-        unknown = [
-            ~np.isfinite(f.radius) | (f.by_convention & ~ours) for f, (_, ours) in zip(found, rough, strict=True)
-        ]
-        if not any(mask.any() for mask in unknown):
-            return found
-        if case.is_pointwise:
-            places = np.any([mask.ravel() for mask in unknown], axis=0)
-            known = [t.ravel()[places] for t in truths], [f.ravel()[places] for f in flags]
-            return _replaced(found, by_flint(case.only(places), known), places)
-    return by_flint(case, (truths, flags))
-
-
-def by_flint(case: Case, known: tuple[list[Array], list[Mask]] | None = None) -> Answer:
-    """Evaluate a case by flint alone: the truth, unless it is known, and what rounding makes of it."""
-    truths, flags = known or certified(case)
     return tuple(_reached(*each) for each in zip(truths, allowed(case), flags, strict=True))
 
 
@@ -328,38 +335,31 @@ def is_hard(case: Case) -> bool:
     return case.tree.is_single and case.tree.root.op.elementwise and case.promise is None
 
 
-def is_for_float64(case: Case) -> bool:
-    """Say whether float64 is asked first: of float32, and of 16-bit formats where points are not hard.
+def is_for_arrays(case: Case) -> bool:
+    """Say whether arrays are asked first: always, but for 16-bit formats where points are hard.
 
     In those the second order of a reach counts, which flint encloses more tightly; so it does of a sine of a sum.
     """
-    if is_hard(case):
-        return case.form.precision == FILTERED_BITS and not _turns(case.tree.root.op)
-    return case.form.precision <= FILTERED_BITS
+    return not is_hard(case) or (case.form.precision >= FILTERED_BITS and not _turns(case.tree.root.op))
+
+
+def is_rough(case: Case) -> bool:
+    """Say whether an answer's truth may be off by so much that it matters to a figure: that of hard ops in float64."""
+    is_whole = case.is_pointwise or not (case.units or case.each)
+    return is_whole and is_hard(case) and case.form.precision > FILTERED_BITS and is_for_arrays(case)
+
+
+def doubt(case: Case) -> float:
+    """Return the part of an allowance that an answer's truth may be off by, where flint was not asked."""
+    if not is_for_arrays(case) or is_rough(case):
+        return 0.0
+    return LongWidened.own if case.form.precision > FILTERED_BITS else Widened.own
 
 
 @cache
 def _turns(op: Op) -> bool:
     """Say whether an op has a sine of what it computes: it is near 1 on one side only, which a reach does not say."""
     return any(not each.args[0].is_Symbol for each in sympy.S(op.formula).atoms(sympy.sin, sympy.cos))
-
-
-def _beside(form: Format, truth: Array, rough: Balls, flags: Mask) -> Found:
-    """Put the reach of rounding, of which float64 knows enough digits, around flint's truth.
-
-    Where float64's value is not near to it, beside that reach, the radius is infinite: float64 does not know.
-    """
-    centre, rest = _split(truth)
-    reach = np.zeros(truth.shape) if rough.rad is None else rough.rad
-    size, bits = np.abs(centre), min(map(arb.rel_accuracy_bits, truth.ravel().tolist()), default=0)
-    with np.errstate(invalid="ignore"):
-        knows = (size < np.inf) & (np.abs(rough.mid - centre) <= NEAR * reach) & ((reach > NIL) | (reach == 0))
-        if bits > form.precision + GUARD_BITS:
-            own = size * 2.0 ** -min(bits, 2 * form.precision)
-        else:
-            own = (size * form.unit + form.smallest_subnormal) * 2.0**-GUARD_BITS  # as it is certified
-        radius = np.where(knows, np.where(reach > 0, reach * (1 + SLACK) + own, 0.0), np.inf)
-    return Found(centre, rest, np.zeros(truth.shape), radius, flags)
 
 
 def _split(truth: Array) -> tuple[Floats, Floats]:
@@ -521,7 +521,8 @@ def overflows(case: Case, *, results: bool) -> bool:
     last = set(asked.results) - rounded
     steps = [step for step in ordered([*rounded, *last]) if results or step not in last]
     inside = rounding(case.form, case.inside).steps or case.form
-    values = None if case.is_pointwise or case.form.precision > FILTERED_BITS else _rough_sizes(case, steps)
+    is_long = case.form.precision > FILTERED_BITS
+    values = None if case.is_pointwise or (is_long and not HAS_LONG) else _rough_sizes(case, steps)
     if values is None:
         values = [_sizes(array) for array in _evaluated_steps(case, steps)]
     largest = [float(np.nanmax(sizes, initial=0.0)) for sizes in values]
@@ -535,7 +536,8 @@ def _rough_sizes(case: Case, steps: Sequence[Step]) -> list[Floats] | None:
     """Return the magnitudes of steps by float64; None where numpy lacks a function that they need."""
     try:
         with np.errstate(all="ignore"):
-            return [balls.size for balls in evaluate(steps, derivative.given(case), Arrays())]
+            arithmetic = Arrays(long=case.form.precision > FILTERED_BITS)
+            return [balls.size for balls in evaluate(steps, derivative.given(case), arithmetic)]
     except UnsupportedExpressionError:
         return None
 

@@ -85,7 +85,7 @@ def whole(op: Op, primals: tuple[np.ndarray[Any, Any], ...], cotangent: Any, dty
 def in_float64(monkeypatch: pytest.MonkeyPatch, case: Case) -> Answer:
     """Answer a case in float64 balls alone: it is an error to ask flint."""
     with monkeypatch.context() as patch:
-        patch.delattr(oracle, "exactly")
+        patch.delattr(oracle, "by_flint")
         return oracle._evaluated(case)  # noqa: SLF001 - what is kept is no news
 
 

@@ -16,7 +16,7 @@ from reference.catalogue import OPS
 from reference.evaluation import LAMBDA, Arrays, Rounding, evaluate
 from reference.format import FORMATS, precision
 from reference.graph import Contract, Input, summed
-from reference.oracle import answer
+from reference.oracle import FILTERED_BITS, answer
 from strategies.cases import real_cases
 from tests.meta.kernels import causal, entry
 
@@ -125,7 +125,9 @@ def enclosed(terms: Values, rounding: Rounding) -> Balls:
     """Return the ball that the graph makes of sums."""
     step = summed(Input((), terms.shape, "terms"), [0])
     assert isinstance(step, Contract)
-    (found,) = evaluate([step], {"terms": terms.astype(np.float64)}, Arrays(rounding))
+    assert rounding.steps is not None
+    arithmetic = Arrays(rounding, long=rounding.steps.precision > FILTERED_BITS)
+    (found,) = evaluate([step], {"terms": terms.astype(np.float64)}, arithmetic)
     return found
 
 

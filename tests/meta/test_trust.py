@@ -1,4 +1,4 @@
-"""What is granted to numpy's functions in float64 is more than they take on this machine."""
+"""What is granted to numpy's functions, of float64 and of long doubles, is more than they take on this machine."""
 
 from __future__ import annotations
 
@@ -9,21 +9,23 @@ import numpy as np
 import pytest
 from flint import arb
 
-from reference.balls import FUNCTION, LEAST, STEP, erf
+from reference.balls import HAS_LONG, Balls, LongBalls, erf
 from reference.format import precision
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    Values = np.ndarray[Any, np.dtype[np.float64]]
+    Values = np.ndarray[Any, np.dtype[np.floating[Any]]]
 
 BITS = 160
 """The precision of the truth; that of an argument of a sine is added where it is huge."""
 
 EXPONENTS = np.arange(-1074, 1024)
 
-ULP = 2.0**-52
-"""The unit of errors here, relative: twice the unit roundoff of float64."""
+KINDS = [
+    Balls,
+    pytest.param(LongBalls, marks=pytest.mark.skipif(not HAS_LONG, reason="long doubles have no more bits here")),
+]
 
 
 def every_binade(rng: np.random.Generator, each: int = 8) -> Values:
@@ -49,61 +51,97 @@ def trouble() -> Values:
     return np.concatenate([fixed, np.nextafter(fixed, np.inf), np.nextafter(fixed, -np.inf)])
 
 
-def points() -> Values:
-    """Return some 24,000 arguments: of every binade, near trouble, and in the ranges of use."""
+def points(kind: type[Balls]) -> Values:
+    """Return some 24,000 points; of long doubles with more bits, and exponents beyond those of float64 among them."""
     rng = np.random.default_rng(0)
-    return np.concatenate([every_binade(rng), trouble(), rng.uniform(-40, 40, 2000), rng.uniform(-1.5, 1.5, 2000)])
+    whole = np.concatenate([every_binade(rng), trouble(), rng.uniform(-40, 40, 2000), rng.uniform(-1.5, 1.5, 2000)])
+    if kind is Balls:
+        return whole
+    wide = whole.astype(kind.kind) * (1 + rng.uniform(-1, 1, whole.size).astype(kind.kind) * 2.0**-54)
+    return np.concatenate([wide[::2], np.ldexp(wide[1::2], rng.integers(-15_000, 15_000, wide[1::2].size))])
 
 
-FUNCTIONS: dict[str, tuple[Callable[..., Any], Callable[..., arb], float]] = {
-    "exp": (np.exp, arb.exp, FUNCTION),
-    "expm1": (np.expm1, arb.expm1, FUNCTION),
-    "log": (np.log, arb.log, FUNCTION),
-    "log1p": (np.log1p, arb.log1p, FUNCTION),
-    "sqrt": (np.sqrt, arb.sqrt, STEP),
-    "sin": (np.sin, arb.sin, FUNCTION),
-    "cos": (np.cos, arb.cos, FUNCTION),
-    "sinh": (np.sinh, arb.sinh, FUNCTION),
-    "cosh": (np.cosh, arb.cosh, FUNCTION),
-    "tanh": (np.tanh, arb.tanh, FUNCTION),
-    "erf": (lambda values: np.asarray(erf(values), dtype=np.float64), arb.erf, FUNCTION),
-    "power": (np.power, arb.__pow__, FUNCTION),
+FUNCTIONS: dict[str, tuple[Callable[..., Any], Callable[..., arb]]] = {
+    "exp": (np.exp, arb.exp),
+    "expm1": (np.expm1, arb.expm1),
+    "log": (np.log, arb.log),
+    "log1p": (np.log1p, arb.log1p),
+    "sqrt": (np.sqrt, arb.sqrt),
+    "sin": (np.sin, arb.sin),
+    "cos": (np.cos, arb.cos),
+    "sinh": (np.sinh, arb.sinh),
+    "cosh": (np.cosh, arb.cosh),
+    "tanh": (np.tanh, arb.tanh),
+    "asin": (np.arcsin, arb.asin),
+    "acos": (np.arccos, arb.acos),
+    "atan": (np.arctan, arb.atan),
+    "asinh": (np.arcsinh, arb.asinh),
+    "acosh": (np.arccosh, arb.acosh),
+    "atanh": (np.arctanh, arb.atanh),
+    "erf": (lambda values: np.asarray(erf(values), dtype=np.float64), arb.erf),
+    "power": (np.power, arb.__pow__),
 }
-"""Numpy's function, flint's, and the relative error that balls grant the first."""
+"""Numpy's function, and flint's."""
 
 
-def arguments(name: str) -> list[Values]:
+def granted_to(name: str, kind: type[Balls]) -> float:
+    """Return the relative error that balls grant to a function."""
+    return kind.error if name == "sqrt" else kind.function_error
+
+
+def ulp_of(kind: type[Balls]) -> float:
+    """Return the unit that errors are told in: twice the roundoff, relative."""
+    return float(np.finfo(kind.kind).eps)
+
+
+def arguments(name: str, kind: type[Balls]) -> list[Values]:
     """Return the arguments at which a function is tried."""
-    whole = points()
+    whole = points(kind)
     if name == "power":
         rng = np.random.default_rng(1)
         return [np.abs(whole), rng.choice([1.0, -1.0], whole.size) * 2.0 ** rng.uniform(-12, 8, whole.size)]
     if name in {"log", "sqrt"}:
         whole = np.abs(whole)
+    if name in {"asin", "acos", "atanh"}:
+        whole = np.ldexp(whole, -np.maximum(np.frexp(whole)[1], 0))  # below 1
+    if name == "acosh":
+        whole = 1 + np.abs(whole)
+    if kind is LongBalls and name in {"sin", "cos"}:
+        whole = whole[np.abs(whole) < np.longdouble(2) ** 1030]  # flint would need 16,000 bits
     return [whole]
 
 
+def exactly(values: Values) -> list[arb]:
+    """Return numbers as flint has them, of any exponent; the precision of the context is to hold them."""
+    scaled, exponents = np.frexp(values)
+    high = scaled.astype(np.float64)
+    columns = (high, (scaled - high).astype(np.float64), exponents)
+    rows = zip(*(column.tolist() for column in columns), strict=True)
+    return [(arb(a) + arb(b)) * arb(2) ** e for a, b, e in rows]
+
+
 def excess(
-    values: Values, columns: Sequence[Values], exact: Callable[..., arb], granted: float
+    values: Values, columns: Sequence[Values], exact: Callable[..., arb], granted: float, kind: type[Balls]
 ) -> tuple[float, int, int]:
     """Return the largest error in ulps, at how many points there was one, and how many exceed what is granted.
 
     Where numpy says infinity or NaN, balls say nothing. What is lost to underflow is granted besides.
     """
     worst, count, exceeding = 0.0, 0, 0
-    least = arb(LEAST)
-    for value, *point in zip(values.tolist(), *(column.tolist() for column in columns), strict=True):
-        if not math.isfinite(value):
-            continue
+    finite = np.isfinite(values)
+    with precision(BITS):
+        found, *given = (exactly(column[finite]) for column in (values, *columns))
+        (least,) = exactly(np.array([kind.least]))
+    for value, *point in zip(found, *given, strict=True):
         with precision(BITS + 1100 if abs(point[0]) > 2.0**50 else BITS):
-            truth = exact(*map(arb, point))
+            truth = exact(*point)
             if not truth.is_finite():
                 continue
-            away = abs(arb(value) - truth) - least
+            away = abs(value - truth) - least
             count += 1
             if away > 0:
                 exceeding += not away <= abs(truth) * granted
-                worst = max(worst, float((away / abs(truth)).mid()) / ULP)
+                worst = max(worst, float((away / abs(truth)).mid()) / ulp_of(kind))
     return worst, count, exceeding
 
 
@@ -118,49 +156,57 @@ def ways(function: Callable[..., Any], columns: Sequence[Values]) -> dict[str, V
         }
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_function_is_within_what_is_granted(name: str, record_property: Callable[[str, object], None]) -> None:
+def test_function_is_within_what_is_granted(
+    name: str, kind: type[Balls], record_property: Callable[[str, object], None]
+) -> None:
     """At points of every binade and near trouble, numpy is as near to the truth as balls take it to be."""
-    function, exact, granted = FUNCTIONS[name]
-    columns = arguments(name)
+    if name in kind.lacks:
+        pytest.skip(f"{kind.__name__} has no {name}")
+    function, exact = FUNCTIONS[name]
+    granted, columns = granted_to(name, kind), arguments(name, kind)
     found = ways(function, columns)
     first = found["contiguous"]
-    worst, count, exceeding = excess(first, columns, exact, granted)
+    worst, count, exceeding = excess(first, columns, exact, granted, kind)
     for values in list(found.values())[1:]:
         apart = (values != first) & ~(np.isnan(values) & np.isnan(first))
-        other, _, more = excess(values[apart], [column[apart] for column in columns], exact, granted)
+        other, _, more = excess(values[apart], [column[apart] for column in columns], exact, granted, kind)
         worst, exceeding = max(worst, other), exceeding + more
     record_property("worst", worst)
-    print(f"{name}: at most {worst:.2f} ulp off at {count} points; granted: {granted / ULP:g}")  # noqa: T201 - shown by -s
+    print(f"{name}: at most {worst:.2f} ulp off at {count} points; granted: {granted / ulp_of(kind):g}")  # noqa: T201 - shown by -s
     assert count > 10_000
     assert not exceeding, (
-        f"{name}: {exceeding} of {count} points, at most {worst:.2f} ulp off; granted: {granted / ULP:g}"
+        f"{name}: {exceeding} of {count} points, at most {worst:.2f} ulp off; granted: {granted / ulp_of(kind):g}"
     )
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", ["exp", "sin", "power", "sqrt"])
-def test_excess_notices_what_is_not_granted(name: str) -> None:
+def test_excess_notices_what_is_not_granted(name: str, kind: type[Balls]) -> None:
     """A function that is off by twice what is granted exceeds it at nearly every point."""
-    function, exact, granted = FUNCTIONS[name]
-    columns = [column[::40] for column in arguments(name)]
+    function, exact = FUNCTIONS[name]
+    granted, columns = granted_to(name, kind), [column[::40] for column in arguments(name, kind)]
     with np.errstate(all="ignore"):
-        worse = np.asarray(function(*columns)) * (1 + 2 * granted)
-    worst, count, exceeding = excess(worse, columns, exact, granted)
+        worse = np.asarray(function(*columns)) * (kind.kind(1) + 2 * granted)
+    worst, count, exceeding = excess(worse, columns, exact, granted, kind)
     assert exceeding > count / 4
-    assert worst > granted / ULP
+    assert worst > granted / ulp_of(kind)
 
 
-def test_steps_are_rounded_once() -> None:
-    """Sums, products and quotients of float64 are the nearest values, and more than that is granted."""
+@pytest.mark.parametrize("kind", KINDS)
+def test_steps_are_rounded_once(kind: type[Balls]) -> None:
+    """Sums, products and quotients are the nearest values, and more than that is granted."""
     rng = np.random.default_rng(2)
-    one, other = (rng.standard_normal(2000) * 2.0 ** rng.integers(-300, 300, 2000) for _ in range(2))
+    drawn = [rng.standard_normal((2, 2000)).astype(kind.kind) for _ in range(2)]
+    one, other = ((a + b * 2.0**-53) * 2.0 ** rng.integers(-300, 300, 2000) for a, b in drawn)
     for function, exact in (
         (np.add, arb.__add__),
         (np.subtract, arb.__sub__),
         (np.multiply, arb.__mul__),
         (np.divide, arb.__truediv__),
     ):
-        worst, count, exceeding = excess(function(one, other), [one, other], exact, STEP)
+        worst, count, exceeding = excess(function(one, other), [one, other], exact, kind.error, kind)
         assert count == one.size
         assert not exceeding
         assert worst <= 0.5

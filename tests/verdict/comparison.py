@@ -11,7 +11,7 @@ import torch
 from flint import arb
 
 from reference import oracle
-from reference.balls import NIL, OWN
+from reference.balls import NIL
 from reference.case import NARROW, PROMISES
 from reference.compiler import STEPS
 from reference.domain import REAL
@@ -247,14 +247,28 @@ def judge_values(case: Case, gradients: Sequence[Floats]) -> Judgement:
     rough = filtered(case)
     if rough is not None:
         case, gradients = _picked(case, gradients, ~_settled(case, rough, gradients, judgement))
+    answers = answer(case)
+    if oracle.is_rough(case):
+        doubtful = [_doubtful(found, got, case.form) for found, got in zip(answers, gradients, strict=True)]
+        answers = oracle.sharpened(case, answers, doubtful)
     judged_entries = [
         _judge_input(case, found, number, got, judgement)
-        for number, found, got in zip(case.asked, answer(case), gradients, strict=True)
+        for number, found, got in zip(case.asked, answers, gradients, strict=True)
     ]
     judgement.misses = [replace(miss, whole=whole) for miss in judgement.misses]
     if case.form.bits <= NARROW:
         judgement.held = tuple(_held(every, all_gradients, case, judged_entries, judgement))
     return judgement
+
+
+def _doubtful(found: Found, got: Floats, form: Format) -> np.ndarray[Shape, np.dtype[np.bool_]]:
+    """Say where a rough answer does not do: what it does not allow, and what may be the worst."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        ulp = np.abs(_distances(got, found)) / form.ulp(found.centre)
+    inside = is_within(found, got, form)
+    worst = ulp[inside & np.isfinite(ulp) & np.isfinite(found.radius)].max(initial=0.0)
+    doubtful: np.ndarray[Shape, np.dtype[np.bool_]] = ~inside | (got == 0) | ~(ulp < worst - oracle.ROUGH)
+    return doubtful
 
 
 def _held(
@@ -356,7 +370,7 @@ def _judge_input(case: Case, found: Found, number: int, got: Floats, judgement: 
         if len(judgement.misses) >= MOST_MISSES:
             break  # enough to say what is wrong
         index = tuple(int(i) for i in np.unravel_index(int(place), got.shape))
-        off = float(radius[place]) * OWN if oracle.is_for_float64(case) else 0.0
+        off = float(radius[place]) * oracle.doubt(case)
         truth = _ball(float(centre[place]), float(found.rest.ravel()[place]), off)
         row = index[: len(case.batches[number])]
         at = points[row] = points.get(row) or isolated(case, number, index)

@@ -28,13 +28,13 @@ POINTS = 256
 """Elements of the inputs, of the elementwise ops and of trees."""
 
 ELEMENTWISE = ("tanh", "sin", "exp", "sigmoid", "softplus", "sqrt", "erf", "atan")
-CERTIFIED_FLOOR, NARROW_FLOOR, WIDE_FLOOR = 70, 150, 40
+CERTIFIED_FLOOR, NARROW_FLOOR, WIDE_FLOOR = 70, 150, 80
 """How many times as fast as gradcheck the oracle must be, on a machine that does other things too.
 
 The floors are those of the certified value in float64, and of answers with their allowance in float32 and float64.
 """
 
-TREE_FLOOR, FIRST_TREE_FLOOR = 12, 5
+TREE_FLOOR, FIRST_TREE_FLOOR = 15, 5
 """The same for a tree that was just drawn, and for one that is the first with its ops."""
 
 DERIVED_SECONDS = 0.05
