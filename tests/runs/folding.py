@@ -129,6 +129,7 @@ class Folding:
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
         """Put it back, and say of each op which of its tests failed."""
         self._exchange(config, shown=True)
+        _abridge(terminalreporter)
         failing = {about: each for about, each in self._outcomes.items() if each.failed}
         if failing:
             terminalreporter.section("what fails")
@@ -149,6 +150,13 @@ class Folding:
         folded = {id(report) for report in self._folded}
         rest = [report for report in reporter.stats.get("failed", []) if id(report) not in folded]
         reporter.stats["failed"] = rest + self._folded * shown
+
+
+def _abridge(reporter: pytest.TerminalReporter) -> None:
+    """Leave the first line of what a failure said: in CI pytest's summary has all of it again."""
+    for report in reporter.stats.get("failed", []):
+        if isinstance(report.longrepr, str):
+            report.longrepr = report.longrepr.partition("\n")[0]
 
 
 def _within(line: str) -> str:
