@@ -301,8 +301,9 @@ def test_own_op_gets_the_battery(tmp_path: Path) -> None:
     assert passed.returncode == 0, passed.stdout
     found = {(r.op, r.mode, r.dtype): r.verdict for r in record.read(path)}
     # A function must say how.
-    first = {"func_grad", "func_vjp", "vmap_grad", "forward", "func_jvp", "jacrev", "jacfwd", "compiled_grad"}
-    without = first | {"fr", "rf", "ff", "hessian", "fff"}
+    first = {"func_grad", "func_vjp", "vmap_grad", "forward", "func_jvp", "jacrev", "jacfwd"}
+    first |= {"compiled_grad", "compiled_jvp"}
+    without = first | {"fr", "rf", "ff", "hessian", "compiled_hessian", "fff"}
     assert found == {
         ("my_cube", m, f): "unsupported" if m in without else "agrees"
         for m in MODES

@@ -97,7 +97,7 @@ def _orders(modes: tuple[str, ...]) -> str:
     """Name modes: by their order where they are all of that order, else one by one."""
     orders = {"first order": 1, "second order": 2, "third order": 3}
     for name, order in orders.items():
-        if set(modes) == {mode.name for mode in MODES.values() if mode.order == order}:
+        if set(modes) >= {mode.name for mode in MODES.values() if mode.order == order and not mode.eager}:
             return name
     return ", ".join(modes)
 

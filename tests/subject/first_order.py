@@ -127,7 +127,7 @@ def compiled(backend: str, case: Case, device: str) -> Gradients:
     return _backward_through(through, case, device)
 
 
-def _primed(function: Callable[..., object], inputs: Sequence[torch.Tensor]) -> None:
+def _primed(function: Callable[..., object], inputs: Sequence[Any]) -> None:
     """Call a function once, so that what is drawn beside its inputs is drawn before it is compiled."""
     with torch.no_grad():
         function(*inputs)
@@ -143,6 +143,24 @@ def compiled_grad(case: Case, device: str) -> Gradients:
     transform, inputs = _grad_of_weighted(case, device)
     _primed(transform, inputs)
     return list(torch.compile(transform, backend="aot_eager", dynamic=False)(*inputs))
+
+
+def compiled_jvp(case: Case, device: str) -> Gradients:
+    """Run `torch.compile` of `torch.func.jvp`: each input in turn has a tangent, the others one of zeros."""
+    torch.compiler.reset()
+    function, inputs = opened(case, device)
+
+    def pushed(number: int, tangent: torch.Tensor) -> torch.Tensor:
+        tangents = tuple(tangent if i == number else torch.zeros_like(x) for i, x in enumerate(inputs))
+        _primed(transform, (inputs, tangents))
+        result: torch.Tensor = torch.compile(transform, backend="aot_eager", dynamic=False)(tuple(inputs), tangents)
+        return result
+
+    def transform(primals: tuple[torch.Tensor, ...], tangents: tuple[torch.Tensor, ...]) -> torch.Tensor:
+        result: torch.Tensor = torch.func.jvp(function, tuple(primals), tangents)[1]
+        return result
+
+    return pushing(pushed, case, device)
 
 
 class Recomputed(torch.autograd.Function):
@@ -314,6 +332,12 @@ COMPILED_GRAD = pasted(
     "transform = torch.func.grad(lambda *xs: (function(*xs) * cotangent).sum(), argnums={numbers})",
     'gradients = torch.compile(transform, backend="aot_eager", dynamic=False)({inputs})',
     GRADIENTS,
+)
+COMPILED_JVP = pasted(
+    "points = tuple(x.detach() for x in ({inputs},))",
+    "whole = tuple(tangent if i == {number} else torch.zeros_like(x) for i, x in enumerate(points))",
+    "transform = lambda points, tangents: torch.func.jvp(function, points, tangents)[1]",
+    printed('torch.compile(transform, backend="aot_eager", dynamic=False)(points, whole)'),
 )
 FUNCTION = pasted(
     "class Recomputed(torch.autograd.Function):",

@@ -51,6 +51,9 @@ class Mode:
     The others are asked at the same hard points, unless they are named.
     """
 
+    eager: str = ""
+    """The mode of the transform that is compiled: what deviates there is known here."""
+
     sampled: Mapping[str, str] = field(default_factory=dict)
     """Where a test takes seconds, the few ops it is asked for, each in a format.
 
@@ -103,9 +106,18 @@ MODES = {
         Mode("function", "r", first.own_function, first.FUNCTION),
         Mode("aot_eager", "r", partial(first.compiled, "aot_eager"), first.COMPILE, sampled=SAMPLE),
         Mode("inductor", "r", partial(first.compiled, "inductor"), first.COMPILE, sampled=SAMPLE),
-        Mode("compiled_grad", "r", first.compiled_grad, first.COMPILED_GRAD, sampled=SAMPLE),
+        Mode("compiled_grad", "r", first.compiled_grad, first.COMPILED_GRAD, eager="func_grad", sampled=SAMPLE),
         Mode("forward", "f", first.forward, first.FORWARD, puts=first.unexpanded),
         Mode("func_jvp", "f", first.func_jvp, first.FUNC_JVP, puts=first.unexpanded),
+        Mode(
+            "compiled_jvp",
+            "f",
+            first.compiled_jvp,
+            first.COMPILED_JVP,
+            puts=first.unexpanded,
+            eager="func_jvp",
+            sampled=SAMPLE,
+        ),
         Mode("jacrev", "r", first.jacrev, first.JACOBIAN, puts=first.rows, whole=True),
         Mode("jacfwd", "f", first.jacfwd, first.JACOBIAN, puts=first.rows, whole=True),
         Mode("rr", "rr", second.reverse_over_reverse, second.RR),
@@ -113,6 +125,16 @@ MODES = {
         Mode("rf", "rf", second.reverse_over_forward, second.RF, puts=first.unexpanded),
         Mode("ff", "ff", second.forward_over_forward, second.FF, puts=first.unexpanded),
         Mode("hessian", "fr", second.hessian, second.HESSIAN, puts=second.entries, whole=True),
+        Mode(
+            "compiled_hessian",
+            "fr",
+            second.compiled_hessian,
+            second.COMPILED_HESSIAN,
+            puts=second.entries,
+            whole=True,
+            eager="hessian",
+            sampled=SAMPLE,
+        ),
         Mode("rrr", "rrr", second.thrice_reverse, second.RRR),
         Mode("fff", "fff", second.thrice_forward, second.FFF, puts=first.unexpanded),
     )

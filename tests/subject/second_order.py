@@ -7,8 +7,9 @@ with ``case.direction``. The first word of a name is the transform that is appli
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -89,15 +90,25 @@ def forward_over_forward(case: Case, device: str) -> Gradients:
 
 def hessian(case: Case, device: str) -> Gradients:
     """Run `torch.func.hessian`, and take the part by the first element of the input that is asked for."""
+    return _hessian(case, device, lambda transform: transform)
+
+
+def compiled_hessian(case: Case, device: str) -> Gradients:
+    """Run `torch.compile` of `torch.func.hessian`, and take the same part."""
+    torch.compiler.reset()
+    return _hessian(case, device, partial(torch.compile, backend="aot_eager", dynamic=False))
+
+
+def _hessian(case: Case, device: str, made: Callable[[Any], Any]) -> Gradients:
     inputs, shapes, number = plain(case, device), case.asked_shapes, _direction(case, device)[0]
     transform = torch.func.hessian(function_of(case), argnums=case.asked)
     if case.is_pointwise:
-        found = torch.func.vmap(transform)(*(x.flatten() for x in inputs))[number]
+        found = made(torch.func.vmap(transform))(*(x.flatten() for x in inputs))[number]
         return [second.reshape(shape) for second, shape in zip(found, shapes, strict=True)]
     outputs, elements = case.cotangent.size, prod(shapes[number])
     blocks = [
         block.reshape(outputs, elements, *shape)
-        for block, shape in zip(transform(*inputs)[number], shapes, strict=True)
+        for block, shape in zip(made(transform)(*inputs)[number], shapes, strict=True)
     ]
     return [block[:, 0] for block in blocks]
 
@@ -209,6 +220,11 @@ FF = pasted(
 )
 HESSIAN = pasted(
     "seconds = {mapped}(torch.func.hessian(function, argnums={numbers}))(*points)[{at}]",
+    printed("seconds[{number}]{block}"),
+)
+COMPILED_HESSIAN = pasted(
+    "transform = {mapped}(torch.func.hessian(function, argnums={numbers}))",
+    'seconds = torch.compile(transform, backend="aot_eager", dynamic=False)(*points)[{at}]',
     printed("seconds[{number}]{block}"),
 )
 RRR = pasted(

@@ -59,6 +59,9 @@ NO_KERNEL = (
 RAISED = (RuntimeError, TypeError, ValueError, AttributeError, LookupError, ArithmeticError, AssertionError, Warning)
 """What torch, or a user's own function, raises in the place of a gradient, or warns of where that is an error."""
 
+UNTRACED = ("INTERNAL ASSERT FAILED", "Please convert all Tensors to FakeTensors first")
+"""What the compiler says of itself where it cannot trace a transform."""
+
 MARGIN = 0.5
 """The part of the allowance within which float64 may settle that a gradient agrees."""
 
@@ -194,7 +197,8 @@ def refusal(error: Exception, device: str) -> str | None:
     It is None where the exception says something else.
     """
     no_code = f"KeyError: {torch.device(device).type!r}"  # of inductor, which knows few devices
-    untraced = type(error).__module__ == "torch._dynamo.exc" and type(error).__name__ == "Unsupported"  # of compile
+    is_compilers = type(error).__module__ == "torch._dynamo.exc"
+    untraced = is_compilers and (type(error).__name__ == "Unsupported" or any(w in str(error) for w in UNTRACED))
     known = any(said in str(error) for said in (*NO_KERNEL, no_code))
     return _first_line(error) if untraced or known else None
 

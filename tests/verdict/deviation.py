@@ -116,7 +116,7 @@ class Deviation:
     def concerns(self, op: str, dtype: str, mode: str, device: str) -> bool:
         """Say whether it is about an op, a dtype, a mode and a device."""
         asked = (op, dtype, device.split(":", maxsplit=1)[0])
-        return asked == (self.op, self.dtype, self.device) and mode in self.modes
+        return asked == (self.op, self.dtype, self.device) and not {mode, MODES[mode].eager}.isdisjoint(self.modes)
 
     def covers(self, miss: Miss) -> bool:
         """Say whether a miss, of what the deviation concerns, is this deviation."""
