@@ -43,7 +43,10 @@ pytest_plugins = ("tests.plugin",)
 
 CHOICE = pytest.StashKey["Choice"]()
 FIRST = ("float32", *FORMATS)
-"""The formats in which a user's own op is compiled, and asked at many sizes: the first of them that it takes."""
+"""The formats in which a user's own op is compiled, and asked at many sizes: the first of them that it takes.
+
+Float32 comes first, since every device has it.
+"""
 
 MARKERS = (
     "fixed: in every mode, of the formats that the profile has for that",
@@ -69,7 +72,7 @@ class Recorder:
     """Keeps the record of each conformance test, whether it ran here or on a worker of xdist."""
 
     def __init__(self, path: Path | None) -> None:
-        """Open the file of records, if one is asked for; raises OSError where it cannot be written."""
+        """Open the file of records, if a path is given; raises OSError where it cannot be written."""
         self._path = path
         self._records: list[Record] = []
         self._left_out: set[str] = set()
@@ -90,14 +93,14 @@ class Recorder:
         if self._records:
             terminalreporter.section("verdicts")
             path = None if self._path is None else str(self._path)
-            parts = [*table.counts(self._records), "", *gravest.shown(self._records, path)]
-            encoding = getattr(sys.stdout, "encoding", None)
+            parts = [*table.counts(self._records), "", *gravest.digest(self._records, path)]
+            encoding = getattr(sys.stdout, "encoding", None)  # a capture may have put a file there that has none
             terminalreporter.write(table.printed(parts, color=terminalreporter.hasmarkup, encoding=encoding))
         for line in sorted(self._left_out):
             terminalreporter.write_line(line)
 
     def pytest_unconfigure(self) -> None:
-        """Close the file."""
+        """Close the file of records."""
         if self._writer is not None:
             self._writer.close()
 
@@ -142,7 +145,7 @@ def pytest_cmdline_main(config: pytest.Config) -> Generator[None, object, object
 def pytest_configure(config: pytest.Config) -> None:
     """Read the options; whatever is not valid is a usage error, which says what is."""
     option = config.option
-    exact()
+    exact()  # before anything is computed, and in each worker
     for line in MARKERS:
         config.addinivalue_line("markers", line)
     for line in FILTERS:
@@ -158,7 +161,7 @@ def pytest_configure(config: pytest.Config) -> None:
             deviations=option.deviations,
             inside=option.inside,
         )
-        if not hasattr(config, "workerinput"):
+        if not hasattr(config, "workerinput"):  # workers of xdist send their records to the process that started them
             config.pluginmanager.register(Recorder(Path(option.records) if option.records else None), "recorder")
     except ChoiceError as error:
         raise pytest.UsageError(str(error)) from None
@@ -168,7 +171,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(Folding(), "folding")
     config.stash[CHOICE] = choice
     isolation.prepare(config, question)
-    if option.hypothesis_seed is None:
+    if option.hypothesis_seed is None:  # so that the header can name the seed
         option.hypothesis_seed = str(secrets.randbits(32))
     _load_profiles(choice)
 
@@ -179,6 +182,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 
 def _load_profiles(choice: Choice) -> None:
+    """Register a profile of Hypothesis for each kind of drawn test, and load that of ops for all others."""
     suppressed = [
         HealthCheck.function_scoped_fixture,  # an assay sums up the examples of its test
         HealthCheck.large_base_example,  # an op of six inputs, each of many points
@@ -189,6 +193,7 @@ def _load_profiles(choice: Choice) -> None:
     shared = settings(deadline=None, print_blob=True, phases=phases, suppress_health_check=suppressed)
     settings.register_profile("ops", shared, max_examples=choice.profile.op_cases)
     settings.register_profile("trees", shared, max_examples=choice.profile.tree_cases)
+    # these are asked in each of some twenty modes; the fourth part is arbitrary
     settings.register_profile("fewer_trees", shared, max_examples=choice.profile.tree_cases // 4)
     settings.register_profile("histories", shared, max_examples=choice.profile.histories, stateful_step_count=50)
     settings.load_profile("ops")
@@ -213,18 +218,21 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Give each conformance test its table: ids read ``softplus-backward-float32-cpu``."""
-    marks = (mark.args[0] for mark in metafunc.definition.iter_markers("parametrize"))
-    own = {name for names in marks for name in ([names] if isinstance(names, str) else names)}
+    marks = [mark.args[0] for mark in metafunc.definition.iter_markers("parametrize")]
+    own: set[str] = set()  # what the test has rows of its own for
+    for names in marks:
+        own.update([names] if isinstance(names, str) else names)
     marked = {mark.name for mark in metafunc.definition.iter_markers()}
     choice = metafunc.config.stash[CHOICE]
     devices = passing(choice.devices)
+    types = {name.split(":")[0] for name in devices}  # cuda:1 shows what is on file of cuda
     tables = {
         "op": choice.ops,
         "pool": {TREE: tuple(choice.catalogue.values())},
         "mode": choice.modes if "fixed" in marked else choice.drawing,
         "form": choice.forms,
         "device": {name: name for name in devices},
-        "deviation": _named(d for d in choice.deviations if d.device in {name.split(":")[0] for name in devices}),
+        "deviation": _named(d for d in choice.deviations if d.device in types),
     }
     if "kinks" in metafunc.fixturenames and "kinks" not in own:
         kinks = {
@@ -248,7 +256,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def _named(deviations: Iterable[Deviation]) -> dict[str, Deviation]:
-    """Name deviations, those of one op at one input apart."""
+    """Name deviations as test ids do; where several of one op have the same pinned input, the others get a number."""
     named: dict[str, Deviation] = {}
     count: Counter[str] = Counter()
     for each in deviations:
@@ -261,11 +269,11 @@ def _named(deviations: Iterable[Deviation]) -> dict[str, Deviation]:
 def _ruled(op: Op, *, infinite: bool) -> Iterator[tuple[str, list[Point]]]:
     """Name the points at which torch's rule is needed, with the clause that decides.
 
-    Each finite point is named alone, those with an infinite input together.
+    Each finite point is a row of its own, and those with an infinite input are one row together.
     """
     for place in places(op):
         yield f"{op.name}-at-{','.join(map(str, place))}-{clause(op, place)}", [place]
-    if infinite and (ends := infinite_places(op)):
+    if infinite and (ends := infinite_places(op)):  # limits, which take sympy seconds
         yield f"{op.name}-at-infinity-{clause(op, ends[0])}", ends
 
 
@@ -278,7 +286,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _is_chosen(item: pytest.Item, choice: Choice) -> bool:
+    """Say whether a test is part of a run, by its marks, its parameters, and what the command line asks for."""
     params = item.callspec.params if hasattr(item, "callspec") else {}
+    # An assay is one mode's, and each test says by its marks which modes it asks in; what has no assay is no such test.
     if "assay" in getattr(item, "fixturenames", ()) and not _asks(item, params, choice):
         return False
     first = params.get("mode") is next(iter(choice.modes.values()))
@@ -308,7 +318,7 @@ def _is_chosen(item: pytest.Item, choice: Choice) -> bool:
 
 
 def _is_askable(item: pytest.Item, params: Mapping[str, Any], choice: Choice) -> bool:
-    """Say whether a test that is of some ops or modes only can be asked: of stated points, of own ops of any size."""
+    """Say whether a test can be asked that its mark limits to some ops or modes: `stated` or `own`."""
     if item.get_closest_marker("stated"):
         return bool(params["mode"].word == "r" and params["mode"].puts is as_it_is)
     if item.get_closest_marker("own") is None:
@@ -330,21 +340,23 @@ def _asks(item: pytest.Item, params: Mapping[str, Any], choice: Choice) -> bool:
 def _showing(deviation: Deviation, choice: Choice) -> list[Mode]:
     """Return the modes in which a deviation must show: all that it names.
 
-    In the quick profile it must show in the first, and in none that takes seconds unless that is asked for everything.
+    In the profile quick it must show in the first of them alone. A mode that takes seconds is left out, unless it is
+    asked for everything.
     """
     named = [
         mode
         for name, mode in choice.modes.items()
         if name in deviation.modes and (not mode.sampled or name in choice.drawing)
     ]
+    # the profile quick is the one that asks in every mode in some formats only
     return named if set(choice.profile.fixed) == set(FORMATS) else named[:1]
 
 
 def _is_sampled(params: Mapping[str, Any], choice: Choice) -> bool:
-    """Say whether a mode that takes seconds each is asked for this.
+    """Say whether a mode that takes seconds for each test is asked for the op and format of these parameters.
 
-    It is asked for all where it is named or the profile has every mode, of a user's own op in one format; else for
-    its sample.
+    It is asked for every op where it is named or the profile has every mode; else for its sample, and for a user's own
+    op in one format.
     """
     mode = params["mode"]
     if mode.name in choice.drawing:
@@ -355,7 +367,7 @@ def _is_sampled(params: Mapping[str, Any], choice: Choice) -> bool:
 
 
 def _is_own(params: Mapping[str, Any], choice: Choice) -> bool:
-    """Say whether this is of a user's own op, in the one format in which such is asked what takes seconds."""
+    """Say whether parameters are of a user's own op, in the one format in which it is asked for what takes long."""
     op = params.get("op")
     if not isinstance(op, Op) or op.name in OPS:
         return False
@@ -364,6 +376,7 @@ def _is_own(params: Mapping[str, Any], choice: Choice) -> bool:
 
 
 def _is_enumerated(op: Op, form: Format, choice: Choice, *, arguments: tuple[int, ...], bits: tuple[int, ...]) -> bool:
+    """Say whether the marker `enumerated` with these arguments includes an op in a format, and the profile has it."""
     count = len(op.inputs) if op.elementwise else 0
     return choice.profile.enumerates and count in arguments and form.bits in bits
 
@@ -382,13 +395,13 @@ def showing(request: pytest.FixtureRequest, deviation: Deviation) -> list[Mode]:
 
 @pytest.fixture(scope="session")
 def sizes(request: pytest.FixtureRequest) -> tuple[int, ...]:
-    """Return how many elements vectors of repeated points have."""
+    """Return the lengths of the vectors in which hard points are repeated."""
     return request.config.stash[CHOICE].profile.sizes
 
 
 @pytest.fixture(scope="session")
 def budget(request: pytest.FixtureRequest) -> float:
-    """Return how many seconds one op may be asked at many sizes."""
+    """Return for how many seconds one op may be asked at many sizes."""
     return request.config.stash[CHOICE].profile.seconds
 
 
@@ -408,7 +421,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
     if isinstance(assay, Assay):
         isolation.begin(lambda: assay.record(int(pyfuncitem.config.option.hypothesis_seed), passed=False))
     result = yield
-    if isinstance(assay, Assay):
+    if isinstance(assay, Assay):  # a test that failed does not come here
         assay.assert_compared()
         if assay.unsupported:
             pytest.skip(f"torch: {assay.unsupported}")

@@ -39,7 +39,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_load_initial_conftests(early_config: pytest.Config, args: list[str]) -> None:
     """Collect the battery, and read its conftest, where the run asks for it."""
-    known = early_config.known_args_namespace
+    known = early_config.known_args_namespace  # what pytest has understood so far; it reads `args` again after this
     named = len(known.file_or_dir) > len(_others(known.file_or_dir, pyargs=known.pyargs))
     if not named and known.catalogue is None and known.deviations is None and known.records is None:
         return
@@ -58,7 +58,10 @@ def pytest_load_initial_conftests(early_config: pytest.Config, args: list[str]) 
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Refuse a run of the battery and of other tests: what is set for one would hold for both."""
+    """Refuse a run of the battery together with other tests: what is set for the one would hold for the others.
+
+    Raises pytest.UsageError.
+    """
     others = _others(config.args, pyargs=config.option.pyargs)
     if config.stash.get(ASKED, False) and others:
         message = f"{', '.join(others)}: the battery runs alone; accepted: no path, or paths in {__package__}"
@@ -71,5 +74,7 @@ def _others(arguments: Iterable[str], *, pyargs: bool) -> list[str]:
 
 
 def _is_battery(name: str, *, pyargs: bool) -> bool:
+    """Say whether a path, or with `--pyargs` a dotted name, is the battery or a part of it."""
     dotted = pyargs and f"{name}.".startswith(f"{__package__}.")
+    # resolved, since an installed package may be reached through a link
     return dotted or Path(name).resolve().is_relative_to(BATTERY.resolve())

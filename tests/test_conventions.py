@@ -1,6 +1,6 @@
 """Where a function has no derivative, torch documents what its gradient is.
 
-Each kink and edge of each op and each infinite input is judged by the clause that decides.
+Each kink and edge of each op, and each infinite input, is judged by the clause of that documentation which decides.
 """
 
 from __future__ import annotations
@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from tests.verdict.assay import Assay
 
 
+COTANGENTS = (2.0, -0.75)
+"""Of either sign, since the rule is about the function, whatever multiplies it. The sizes are arbitrary."""
+
+
 def test_gradient_follows_the_documented_rule(op: Op, kinks: Sequence[Point], form: Format, assay: Assay) -> None:
     """The gradient at the kink, edge or infinite input, for a cotangent of either sign, is what the clause says."""
     assay.assert_agrees(at_points(op, kinks, form))
@@ -29,7 +33,7 @@ def test_gradient_follows_the_documented_rule(op: Op, kinks: Sequence[Point], fo
 
 @pytest.mark.stated
 def test_gradient_is_what_the_entry_states(op: Op, stated: Stated, form: Format, assay: Assay) -> None:
-    """The gradient at a point of the entry, for a cotangent of either sign, is what is stated, or of the formula."""
+    """The gradient at a point that the entry lists is what it states, or what its formula has, for either sign."""
     for case in at_stated(op, stated, form):
         assay.assert_agrees(case)
 
@@ -39,7 +43,8 @@ def at_stated(op: Op, point: Stated, form: Format) -> Iterator[Case]:
     primals = tuple(point.inputs[name] for name in op.inputs)
     tree = single(op, None if op.elementwise else tuple(primal.shape for primal in primals))
     shape = np.broadcast_shapes(*(primal.shape for primal in primals)) if op.elementwise else tree.root.shape
-    for scale in (2.0, -0.75):
+    for scale in COTANGENTS:
+        # NaN leaves an input to the formula
         due = tuple(scale * point.due.get(op.inputs[n], np.full(primals[n].shape, np.nan)) for n in op.differentiable)
         yield Case(tree, form, primals, np.full(shape, scale), stated=due)
 
@@ -47,4 +52,4 @@ def at_stated(op: Op, point: Stated, form: Format) -> Iterator[Case]:
 def at_points(op: Op, points: Sequence[Point], form: Format) -> Case:
     """Return an op at points, each with a cotangent of either sign."""
     primals = tuple(np.repeat(np.array(column, dtype=np.float64), 2) for column in zip(*points, strict=True))
-    return Case(single(op), form, primals, np.resize([2.0, -0.75], 2 * len(points)))
+    return Case(single(op), form, primals, np.resize(COTANGENTS, 2 * len(points)))

@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from tests.verdict.assay import Assay
 
 CHUNK = 100_000
-"""Points that are judged at once."""
+"""Points that are judged at once, which bounds the memory. The number is arbitrary."""
 
 HARD = {2: 300, 3: 45}
-"""Values a side for ops of so many arguments; every combination of them is tried."""
+"""Hard values of each input, for ops of so many inputs: some 90,000 combinations of either, all of which are asked."""
 
 
 @pytest.mark.enumerated(arguments=(1,), bits=(16,))
@@ -36,10 +36,7 @@ def test_gradient_at_every_value(op: Op, form: Format, assay: Assay) -> None:
 
 @pytest.mark.enumerated(arguments=(1,), bits=(32, 64))
 def test_gradient_in_every_binade(op: Op, form: Format, assay: Assay) -> None:
-    """The gradient could have come from correctly rounded steps at 100,000 values.
-
-    As many are of each binade, and all critical ones are among them.
-    """
+    """The gradient could have come from correctly rounded steps at 100,000 values, as many in each binade."""
     for case in cases(op, form, (stratified(form, op.interval(op.inputs[0]), op),)):
         assay.assert_agrees(case)
 
@@ -55,14 +52,14 @@ def test_gradient_at_hard_combinations(op: Op, form: Format, assay: Assay) -> No
 
 @pytest.mark.enumerated(arguments=(0,), bits=(16, 32, 64))
 def test_gradient_of_a_tensor_op(op: Op, form: Format, assay: Assay) -> None:
-    """The gradient could have come from correctly rounded steps: small, of block length, and in real use."""
+    """The gradient could have come from correctly rounded steps at small sizes, around blocks, and in real use."""
     lengths = [long_case(op, form, length) for length in LENGTHS if length >= max(2, op.shortest) and free(op)]
     for case in (*fixed_cases(op, form, whole=True), *lengths, *real_cases(op, form)):
         assay.assert_agrees(case)
 
 
 def cases(op: Op, form: Format, columns: tuple[Floats, ...]) -> Iterator[Case]:
-    """Split the columns of those points that the op takes into cases with a cotangent of 1."""
+    """Yield the points that an op takes, given by a column for each input, in cases with a cotangent of 1."""
     held = np.broadcast_to(op.holds(columns), columns[0].shape)
     columns = tuple(column[held] for column in columns)
     for start in itertools.count(0, CHUNK):

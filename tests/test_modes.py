@@ -41,7 +41,7 @@ def test_mode_gives_the_derivative(op: Op, form: Format, mode: Mode, assay: Assa
 def test_mode_gives_the_derivative_of_a_tree(
     pool: tuple[Op, ...], form: Format, mode: Mode, assay: Assay, data: st.DataObject
 ) -> None:
-    """So it is for a composition of sound ops, whether its gradient comes from the root or from the leaves."""
+    """What a mode gives of a composition of sound ops could have come from correctly rounded steps."""
     assay.assert_agrees(data.draw(tree_cases(form, assay.sound(pool, reached_cases), order=mode.order)))
 
 
@@ -52,13 +52,13 @@ def test_mode_gives_the_derivative_of_a_tree(
 )
 @pytest.mark.parametrize("name", ["maximum", "minimum", "fmax", "fmin"])
 def test_small_tangent_passes_beside_a_large_one(name: str, device: str) -> None:
-    """The tangent of what is chosen is that of the result, whatever the other one is.
+    """The tangent of the input that is chosen is that of the result, whatever the other input's tangent is.
 
-    Here x**16 has one of 16/4**15, and -x or x one of 1.
+    At 1/4 the function x**16 has a tangent of 16/4**15, and -x or x, which is not chosen, one of -1 or 1.
     """
     leaf = Leaf("x")
     power: Node = leaf
-    for _ in range(4):
+    for _ in range(4):  # squared four times
         power = Apply(OPS["square"], (power,))
     other = Apply(OPS["neg"], (leaf,)) if "max" in name else leaf
     tree = Tree(Apply(OPS[name], (power, other)), (leaf,))

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 
 @pytest.mark.any_order
+# torch warns of the variance of too few elements
 @pytest.mark.filterwarnings("ignore:var.*degrees of freedom:UserWarning")
 @given(data=st.data())
 def test_gradient_is_within_the_allowance(op: Op, form: Format, mode: Mode, assay: Assay, data: st.DataObject) -> None:

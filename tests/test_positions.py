@@ -1,6 +1,6 @@
-"""The same gradient comes wherever an element lies.
+"""The gradient at an element is the same wherever in a tensor the element lies.
 
-It may lie in the vectorised loop, its tail, a strided loop, or another thread's part.
+It may lie in a kernel's vectorised loop, in the tail of that, in a strided loop, or in another thread's part.
 """
 
 from __future__ import annotations
@@ -14,34 +14,29 @@ from reference.case import Case
 from reference.tree import single
 from strategies import kept
 from strategies.points import hard
+from tests.verdict.comparison import PERIOD
 
 if TYPE_CHECKING:
     from reference.format import Format
     from reference.op import Op
     from tests.verdict.assay import Assay
 
-PERIOD = 13
-"""Different points, which come in turn.
-
-It is no multiple of a register's width, so that each comes at every position in it.
-"""
-
 
 @pytest.mark.kernels
 def test_gradient_is_within_the_allowance_at_any_position(
     op: Op, form: Format, sizes: tuple[int, ...], assay: Assay
 ) -> None:
-    """Hard points have gradients that could have come from correctly rounded steps.
-
-    They are repeated to any size and laid out either way.
-    """
+    """Hard points have gradients that correctly rounded steps could give, in vectors of any size and either layout."""
     for size in sizes:
         for layout in ("contiguous", "strided"):
             assay.assert_agrees(repeated(op, form, size, layout))
 
 
 def repeated(op: Op, form: Format, size: int, layout: str) -> Case:
-    """Return a case of a vector of so many elements, in which a few hard points repeat."""
+    """Return a case of a vector of so many elements, in which a few hard points repeat.
+
+    The values of each input are shuffled by themselves, so that those of an op of two inputs meet in many pairs.
+    """
     rng = np.random.default_rng(0)
     primals = tuple(
         np.resize(rng.permutation(np.resize(hard(form, op.interval(name), op, PERIOD - 1), PERIOD)), size)

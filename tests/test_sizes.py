@@ -1,4 +1,4 @@
-"""The same gradient comes of inputs of any size.
+"""Gradients are right at inputs of any size.
 
 Kernels mistake the last block of an axis, and the rows that a grid does not reach. Every op is asked at some lengths of
 each axis (`tests/test_manners.py`); one of a user's own at more of them, as far as there is time.

@@ -145,7 +145,7 @@ def test_detach_stops_the_gradient(leaf: torch.Tensor) -> None:
 
 
 def test_assigned_grad_must_fit(leaf: torch.Tensor, device: str) -> None:
-    """`.grad` takes a tensor of the leaf's own shape, dtype and device, and refuses another."""
+    """`.grad` may be set to a tensor of the leaf's own shape, dtype and device, and to no other."""
     leaf.grad = torch.tensor([5.0], device=device)
     assert grad_of(leaf).tolist() == [5]
     (leaf**2).backward()
@@ -186,13 +186,13 @@ def test_zero_grad_of_a_module(device: str, *, set_to_none: bool) -> None:
 
 
 def test_root_must_require_grad(device: str) -> None:
-    """`backward()` of what does not require grad raises."""
+    """`backward()` of a tensor that does not require grad raises."""
     with pytest.raises(RuntimeError, match="does not require grad"):
         torch.ones(1, device=device).backward()
 
 
 def test_cotangent_has_the_shape_of_the_root(device: str) -> None:
-    """A gradient of another shape than the root's raises."""
+    """`backward()` with a gradient of another shape than the root's raises."""
     values = torch.ones(2, device=device, requires_grad=True)
     with pytest.raises(RuntimeError, match="shape"):
         (values**2).backward(torch.ones(3, device=device))
@@ -306,7 +306,7 @@ def test_saved_tensor_must_not_change(leaf: torch.Tensor) -> None:
 
 
 def test_in_place_is_differentiated(leaf: torch.Tensor) -> None:
-    """In-place steps elsewhere are part of the function: ((2x)²)' = 8x = 24."""
+    """An in-place step on a tensor that nothing has saved is part of the function: ((2x)²)' = 8x = 24."""
     (leaf * 2).pow_(2).backward()
     assert grad_of(leaf).tolist() == [24]
 
@@ -431,6 +431,7 @@ def test_integer_results_do_not_require_grad(
 
 def test_threads_have_their_own_graphs(device: str) -> None:
     """Backward in several threads on separate graphs gives each its own gradient; grad mode is the thread's own."""
+    # grad mode is off in this thread: if the others had it off too, nothing would require grad there
     leaves = [torch.tensor([float(n)], device=device, requires_grad=True) for n in range(8)]
     with torch.no_grad(), ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda x: (x**2).backward(), leaves))

@@ -11,13 +11,13 @@ from tests.tape.machine import Machine
 
 
 def test_torch_follows_the_model(device: str) -> None:
-    """Every history ends with torch in the state that is predicted, step by step."""
+    """After every step of a drawn history torch is in the state that the model predicts."""
     try:
         torch.ones(1, dtype=torch.float64, device=device)
     except (RuntimeError, TypeError) as refusal:
         pytest.skip(f"the model is exact in float64, which {device} does not have: {refusal}")
 
-    class OnDevice(Machine):
+    class OnDevice(Machine):  # Hypothesis makes machines without arguments
         pass
 
     OnDevice.device = device

@@ -1,4 +1,4 @@
-"""Drawn trees: sharing, broadcasting, sums and means."""
+"""Drawn trees of ops: gradients of compositions, of what is shared and broadcast, and of sums and means."""
 
 from __future__ import annotations
 
@@ -24,4 +24,5 @@ def test_gradient_of_tree_is_within_the_allowance(
     pool: tuple[Op, ...], form: Format, mode: Mode, assay: Assay, data: st.DataObject
 ) -> None:
     """The gradient of a composition of sound ops could have come from correctly rounded steps."""
+    # a tree has only ops without faults of their own, so that what fails here is what torch makes of their composition
     assay.assert_agrees(data.draw(tree_cases(form, assay.sound(pool, reached_cases), order=mode.order)))

@@ -31,7 +31,7 @@ from strategies import fixed_cases
 from tests.subject.binding import located, tensor, written
 from tests.subject.mode import MODES
 from tests.verdict.comparison import judged
-from tests.verdict.snippet import LAYOUTS
+from tests.verdict.snippet import LAYOUT_CODE
 
 
 def is_flat(op: Op) -> bool:
@@ -365,11 +365,11 @@ def test_snippets_lay_tensors_out_alike() -> None:
     """The layouts that a snippet writes have the strides and the offset of those that were assayed."""
     values = np.ones((2, 3, 4, 5))
     lines = ["import torch", "dense = torch.ones((2, 3, 4, 5))"]
-    lines += [f"t = {written}\nprint(t.stride(), t.storage_offset())" for written in LAYOUTS.values()]
+    lines += [f"t = {written}\nprint(t.stride(), t.storage_offset())" for written in LAYOUT_CODE.values()]
     done = subprocess.run(
         [sys.executable, "-c", "\n".join(lines).replace("{0}", "dense")], capture_output=True, text=True, check=True
     )
-    laid = [tensor(values, FORMATS["float32"], "cpu", layout) for layout in LAYOUTS]
+    laid = [tensor(values, FORMATS["float32"], "cpu", layout) for layout in LAYOUT_CODE]
     assert done.stdout.splitlines() == [f"{t.stride()} {t.storage_offset()}" for t in laid]
 
 

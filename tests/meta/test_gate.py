@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import itertools
-import os
-import subprocess
 import sys
 import xml.etree.ElementTree as ET
-from pathlib import Path
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.meta.example import AGREES, ROOT, run
 from tests.runs import atlas, hook, summary
 from tests.runs.gate import changes, read
 from tests.runs.outcome import Outcome
 from tests.runs.table import GRAVITY
-from tests.verdict.record import Record
 
 if TYPE_CHECKING:
-    from tests.runs.gate import Row
+    from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+    from tests.runs.gate import Row
+    from tests.verdict.record import Record
+
+gate = partial(run, "tests.runs.gate")
 KEY = ("sin", "float32", "cpu")
 SOUND = {
     "op": "sin",
@@ -107,7 +109,7 @@ def test_gate_knows_what_is_gone_and_what_is_mended() -> None:
     assert [change.kind for change in changes({KEY: SOUND}, {})] == ["gone"]
     mended = changes({KEY: SOUND | {"verdict": "lost", "known": "yes"}}, {KEY: SOUND})
     assert [(change.kind, change.is_worse) for change in mended] == [("mended", False)]
-    assert "| mended" in Outcome("accuracy", ("op", "dtype", "device"), [KEY], mended).shown(markdown=True)
+    assert "| mended" in Outcome("accuracy", ("op", "dtype", "device"), [KEY], mended).text(markdown=True)
 
 
 EXPECTED = {
@@ -243,25 +245,7 @@ def recorded(
     device: str = "cpu",
 ) -> Record:
     """Return the record of a test of sin in float32."""
-    return Record(
-        op="sin",
-        mode=mode,
-        order=1,
-        device=device,
-        dtype="float32",
-        compared=1,
-        size=1,
-        inside="format",
-        worst_ulp=ulp,
-        worst_share=0.3,
-        verdict=verdict,
-        at={"x": "0x1.0p+0"},
-        got=None,
-        expected=None,
-        known=known,
-        torch="2.13.0",
-        seed=0,
-    )
+    return replace(AGREES, verdict=verdict, known=known, worst_ulp=ulp, mode=mode, device=device)
 
 
 @pytest.mark.parametrize(
@@ -296,18 +280,6 @@ def made(path: Path, verdict: str = "agrees") -> Path:
     """Write a file with one record."""
     path.write_text(recorded(verdict).line() + "\n")
     return path
-
-
-def gate(*arguments: object) -> subprocess.CompletedProcess[str]:
-    """Run the command."""
-    return subprocess.run(
-        [sys.executable, "-m", "tests.runs.gate", *map(str, arguments)],
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
 
 
 def test_command_says_it_by_its_status(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def test_snippet_prints_what_the_mode_gives(case: Case, mode: Mode, capsys: pyte
         exec(snippet(asked, leaf.name, mode, "cpu"), {})  # noqa: S102 - that the text runs is what is tested, and a process for each would take minutes
         lines = map(ast.literal_eval, capsys.readouterr().out.splitlines())
         printed = np.array([list(map(float.fromhex, line)) for line in lines])
-        found = binding.read(gradient)
+        found = binding.on_host(gradient)
         due = found.reshape(1, -1) if len(printed) == 1 else found.reshape(len(found), -1).T
         assert printed.tolist() == due.tolist(), number
 

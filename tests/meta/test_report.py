@@ -12,6 +12,7 @@ from axe_playwright_python.sync_playwright import Axe
 from reference.catalogue import OPS
 from reference.format import FORMATS
 from tests.meta import browser
+from tests.meta.example import AGREES
 from tests.meta.multiplied import OPS as MANY
 from tests.meta.multiplied import multiplied
 from tests.runs.report.along import MOST, stretches
@@ -48,25 +49,7 @@ def record(
     inside: str | None = "format",
 ) -> Record:
     """Return a record on the CPU."""
-    return Record(
-        op=op,
-        mode=mode,
-        order=1,
-        device="cpu",
-        dtype=dtype,
-        compared=3,
-        size=3,
-        inside=inside,
-        worst_ulp=ulp,
-        worst_share=0.1,
-        verdict=verdict,
-        at={"x": "0x1.0p+0"},
-        got=None,
-        expected=None,
-        known=known,
-        torch="2.13.0",
-        seed=7,
-    )
+    return replace(AGREES, op=op, verdict=verdict, mode=mode, known=known, worst_ulp=ulp, dtype=dtype, inside=inside)
 
 
 RECORDS = [

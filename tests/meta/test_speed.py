@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
 import sys
-from pathlib import Path
+from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -17,6 +16,7 @@ from reference.case import Case
 from reference.catalogue import OPS
 from reference.format import FORMATS
 from reference.op import Op, x
+from tests.meta.example import run
 from tests.runs.speed import gate, instructions, interleaved, noise, table, worker
 from tests.runs.speed.floor import floor
 from tests.runs.speed.formula import NoFloorError, back_over_op
@@ -28,10 +28,13 @@ from tests.runs.speed.work import TIMED, Graph, Work, chain, counted, fan_out, g
 from tests.subject import binding
 from tests.verdict.comparison import Judgement, judge_values
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
 OF_GAMMA = {"lgamma", "digamma"}
 """The ops whose derivatives have digamma or trigamma in them, which torch is known to get wrong."""
 
-ROOT = Path(__file__).parents[2]
+run_gate = partial(run, "tests.runs.speed.gate")
 FORM = FORMATS["float64"]
 NETS = [of_network(name, FORM) for name in NETWORKS]
 ELEMENTWISE = [op for op in OPS.values() if op.elementwise]
@@ -44,7 +47,7 @@ def judged_floor(work: Work) -> Judgement:
     assert moved >= 8 * sum(leaf.numel() for leaf in graph.leaves)
     assert work.tree is not None
     case = Case(work.tree, FORM, work.primals, np.full(tuple(graph.output.shape), 0.5))
-    return judge_values(case, [binding.read(gradient) for gradient in differentiated()])
+    return judge_values(case, [binding.on_host(gradient) for gradient in differentiated()])
 
 
 @pytest.mark.parametrize("op", OPS.values(), ids=lambda op: op.name)
@@ -248,18 +251,6 @@ def test_works_are_named() -> None:
     """Each work that is compared has the name it is asked by."""
     for makers in (gated(), counted()):
         assert [make().name for make in makers.values()] == list(makers)
-
-
-def run_gate(*arguments: object) -> subprocess.CompletedProcess[str]:
-    """Run the command."""
-    return subprocess.run(
-        [sys.executable, "-m", "tests.runs.speed.gate", *map(str, arguments)],
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
 
 
 def test_gate_by_time_against_a_planted_slowdown(tmp_path: Path) -> None:

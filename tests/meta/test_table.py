@@ -10,32 +10,16 @@ from rich.text import Text
 
 from reference.catalogue import OPS
 from reference.format import FORMATS
+from tests.meta import example
 from tests.runs import gravest, summary, table
 from tests.verdict.choice import TREE
-from tests.verdict.record import Record
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-AGREES = Record(
-    op="sin",
-    mode="backward",
-    order=1,
-    device="cpu",
-    dtype="float32",
-    compared=1000,
-    size=1000,
-    inside="wide",
-    worst_ulp=0.5,
-    worst_share=0.1,
-    verdict="agrees",
-    at={"x": "0x1.0p+0"},
-    got=None,
-    expected=None,
-    known=None,
-    torch="2.13.0",
-    seed=7,
-)
+    from tests.verdict.record import Record
+
+AGREES = replace(example.AGREES, compared=1000, size=1000, inside="wide", worst_ulp=0.5)
 WRONG = replace(AGREES, verdict="inaccurate", got="0x1.8p+0", expected="0x1.0p+0", worst_ulp=1e6, worst_share=9e5)
 GRAVEST_FIRST = {
     "crashed": replace(AGREES, op="h", verdict="crashed", worst_ulp=None, worst_share=None),
@@ -75,7 +59,7 @@ MANY = [
 
 def text(records: Sequence[Record], path: str | None = None, *, color: bool = False, encoding: str = "utf-8") -> str:
     """Return what a run prints."""
-    return table.printed([*table.counts(records), *gravest.shown(records, path)], color=color, encoding=encoding)
+    return table.printed([*table.counts(records), *gravest.digest(records, path)], color=color, encoding=encoding)
 
 
 def row(printed: str, name: str) -> list[str]:

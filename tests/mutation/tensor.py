@@ -30,7 +30,7 @@ from strategies.cases import case_in_use, fixed_cases, long_case, real_cases
 from tests.mutation.plants import is_struck, plants, sound
 from tests.runs.table import WIDTH
 from tests.subject import binding
-from tests.verdict.comparison import is_within, judge_values
+from tests.verdict.comparison import is_agreed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -46,9 +46,6 @@ LENGTHS = (33, 129, 257)
 
 SIDE, SMALL_SIDE = 33, 3
 """The length of all axes, so that they can be mistaken for each other: for the assay, and for gradcheck."""
-
-MOST_SHOWN = 16
-"""Wrong entries of a gradient that are judged in full: the first of them. The number is arbitrary."""
 
 AROUND_BLOCKS, IN_USE = "around blocks", "in real use"
 """The sizes at which the assay is asked."""
@@ -96,25 +93,14 @@ def sized(op: Op, form: Format) -> dict[str, list[Case]]:
     return {AROUND_BLOCKS: blocks, IN_USE: list(real_cases(op, form))}
 
 
-def agrees(case: Case, gradients: Gradients) -> bool:
-    """Say whether the assay's own judgement finds no miss.
-
-    It looks into each miss at length, so it is shown the first few wrong entries of each gradient, and the certified
-    value in the place of everything after them.
-    """
-    shown, is_right = [], True
-    for found, gradient in zip(answer(case), gradients, strict=True):
-        got = binding.read(gradient)
-        inside = is_within(found, got, case.form)
-        is_right &= bool(inside.all())
-        first = np.cumsum(~inside).reshape(inside.shape) <= MOST_SHOWN
-        shown.append(np.where(first, got, found.centre))
-    return is_right or not judge_values(case, shown).misses
+def passes(case: Case, gradients: Gradients) -> bool:
+    """Say whether gradients pass the assay: a mutant that does is missed."""
+    return is_agreed(case, [binding.on_host(gradient) for gradient in gradients])
 
 
 def worst_share(case: Case, gradients: Gradients) -> float:
     """Return the largest part of its allowance that an entry uses."""
-    return max(_share(found, binding.read(g)) for found, g in zip(answer(case), gradients, strict=True))
+    return max(_share(found, binding.on_host(g)) for found, g in zip(answer(case), gradients, strict=True))
 
 
 def _share(found: Any, got: Floats) -> float:
@@ -128,15 +114,15 @@ def _share(found: Any, got: Floats) -> float:
 def fates(op: Op, dtype: str) -> Iterator[Fate]:
     """Plant the mutants of an op, and ask the assay about each at every size; one that changes nothing is left out."""
     for size, cases in sized(op, FORMATS[dtype]).items():
-        asked = [(case, gradients) for case in cases if agrees(case, gradients := sound(case))]
+        asked = [(case, gradients) for case in cases if passes(case, gradients := sound(case))]
         kept = sharpest(asked)
         for plant in plants(op, dtype):
             pairs = ((case, mutant(plant, case, gradients)) for case, gradients in asked)
             changed = [(case, mutated) for case, mutated in pairs if mutated is not None]
             if not changed:
                 continue
-            is_caught = any(not agrees(*each) for each in changed)
-            by_kept = is_caught or any(not agrees(replace(case, promise=kept), mutated) for case, mutated in changed)
+            is_caught = any(not passes(*each) for each in changed)
+            by_kept = is_caught or any(not passes(replace(case, promise=kept), mutated) for case, mutated in changed)
             share = 0.0 if is_caught else max(worst_share(*each) for each in changed)
             yield Fate(op.name, plant, size, dtype, is_caught, kept, by_kept, share)
 
@@ -145,7 +131,7 @@ def sharpest(asked: Sequence[tuple[Case, Gradients]]) -> str:
     """Return the sharpest promise that torch's own gradients keep at all cases; the loosest where they keep none."""
 
     def is_kept(promise: str) -> bool:
-        return all(agrees(replace(case, promise=promise), gradients) for case, gradients in asked)
+        return all(passes(replace(case, promise=promise), gradients) for case, gradients in asked)
 
     return next(filter(is_kept, PROMISES), PROMISES[-1])
 
@@ -169,9 +155,9 @@ def gradcheck_catches(case: Case, change: Change) -> bool:
 
         @staticmethod
         def backward(ctx: Any, cotangent: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-            primals = tuple(binding.read(saved) for saved in ctx.saved_tensors)
+            primals = tuple(binding.on_host(saved) for saved in ctx.saved_tensors)
             with torch.enable_grad():
-                asked = replace(case, primals=primals, cotangent=binding.read(cotangent))
+                asked = replace(case, primals=primals, cotangent=binding.on_host(cotangent))
                 gradients = change(asked, sound(asked)) or sound(asked)
             mutated = dict(zip(case.asked, gradients, strict=True))
             return tuple(mutated.get(number) for number in range(len(primals)))  # None for what is not asked

@@ -35,7 +35,7 @@ def asked(known: Deviation, op: Op, mode: Mode) -> list[Case]:
     return [mode.asks(each) for each in (repeated_order(case, mode.word) if mode.order > 1 else [case])]
 
 
-def shown(known: Deviation, op: Op, mode: Mode) -> Miss | None:
+def pinned_miss(known: Deviation, op: Op, mode: Mode) -> Miss | None:
     """Return the first miss at the pinned input that a deviation covers, or None where torch no longer has it."""
     return next(
         (
@@ -80,7 +80,7 @@ def main() -> None:
         help="only these; all that have any unless given",
     )
     named = parser.parse_args().ops
-    found = [(d, shown(d, OPS[d.op], MODES[d.modes[0]])) for d in known if not named or d.op in named]
+    found = [(d, pinned_miss(d, OPS[d.op], MODES[d.modes[0]])) for d in known if not named or d.op in named]
     for part in page([(d, miss) for d, miss in found if miss is not None]):
         sys.stdout.write(f"{part}\n")
 

@@ -129,11 +129,9 @@ def main() -> None:
     )
     add_options(parser)
     options = parser.parse_args()
-    try:
+    with record.usage_errors(parser, NothingComparedError):
         baseline = read(options.baseline.read_text())
         sys.exit(closes(options.records, baseline, options, partial=options.partial))
-    except (OSError, NothingComparedError) as error:
-        parser.error(f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else str(error))
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

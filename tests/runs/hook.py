@@ -16,6 +16,7 @@ from pathlib import Path
 
 from tests.plugin import BATTERY
 from tests.runs import gate
+from tests.verdict import record
 
 
 def main() -> None:
@@ -33,7 +34,7 @@ def main() -> None:
     options, further = parser.parse_known_args()
     if options.update and not options.baseline:
         parser.error("--update: accepted: together with --baseline FILE.tsv")
-    try:
+    with record.usage_errors(parser, gate.NothingComparedError):
         there = options.baseline and (options.baseline.exists() or not options.update)
         baseline = gate.read(options.baseline.read_text()) if there else {}
         with tempfile.TemporaryDirectory() as folder:
@@ -42,8 +43,6 @@ def main() -> None:
             if status > 1:  # what fails is judged below; a usage error is the caller's
                 sys.exit(status)
             sys.exit(gate.closes(records, baseline, options, partial=True))
-    except (OSError, gate.NothingComparedError) as error:
-        parser.error(f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else str(error))
 
 
 def assayed(catalogue: Path, ops: str, records: Path, further: list[str]) -> int:

@@ -72,7 +72,7 @@ class Outcome:
         """The number of rows for which the gate closes."""
         return sum(change.is_worse for change in self.changes)
 
-    def shown(self, *, markdown: bool = False) -> str:
+    def text(self, *, markdown: bool = False) -> str:
         """Write the changes as a table: for people, or in Markdown."""
         table = Table(
             "", *self.columns, "before", "now", self.note_column, box=box.MARKDOWN if markdown else box.SIMPLE
@@ -112,7 +112,7 @@ class Outcome:
 
     def write(self, options: argparse.Namespace) -> None:
         """Print the table, and write what the options ask for."""
-        sys.stdout.write(self.shown())
+        sys.stdout.write(self.text())
         if options.annotate:
             sys.stdout.write(self.annotations(options.annotate))
         if options.junit:
@@ -120,7 +120,7 @@ class Outcome:
             options.junit.write_text(self.junit())
         if options.markdown:
             with options.markdown.open("a") as file:
-                file.write(self.shown(markdown=True))
+                file.write(self.text(markdown=True))
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -16,8 +16,7 @@ if TYPE_CHECKING:
     Status = tuple[str, str, str | tuple[str, Mapping[str, bool]]]
 
 NAME = "gradassay-progress"
-"""What it is called among pytest's plugins: ``-p no:gradassay-progress`` leaves it out."""
-
+"""The name of the plugin that shows it: ``-p no:gradassay-progress`` leaves it out."""
 
 REST = Column(ratio=1, no_wrap=True, overflow="crop")
 """What takes the rest of the line. It is not cut off by an ellipsis, which a terminal of ASCII lacks."""
@@ -27,7 +26,7 @@ class Asking:
     """Shows the id of the test that started last, the share of tests that have ended, and how many failed."""
 
     def __init__(self, reporter: pytest.TerminalReporter) -> None:
-        """Write to the terminal of a reporter."""
+        """Make the line, which is shown once a test starts; `reporter` is pytest's own, whose dots it replaces."""
         self._reporter = reporter
         self._session: pytest.Session | None = None
         self._failed = 0
@@ -57,10 +56,10 @@ class Asking:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logstart(self, nodeid: str) -> None:
-        """Say what is asked next."""
+        """Show the id of the test that starts."""
         assert self._session is not None
         name = nodeid.rpartition("::")[2]
-        asked = name.partition("[")[2].removesuffix("]") or name
+        asked = name.partition("[")[2].removesuffix("]") or name  # what is parametrised says more than the function
         self._line.update(self._task, total=self._session.testscollected, description=asked)
         if not self._line.live.is_started:  # only now xdist has said what it has to say of its workers
             self._reporter.ensure_newline()
@@ -69,7 +68,7 @@ class Asking:
 
     @pytest.hookimpl(tryfirst=True, optionalhook=True)
     def pytest_testnodedown(self) -> None:
-        """Make room for what xdist says of a worker that went."""
+        """Take the line away for what xdist says of a worker that ended; the next test brings it back."""
         self._line.stop()
 
     def pytest_runtest_logfinish(self) -> None:
@@ -77,7 +76,7 @@ class Asking:
         self._line.advance(self._task)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Count what failed."""
+        """Count failures, and show how many there are from the first on."""
         self._failed += report.failed
         if report.failed:
             self._line.update(self._task, failed=f"{self._failed:,} failed  ")
@@ -90,7 +89,10 @@ class Asking:
 
 
 def show(config: pytest.Config) -> None:
-    """Show what is asked where a person watches a run in a terminal, and has not asked for more lines or fewer."""
+    """Show what is asked, where a person watches a run in a terminal and has not asked for more lines or fewer.
+
+    Neither is it shown with a debugger, nor where tests write to the terminal, in whose lines it would stand.
+    """
     reporter = config.pluginmanager.get_plugin("terminalreporter")
     if reporter is None or not reporter.isatty() or os.environ.get("TERM") == "dumb":
         return

@@ -33,11 +33,11 @@ MOST_OPS = 6
 """Ops that are named beside what torch says of them."""
 
 NOTABLE = 1.0
-"""Ulps by which the worst errors of two devices differ before a row is shown."""
+"""Ulps by which the worst errors of two devices differ before a row is shown. The number is arbitrary."""
 
 
 def modes(records: Sequence[Record]) -> Iterator[RenderableType]:
-    """Count the ops asked in each mode and format, on each device."""
+    """Count the ops asked in each mode and format, on each device: yields a title and tables."""
     rows: dict[tuple[str, str, int], list[Record]] = defaultdict(list)
     for r in records:
         rows[r.device, r.mode, r.order].append(r)
@@ -56,7 +56,7 @@ def modes(records: Sequence[Record]) -> Iterator[RenderableType]:
 
 
 def refusals(records: Sequence[Record]) -> Table | None:
-    """Count what torch cannot be asked, in its words; None where it could be asked everything."""
+    """Count what torch cannot be asked, in its own words; None where it could be asked everything."""
     said: dict[str, list[Record]] = defaultdict(list)
     for r in records:
         if r.verdict == UNSUPPORTED:
@@ -73,9 +73,9 @@ def refusals(records: Sequence[Record]) -> Table | None:
 
 
 def differences(records: Sequence[Record]) -> Table | None:
-    """Show each op and format in which devices differ; None with one device.
+    """Show each op and format in which devices differ, with the verdict and the worst error on each.
 
-    Each device has its verdict and its worst error.
+    Returns None where there is one device, which differs from none.
     """
     devices = list(dict.fromkeys(r.device for r in records))
     if len(devices) < 2:
@@ -86,12 +86,14 @@ def differences(records: Sequence[Record]) -> Table | None:
         here = rows[r.op, r.dtype]
         here[r.device] = max(here.get(r.device, r), r, key=_gravity)
     for (op, form), found in sorted(rows.items()):
+        # what was not asked on every device says nothing of a difference
         if len(found) == len(devices) and _differ(list(found.values())):
             table.add_row(op, form, *(_cell(found[device]) for device in devices))
     return table
 
 
 def _gravity(r: Record) -> tuple[int, float]:
+    """Return what sorts the records of an op on a device, the gravest last: by verdict, and then by error."""
     return GRAVITY.index(r.verdict), _worst(r)
 
 
@@ -100,7 +102,9 @@ def _worst(r: Record) -> float:
 
 
 def _differ(found: Sequence[Record]) -> bool:
+    """Say whether the verdicts of devices differ, or their worst errors do notably."""
     ulps = [_worst(r) for r in found]
+    # where all errors are infinite their difference is NaN, which is no larger
     return len({r.verdict for r in found}) > 1 or max(ulps) - min(ulps) > NOTABLE
 
 
@@ -110,7 +114,7 @@ def _cell(r: Record) -> str:
 
 
 def tables(records: Sequence[Record], *, whole: bool = False) -> Iterator[RenderableType]:
-    """Return the tables that there is something to say in; with every row of what deviates where the whole is asked."""
+    """Yield the tables that have a row, with titles; if `whole`, also one with every row of what deviates."""
     yield from modes(records)
     promises = kept(records)
     for table in (refusals(records), by_promise(promises) if promises else None, differences(records)):
@@ -128,11 +132,9 @@ def main() -> None:
     parser.add_argument("records", type=Path, nargs="+", help="files that pytest --records wrote")
     parser.add_argument("--all", action="store_true", help="show every row of what deviates, the gravest first")
     options = parser.parse_args()
-    try:
+    with record.usage_errors(parser):
         records = [r for path in options.records for r in record.read(path)]
-    except OSError as error:
-        parser.error(f"{error.filename}: {error.strerror}")
-    terminal = Console()
+    terminal = Console()  # which knows of NO_COLOR, FORCE_COLOR and terminals without colours
     color = terminal.is_terminal and terminal.color_system is not None and not terminal.no_color
     sys.stdout.write(printed(tables(records, whole=options.all), color=color, encoding=sys.stdout.encoding))
 

@@ -30,28 +30,28 @@ WIDTH = 120
 """Columns of a table that is not printed to a terminal."""
 
 GAP = 2
-"""Columns between those of a table."""
+"""Blanks between two columns of a table."""
 
 HEIGHT = 100
 """Lines of a terminal that rich is told: nothing printed here depends on it."""
 
 ALARM = "bold red"
-"""How what is new is set, beside the word: readable on light and on dark."""
+"""The style of what is new, which also says so in a word: readable on light terminals and on dark ones."""
 
 GRAVITY = (UNSUPPORTED, *VERDICTS, *BROKEN)
-"""Verdicts, the least grave first: where torch says that it has no kernel, nothing was judged."""
+"""All that a record may say, the least grave first: where torch says that it has no kernel, nothing was judged."""
 
 DEVIATING = (*VERDICTS[1:], *BROKEN)
-"""Verdicts of what is wrong."""
+"""What a record says of what is wrong, the least grave first."""
 
 NEW = "new"
-"""What deviates and is not on file."""
+"""The row that counts what deviates and is not on file."""
 
 NONE = "none"
 """Written where not even the loosest promise is kept."""
 
 LONGEST_ROW = 4000
-"""Columns of a table in Markdown, of which no row may be broken into lines."""
+"""Columns of a table in Markdown, of which no row may be broken into lines: more than any row needs."""
 
 
 def markdown(table: Table) -> str:
@@ -67,7 +67,12 @@ def width() -> int:
 
 
 def printed(parts: Iterable[RenderableType], *, color: bool, encoding: str | None) -> str:
-    """Return what is printed of tables and lines; what an encoding lacks is escaped, and lines of tables are ASCII."""
+    """Return tables and lines as text, as wide as the terminal.
+
+    With `color` it has escape sequences. `encoding` is that of the file it is meant for, UTF-8 where that is None:
+    characters that this lacks are escaped, and the lines of tables become ASCII.
+    """
+    # rich asks the file for its encoding, and draws its lines by that
     file = io.TextIOWrapper(io.BytesIO(), encoding=encoding or "utf-8", errors="backslashreplace", newline="")
     console = Console(
         file=file,
@@ -75,7 +80,7 @@ def printed(parts: Iterable[RenderableType], *, color: bool, encoding: str | Non
         height=HEIGHT,
         force_terminal=color,
         color_system="standard" if color else None,
-        no_color=False,
+        no_color=False,  # the caller has looked at NO_COLOR, which rich would look at again
         markup=False,  # brackets in what torch says are brackets
         emoji=False,
         highlight=False,
@@ -84,11 +89,15 @@ def printed(parts: Iterable[RenderableType], *, color: bool, encoding: str | Non
     for part in parts:
         console.print(part)
     file.seek(0)
+    # rich fills each line with blanks, which would be selected and compared with the text
     return re.sub(" +$", "", file.read(), flags=re.MULTILINE)
 
 
 def counts(records: Sequence[Record]) -> Iterator[RenderableType]:
-    """Count what a run found: verdicts, and the promises that tensor ops keep, with the ops that keep less."""
+    """Count what a run found: verdicts, and the promises that tensor ops keep, with the ops that keep less.
+
+    Yields tables, and lines of text below each.
+    """
     yield from _verdicts(records)
     if promises := kept(records):
         yield ""
@@ -114,12 +123,12 @@ def _ordered(columns: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
 
 
 def _fresh(record: Record) -> str | None:
-    """Return the verdict of a record, None where it is a known one."""
+    """Return the verdict of a record; None where a known deviation explains it."""
     return record.verdict if record.known is None else None
 
 
 def _counts(records: Sequence[Record], found: Collection[str | None]) -> dict[str, int]:
-    """Count the records of a format: the new ones together, and by each verdict that any format has."""
+    """Count the records of one column: what is new all together, and by each verdict that any column has."""
     fresh = Counter(map(_fresh, records))
     return {
         "tests": len(records),
@@ -133,14 +142,17 @@ def _counts(records: Sequence[Record], found: Collection[str | None]) -> dict[st
 
 
 def counted(columns: Mapping[tuple[str, str], Mapping[str, int]]) -> Iterator[Table]:
-    """Lay out counts in columns that have two words above each: as many beside each other as there is room for."""
+    """Yield tables of counts, each with as many columns beside each other as there is room for.
+
+    `columns` has the two words above a column, and its counts by the labels of their rows, which are those of all.
+    """
     labels = list(next(iter(columns.values())))
     tables: list[list[list[str]]] = []
     room = 0
     for words, found in columns.items():
         cells = [f"{count:,}" for count in found.values()]
         widest = GAP + max(map(len, (*words, *cells)))
-        if widest > room:
+        if widest > room:  # the first column always is
             tables.append([])
             room = width() - max(map(len, labels))
         tables[-1].append(["\n".join(words), *cells])
@@ -151,13 +163,14 @@ def counted(columns: Mapping[tuple[str, str], Mapping[str, int]]) -> Iterator[Ta
         for column in table.columns[1:]:
             column.justify = "right"
         for label, row in zip(labels, rows, strict=True):
+            # the verdicts of what is new are indented below it
             is_alarm = label.strip() in {NEW, *DEVIATING} and set(row) != {"0"}
             table.add_row(label, *row, style=ALARM if is_alarm else "")
         yield table
 
 
 def tabled(*names: str, title: str | None = None) -> Table:
-    """Return a table of which no cell is cut off, below an empty line or a title."""
+    """Return a table with columns of these names and no rows yet, of which no cell will be cut off."""
     table = Table(
         title=title,
         title_justify="left",
@@ -174,7 +187,7 @@ def tabled(*names: str, title: str | None = None) -> Table:
 def kept(records: Iterable[Record]) -> dict[tuple[str, str, str], str]:
     """Return the sharpest promise that each tensor op keeps in a 16-bit format on a device, in plain reverse mode.
 
-    In other modes every step may be rounded, whatever the entry declares.
+    In other modes every step may be rounded, whatever the entry declares. The keys are op, format and device.
     """
     found: dict[tuple[str, str, str], str] = {}
     gravity = (*PROMISES, NONE)
@@ -204,8 +217,13 @@ def _promises_by_format(promises: Mapping[tuple[str, str, str], str]) -> dict[tu
     counts: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
     for (_, dtype, device), promise in promises.items():
         counts[dtype, device][promise] += 1
-    named = [promise for promise in (*PROMISES, NONE) if any(count[promise] for count in counts.values())]
-    return {key: {f"computes in {promise}": counts[key][promise] for promise in named} for key in _ordered(counts)}
+    kept_somewhere = set(promises.values())
+    labels = {f"computes in {promise}": promise for promise in (*PROMISES, NONE) if promise in kept_somewhere}
+
+    def column(key: tuple[str, str]) -> dict[str, int]:
+        return {label: counts[key][promise] for label, promise in labels.items()}
+
+    return {key: column(key) for key in _ordered(counts)}
 
 
 def _looser(promises: Mapping[tuple[str, str, str], str]) -> Iterator[str]:
@@ -226,6 +244,7 @@ def by_promise(promises: Mapping[tuple[str, str, str], str]) -> Table:
     title = "What tensor ops compute in: the sharpest promise kept, and in brackets the declared one that differs"
     table = tabled("dtype", "device", "computes in", "tensor ops", title=title)
     order = [*FORMATS, *PROMISES, NONE]
+    # by format and promise, the parts 0 and 2 of a key, and then by device
     for (dtype, device, promise), ops in sorted(rows.items(), key=lambda row: (*map(order.index, row[0][::2]), row)):
         table.add_row(dtype, device, promise, ", ".join(ops))
     return table

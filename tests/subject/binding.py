@@ -1,4 +1,4 @@
-"""From an entry, a tree and a case to torch."""
+"""From an entry, a tree and a case to torch: the callables, the tensors, and the same in plain torch to be pasted."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ class BindingError(ValueError):
 def located(path: str) -> tuple[str, Callable[..., Any]]:
     """Return the module in which a dotted path lies, and the callable; raises BindingError."""
     parts = path.split(".")
+    # from the longest module on, since a package need not have its modules as attributes until they are imported
     for split in range(len(parts) - 1, 0, -1):
         module = ".".join(parts[:split])
         try:
@@ -53,8 +54,8 @@ def resolve(path: str | Callable[..., Any]) -> Callable[..., Any]:
 def call(op: Op, seed: int = 0, *, keeps: bool = False) -> Callable[[Sequence[torch.Tensor]], torch.Tensor]:
     """Return the call that an entry describes, as a function of the list of its inputs.
 
-    The seed is that of the tensors that are not differentiated; `keeps` notes these for who watches that they stay as
-    they are, which those inside a transform cannot be asked.
+    The seed is that of the contexts, the tensors that are not differentiated. With `keeps` they are noted in the
+    custody that watches, if any: only outside of a transform, inside of which tensors have no values to compare.
     """
     target = resolve(op.torch)
     drawn: dict[tuple[Shape, ...], dict[str, Any]] = {}
@@ -66,8 +67,11 @@ def call(op: Op, seed: int = 0, *, keeps: bool = False) -> Callable[[Sequence[to
             known = {name: _given(value, inputs[0]) for name, value in op.known(shapes, seed).items()}
             for name in op.contexts if keeps else ():
                 custody.keep(name, known[name])
-            if not torch.is_grad_enabled():  # called before it is compiled; what is made inside a transform stays there
+            # Compiled functions must not draw, so that they are called once before, without a graph, and what is drawn
+            # then is kept. Tensors that are made inside a transform cannot leave it.
+            if not torch.is_grad_enabled():
                 drawn[shapes] = known
+        # torch refuses to overwrite a leaf that requires grad
         taken = [x.clone() if name in op.overwrites else x for name, x in zip(op.inputs, inputs, strict=True)]
         positional, named = op.arranged(taken, known, shapes)
         result: torch.Tensor = target(*positional, **named)
@@ -77,34 +81,36 @@ def call(op: Op, seed: int = 0, *, keeps: bool = False) -> Callable[[Sequence[to
 
 
 def _given(value: Any, beside: torch.Tensor) -> Any:
-    """Return what a formula takes besides the inputs as torch does: floats of an array in the dtype of the inputs."""
+    """Return what a formula takes besides the inputs as torch takes it: an array as a tensor beside the inputs.
+
+    An array of floats has the dtype of the inputs, any other its own.
+    """
     if not isinstance(value, np.ndarray):
         return value
     return torch.tensor(value, device=beside.device, dtype=beside.dtype if value.dtype.kind == "f" else None)
 
 
 def written(op: Op, inputs: Sequence[str], shapes: Sequence[Shape], seed: int) -> str:
-    """Write the call that `call` makes, with names for the inputs, of which it takes the shapes."""
+    """Write the call that `call` makes, with these names for the inputs, which have these shapes."""
     given = [
         Written(f"{name}.clone()" if own in op.overwrites else name)
         for own, name in zip(op.inputs, inputs, strict=True)
     ]
-    positional, named = op.arranged(
-        given, {n: _written(v, inputs[0]) for n, v in op.known(shapes, seed).items()}, shapes
-    )
+    known = {name: _written(value, inputs[0]) for name, value in op.known(shapes, seed).items()}
+    positional, named = op.arranged(given, known, shapes)
     arguments = [*map(repr, positional), *(f"{name}={value!r}" for name, value in named.items())]
     return f"{op.path}({', '.join(arguments)})"
 
 
 class Written(str):
-    """What stands in a snippet as it is."""
+    """Code, which stands in a snippet as it is, where a string would stand in quotes."""
 
     __slots__ = ()
     __repr__ = str.__str__
 
 
 def _written(value: Any, beside: str) -> Any:
-    """Write what `_given` gives."""
+    """Write what `_given` makes of a value, with the name of the input that it lies beside."""
     if not isinstance(value, np.ndarray):
         return value
     dtype = f", dtype={beside}.dtype" if value.dtype.kind == "f" else ""
@@ -112,13 +118,16 @@ def _written(value: Any, beside: str) -> Any:
 
 
 def in_place(node: Apply) -> str | None:
-    """Return torch's method that applies a node in place, where that is asked for and torch has one."""
+    """Return the name of torch's method that applies a node in place; None where none is asked for or there."""
     name = node.op.path.removeprefix("torch.")
     return f"{name}_" if node.manner != "call" and "." not in name and hasattr(torch.Tensor, f"{name}_") else None
 
 
 def applied(node: Apply, seed: int, *, keeps: bool = False) -> Callable[[Sequence[torch.Tensor]], torch.Tensor]:
-    """Return a node's call in the manner it asks for: what is overwritten is a copy."""
+    """Return a node's call in the manner that it asks for: plain, in place, or in place through a view of its base.
+
+    What is overwritten is a copy of the input, so that other uses of this keep its values.
+    """
     method, kwargs = in_place(node), node.op.kwargs
     if method is None:
         return call(node.op, seed, keeps=keeps)
@@ -153,32 +162,34 @@ def steps(node: Apply, result: str, inputs: Sequence[str], shapes: Sequence[Shap
 def function(
     tree: Tree, seed: int = 0, silent: Collection[int] = (), *, keeps: bool = False
 ) -> Callable[..., torch.Tensor]:
-    """Return the tree as a function of tensors; several outputs lie one behind the other, the silent ones detached.
+    """Return the tree as a function of tensors.
 
-    `keeps` notes the outputs and the contexts for who watches that they stay as they are.
+    Several outputs of an op lie one behind the other along the last axis, so that one cotangent is that of all. The
+    silent ones are detached, and have none. With `keeps` the outputs and the contexts are noted in the custody that
+    watches, if any.
     """
     nodes: list[Node] = [*tree.leaves, *tree.applications]
-    places = {node: number for number, node in enumerate(nodes)}
-    calls = [
-        (applied(node, seed, keeps=keeps), [places[child] for child in node.children]) for node in tree.applications
-    ]
+    places = {node: number for number, node in enumerate(nodes)}  # a node that is shared is computed once
+    arguments_of = [[*map(places.__getitem__, node.children)] for node in tree.applications]
+    calls = [applied(node, seed, keeps=keeps) for node in tree.applications]
 
     def evaluate(*inputs: torch.Tensor) -> torch.Tensor:
         values = list(inputs)
-        for called, arguments in calls:
+        for called, arguments in zip(calls, arguments_of, strict=True):
             values.append(called([values[place] for place in arguments]))
         result: Any = values[-1]
         if keeps:
             _keep_outputs(result)
         if isinstance(result, torch.Tensor):
             return result
-        batch = inputs[0].ndim - len(tree.leaves[0].shape)
+        batch = inputs[0].ndim - len(tree.leaves[0].shape)  # inside of vmap there is none
         return joined([each.detach() if i in silent else each for i, each in enumerate(result)], batch)
 
     return evaluate
 
 
 def _keep_outputs(result: Any) -> None:
+    """Note what an op returned in the custody that watches: one tensor, or several."""
     several = (result,) if isinstance(result, torch.Tensor) else tuple(result)
     for number, each in enumerate(several):
         name = "output" if len(several) == 1 else f"output[{number}]"
@@ -186,7 +197,7 @@ def _keep_outputs(result: Any) -> None:
 
 
 def joined(outputs: Sequence[torch.Tensor], batch: int) -> torch.Tensor:
-    """Put several outputs one behind the other, after so many batch dimensions."""
+    """Put several outputs one behind the other, each flattened after so many batch dimensions."""
     return torch.cat([each.flatten(batch) if each.ndim > batch else each.unsqueeze(-1) for each in outputs], -1)
 
 
@@ -197,14 +208,19 @@ def dtype(form: Format) -> torch.dtype:
 
 
 def given(name: str, values: Floats, form: Format, device: str, layout: Layout = "contiguous") -> torch.Tensor:
-    """Return a tensor as `tensor` does, that must stay as it is: what it is called is for who watches that."""
+    """Return what `tensor` does, noted by a name in the custody that watches that it stays as it is."""
     made = tensor(values, form, device, layout)
     custody.keep(name, made)
     return made
 
 
 def tensor(values: Floats, form: Format, device: str, layout: Layout = "contiguous") -> torch.Tensor:
-    """Return exact values of a format as a tensor whose elements lie in memory as asked."""
+    """Return exact values of a format as a tensor whose elements lie in memory as asked.
+
+    A layout that does not apply is left out. `device` is the name of the device.
+    """
+    # Float64 holds every value of a format, so that the conversion is exact; it is done on the host, since a device may
+    # lack float64. Torch takes no array with negative strides, hence the copy.
     dense = torch.tensor(np.array(values), dtype=torch.float64).to(dtype(form)).to(device)
     if not applies(layout, values):
         return dense
@@ -227,7 +243,7 @@ def tensor(values: Floats, form: Format, device: str, layout: Layout = "contiguo
 
 
 def spanned(shape: Shape, strides: Sequence[int], offset: int) -> int:
-    """Return how many elements of memory a tensor spans that is not empty, those before it among them."""
+    """Return how many elements of memory a tensor spans that is not empty, with those before its offset."""
     return offset + 1 + sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
 
 
@@ -235,6 +251,7 @@ def applies(layout: Layout, values: Floats) -> bool:
     """Say whether a layout changes anything, and can: only equal rows can be expanded from one."""
     if not isinstance(layout, str):
         strides, offset = layout
+        # strides of an empty tensor say nothing
         return bool(values.size) and (offset > 0 or strides != torch.empty(values.shape).stride())
     if layout == "contiguous" or not LAYOUTS[layout](values.shape):
         return False
@@ -242,7 +259,10 @@ def applies(layout: Layout, values: Floats) -> bool:
 
 
 def leaves(case: Case, device: str) -> list[torch.Tensor]:
-    """Return the inputs of a case as leaves, of which those that are asked for require grad."""
+    """Return the inputs of a case as leaves, of which those that are asked for require grad.
+
+    They are detached because what lays a tensor out, such as a transpose, must be no part of the graph.
+    """
     return [
         given(leaf.name, values, case.form, device, case.layout(number)).detach().requires_grad_(number in case.asked)
         for number, (leaf, values) in enumerate(zip(case.tree.leaves, case.primals, strict=True))
@@ -250,11 +270,11 @@ def leaves(case: Case, device: str) -> list[torch.Tensor]:
 
 
 def cotangent(case: Case, device: str) -> torch.Tensor:
-    """Return the cotangent of a case."""
+    """Return the cotangent of a case, whose layout stands behind those of the inputs."""
     return given("cotangent", case.cotangent, case.form, device, case.layout(len(case.primals)))
 
 
-def read(gradient: torch.Tensor) -> Floats:
+def on_host(tensor: torch.Tensor) -> Floats:
     """Return a tensor's exact values on the host as float64."""
-    values: Floats = gradient.detach().cpu().to(torch.float64).numpy(force=True)
+    values: Floats = tensor.detach().cpu().to(torch.float64).numpy(force=True)
     return values

@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 
 FEW = 1024
-"""Elements whose bytes are copied to be compared."""
+"""Elements up to which bytes are copied to be compared. The number is arbitrary."""
 
 
 @dataclass(frozen=True)
 class Overwritten:
-    """A tensor that has other values than it was given with."""
+    """A tensor whose values changed while torch had it."""
 
     name: str
     """That of an input, ``cotangent``, ``tangent``, ``direction``, ``last_direction``, ``output`` or of a context."""
@@ -39,7 +39,10 @@ class Overwritten:
     """The first of them."""
 
     before: float
+    """What that element was."""
+
     after: float
+    """What it is now."""
 
     def __str__(self) -> str:
         """Say what was overwritten."""
@@ -52,7 +55,7 @@ class Custody:
     """Tensors that torch was given or gave, each with the values that it must keep."""
 
     def __init__(self) -> None:
-        """Start without any."""
+        """Start with no tensor."""
         self._kept: list[tuple[str, torch.Tensor, Floats]] = []
 
     def keep(self, name: str, tensor: torch.Tensor) -> None:
@@ -67,16 +70,20 @@ class Custody:
 
 def _copied(tensor: torch.Tensor) -> Floats:
     """Return a tensor's exact values on the host, in memory of their own."""
-    host = tensor.detach().cpu()
+    host = tensor.detach().cpu()  # of the CPU's own tensors no copy, but the same memory
     values: Floats = (host.clone() if host.dtype == torch.float64 else host.double()).numpy()
     return values
 
 
 def _compared(name: str, before: Floats, after: Floats) -> Overwritten | None:
-    """Compare values bit for bit; one NaN is as good as another, since formats differ in what they keep of its bits."""
-    if _is_same(before, after):
+    """Compare values bit for bit; one NaN is as good as another, since formats differ in what they keep of its bits.
+
+    Returns None where nothing changed.
+    """
+    if _is_same(before, after):  # nearly always, and soon found
         return None
     same = (before == after) & (np.signbit(before) == np.signbit(after)) | np.isnan(before) & np.isnan(after)
+    # equal by value are also 0 and -0, which a kernel may have made of each other
     changed = np.argwhere(~same)
     if not len(changed):
         return None
@@ -85,19 +92,20 @@ def _compared(name: str, before: Floats, after: Floats) -> Overwritten | None:
 
 
 def _is_same(before: Floats, after: Floats) -> bool:
-    """Compare the bits: of a few elements as bytes, which takes less than numpy needs to begin."""
+    """Say whether all bits are the same: of few elements by their bytes, which takes less than numpy needs to begin."""
     if before.size <= FEW:
         return before.tobytes() == after.tobytes()
     bits, bits_after = (np.ascontiguousarray(values).view(np.int64) for values in (before, after))
     return bool((bits == bits_after).all())
 
 
+# The functions that make tensors are called from inside every mode, so that a custody is not passed but found.
 _CUSTODY: ContextVar[Custody | None] = ContextVar("custody", default=None)
 
 
 @contextmanager
 def watched() -> Iterator[Custody]:
-    """Note what torch is given, and gives, inside the context."""
+    """Have a custody keep what is noted inside the context; of contexts that nest the innermost does."""
     custody = Custody()
     token = _CUSTODY.set(custody)
     try:
@@ -107,7 +115,7 @@ def watched() -> Iterator[Custody]:
 
 
 def keep(name: str, tensor: torch.Tensor) -> None:
-    """Note a tensor where someone watches."""
+    """Note a tensor, and a copy of its values, in the custody that watches, if any."""
     custody = _CUSTODY.get()
     if custody is not None:
         custody.keep(name, tensor)

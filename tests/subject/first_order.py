@@ -19,22 +19,23 @@ if TYPE_CHECKING:
     from reference.case import Case
 
 MOST_POINTS = 3
-"""Points of the batch of a tensor op at which each has a derivative of its own."""
+"""Points of the batch of a tensor op, where each has a derivative of its own: the truth is found for one at a time."""
 
 Gradients = list[torch.Tensor | None]
+"""A gradient for each input that is asked for, in order; None where torch gives none."""
 
 
 def function_of(case: Case, *, keeps: bool = False) -> Callable[..., torch.Tensor]:
     """Return what is differentiated, as a function of the inputs: the tree, or the sum or mean of it.
 
-    `keeps` notes what the tree gives, for who watches that it stays as it is.
+    With `keeps` the outputs of the tree are noted in the custody that watches, if any.
     """
     tree = binding.function(case.tree, case.seed, case.silent, keeps=keeps)
     return tree if case.root == "cotangent" else lambda *inputs: getattr(tree(*inputs), case.root)()
 
 
 def cotangent_of(case: Case, device: str) -> torch.Tensor | None:
-    """Return the cotangent; a scalar needs none."""
+    """Return the cotangent of a case; None for a sum or a mean, since a scalar needs none."""
     return binding.cotangent(case, device) if case.root == "cotangent" else None
 
 
@@ -44,7 +45,10 @@ def plain(case: Case, device: str) -> list[torch.Tensor]:
 
 
 def opened(case: Case, device: str) -> tuple[Callable[..., torch.Tensor], list[torch.Tensor]]:
-    """Return the function of the inputs that are asked for, and these; the others stand fixed in it."""
+    """Return the function of the inputs that are asked for, and those inputs; the others stand fixed in it.
+
+    `torch.func` differentiates by all that a function takes.
+    """
     inputs, function = plain(case, device), function_of(case)
 
     def of_asked(*asked: torch.Tensor) -> torch.Tensor:
@@ -60,7 +64,7 @@ def backward(case: Case, device: str) -> Gradients:
 
 
 def _backward_through(call: Callable[..., torch.Tensor], case: Case, device: str, *, keeps: bool = False) -> Gradients:
-    """Run backward of an output that is called for in some way: with the function and its inputs."""
+    """Run backward of the output that `call` makes of the function and its inputs."""
     inputs = binding.leaves(case, device)
     call(function_of(case, keeps=keeps), *inputs).backward(cotangent_of(case, device))
     return [inputs[number].grad for number in case.asked]
@@ -75,13 +79,13 @@ def autograd_grad(case: Case, device: str) -> Gradients:
 
 
 def func_grad(case: Case, device: str) -> Gradients:
-    """Run `torch.func.grad` of the scalar that the output makes with the cotangent."""
+    """Run `torch.func.grad` of a scalar, the sum of the output times the cotangent."""
     transform, inputs = _grad_of_weighted(case, device)
     return list(transform(*inputs))
 
 
 def _grad_of_weighted(case: Case, device: str) -> tuple[Callable[..., tuple[torch.Tensor, ...]], list[torch.Tensor]]:
-    """Return `torch.func.grad` of the scalar that the output makes with the cotangent, and its inputs."""
+    """Return `torch.func.grad` of the sum of the output times the cotangent, and the inputs to call it with."""
     (function, inputs), cotangent = opened(case, device), cotangent_of(case, device)
 
     def scalar(*xs: torch.Tensor) -> torch.Tensor:
@@ -101,23 +105,25 @@ def func_vjp(case: Case, device: str) -> Gradients:
 def vmap_grad(case: Case, device: str) -> Gradients:
     """Run `torch.func.vmap` of `torch.func.grad`, over all points at once."""
     inputs, dims = plain(case, device), len(case.batch)
+    # vmap maps over one axis, so that those of the batch become one
     rows = [x.flatten(0, dims - 1) for x in (*inputs, binding.cotangent(case, device))]
 
     def at_a_point(*xs: torch.Tensor) -> torch.Tensor:
         return (function_of(case)(*xs[:-1]) * xs[-1]).sum()
 
+    # the cotangent is mapped over like the inputs, but not differentiated by
     found = torch.func.vmap(torch.func.grad(at_a_point, argnums=case.asked))(*rows)
     return [gradient.reshape(shape) for gradient, shape in zip(found, case.asked_shapes, strict=True)]
 
 
 def checkpointed(case: Case, device: str) -> Gradients:
-    """Run backward through `torch.utils.checkpoint`, which computes the forward anew."""
+    """Run backward through `torch.utils.checkpoint`, which computes the forward anew in the backward."""
     return _backward_through(partial(checkpoint, use_reentrant=False), case, device)
 
 
 def compiled(backend: str, case: Case, device: str) -> Gradients:
     """Run backward through `torch.compile`, as one graph, compiled anew."""
-    torch.compiler.reset()
+    torch.compiler.reset()  # what is compiled is kept, up to a limit that the cases of a test may pass
 
     def through(function: Callable[..., torch.Tensor], *inputs: torch.Tensor) -> torch.Tensor:
         _primed(function, inputs)
@@ -128,7 +134,7 @@ def compiled(backend: str, case: Case, device: str) -> Gradients:
 
 
 def _primed(function: Callable[..., object], inputs: Sequence[Any]) -> None:
-    """Call a function once, so that what is drawn beside its inputs is drawn before it is compiled."""
+    """Call a function once, so that contexts are drawn before it is compiled: numpy's draws cannot be in a graph."""
     with torch.no_grad():
         function(*inputs)
 
@@ -168,15 +174,15 @@ class Recomputed(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, function: Callable[..., torch.Tensor], *inputs: torch.Tensor) -> torch.Tensor:
-        """Compute without a graph."""
+        """Compute, and save the inputs."""
         ctx.function = function
         ctx.save_for_backward(*inputs)
         return function(*inputs)
 
     @staticmethod
     def backward(ctx: Any, *cotangents: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        """Differentiate the function of what was saved."""
-        needed = ctx.needs_input_grad[1:]
+        """Differentiate the function anew at the inputs that were saved, by those that need it."""
+        needed = ctx.needs_input_grad[1:]  # the first argument is the function
         inputs = [x.detach().requires_grad_(need) for x, need in zip(ctx.saved_tensors, needed, strict=True)]
         asked = [x for x in inputs if x.requires_grad]
         with torch.enable_grad():
@@ -185,14 +191,14 @@ class Recomputed(torch.autograd.Function):
 
 
 def own_function(case: Case, device: str) -> Gradients:
-    """Run backward through a `torch.autograd.Function`."""
+    """Run backward through a `torch.autograd.Function`, as users write them."""
     return _backward_through(Recomputed.apply, case, device)
 
 
 def forward(case: Case, device: str) -> Gradients:
     """Run forward-mode with dual numbers: each input in turn is one.
 
-    An output that does not depend on it is none, and its tangent zero.
+    An output that does not depend on that input is no dual number, and its tangent is zero.
     """
     function, inputs = opened(case, device)
 
@@ -206,7 +212,7 @@ def forward(case: Case, device: str) -> Gradients:
 
 
 def func_jvp(case: Case, device: str) -> Gradients:
-    """Run `torch.func.jvp`: each input in turn has a tangent, the others one of zeros."""
+    """Run `torch.func.jvp`: each input in turn has a tangent, and the others have one of zeros."""
     function, inputs = opened(case, device)
 
     def pushed(number: int, tangent: torch.Tensor) -> torch.Tensor:
@@ -234,6 +240,7 @@ def jacfwd(case: Case, device: str) -> Gradients:
 
 
 def _jacobian(transform: Any, case: Case, device: str) -> Gradients:
+    """Run a transform that forms whole Jacobians: of an elementwise op at all points, else a row for each output."""
     inputs, shapes = plain(case, device), case.asked_shapes
     derivative = transform(function_of(case), argnums=case.asked)
     if case.is_pointwise:
@@ -248,13 +255,14 @@ def _jacobian(transform: Any, case: Case, device: str) -> Gradients:
 def spread(case: Case) -> Case:
     """Give every input the whole batch, so that each point has a gradient of its own.
 
-    The batch gets a dimension of at least 2, so that rows can be mistaken.
+    A case without a batch gets one of 2, so that rows can be mistaken for each other.
     """
     case = _few(case)
     primals = tuple(
         np.broadcast_to(p, (*case.batch, *leaf.shape)).copy()
         for p, leaf in zip(case.primals, case.tree.leaves, strict=True)
     )
+    # a layout is that of an input as it was, and may not fit one that was broadcast
     layouts = case.layouts if case.batches == (case.batch,) * len(case.primals) else ()
     direction = (
         None
@@ -266,7 +274,7 @@ def spread(case: Case) -> Case:
 
 
 def _few(case: Case) -> Case:
-    """Leave a few points of the batch of a tensor op, each of which has a derivative of its own, by all inputs."""
+    """Return a case with a few points of the batch of a tensor op, as it is where there are no more."""
     if case.is_pointwise or len(case.batch) != 1 or case.points <= MOST_POINTS or not case.tree.root.shape:
         return case
     batched = [batch == case.batch for batch in case.batches]
@@ -280,7 +288,10 @@ def _few(case: Case) -> Case:
 
 
 def rows(case: Case) -> Case:
-    """Ask for the whole Jacobian: pointwise for each derivative, else at the first point of the batch."""
+    """Ask for the whole Jacobian: of an elementwise op for its diagonal, else at the first point of the batch.
+
+    Both are the answers to unit cotangents, whatever the cotangent of the case was.
+    """
     case = spread(case)
     if case.is_pointwise:
         return replace(case, cotangent=np.ones_like(case.cotangent))
@@ -291,7 +302,7 @@ def rows(case: Case) -> Case:
 
 
 def unexpanded(case: Case) -> Case:
-    """Expand no input: torch refuses a tangent to an expanded tensor."""
+    """Ask for no expanded layout: torch refuses a tangent to an expanded tensor."""
     return replace(case, layouts=tuple("contiguous" if layout == "expanded" else layout for layout in case.layouts))
 
 
@@ -304,6 +315,9 @@ def pasted(*lines: str) -> str:
     """Put the lines of a snippet together."""
     return "\n".join(lines)
 
+
+# What follows are the modes above, in the same order, as `tests.verdict.snippet.snippet` completes them. It writes the
+# inputs as leaves that require grad, whose `detach()` is what `plain` returns.
 
 LEAF = pasted("output.backward(cotangent)", printed("{wrt}.grad"))
 GRAD = pasted("(gradient,) = torch.autograd.grad(output, [{wrt}], cotangent)", printed("gradient"))

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def as_it_is(case: Case) -> Case:
-    """Ask a case as it is."""
+    """Return a case unchanged, for a mode that can ask for any."""
     return case
 
 
@@ -40,24 +40,24 @@ class Mode:
     """
 
     puts: Callable[[Case], Case] = as_it_is
-    """Put a case in the form that the mode can ask for: a Jacobian is that of one point."""
+    """Turn a case into one that the mode can ask for: a Jacobian is that of one point."""
 
     whole: bool = False
-    """Whether a whole Jacobian or Hessian is formed: of few elements, then."""
+    """Whether a whole Jacobian or Hessian is formed: it is asked of few elements only, as it has their square."""
 
     draws: bool = False
-    """Whether it is asked at drawn points whatever the profile.
+    """Whether it is asked at drawn points in every profile.
 
-    The others are asked at the same hard points, unless they are named.
+    The others are asked at fixed points, unless they are named or the profile has every mode.
     """
 
     eager: str = ""
     """The mode of the transform that is compiled: what deviates there is known here."""
 
     sampled: Mapping[str, str] = field(default_factory=dict)
-    """Where a test takes seconds, the few ops it is asked for, each in a format.
+    """Where a test takes seconds, the few ops that it is asked for, each in a format; empty where it is asked for all.
 
-    It is asked for all of them in the profile thorough, or where the mode is named.
+    In the profile thorough, and where the mode is named, it is asked for all in any case.
     """
 
     @property
@@ -71,7 +71,7 @@ class Mode:
         return "f" in self.word
 
     def asks(self, case: Case) -> Case:
-        """Put a case in the form that the mode can ask for."""
+        """Return a case as the mode asks for it, with the word of the mode."""
         return replace(self.puts(case), word=self.word)
 
     def __repr__(self) -> str:
@@ -142,3 +142,4 @@ MODES = {
 """The modes by name; ``grad`` is `torch.autograd.grad`, ``rr`` reverse over reverse."""
 
 FIRST_ORDER = tuple(name for name, mode in MODES.items() if mode.order == 1)
+"""The names of the modes that ask for a gradient, or for how the output changes along a tangent."""

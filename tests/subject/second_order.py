@@ -1,7 +1,8 @@
 """The ways to ask torch for a second or third derivative, each with the same in plain torch.
 
-Each gives, for every input, the derivative of the gradient by one input (``case.along``), contracted
-with ``case.direction``. The first word of a name is the transform that is applied last.
+Each gives, for every input, the derivative of the gradient by one input (``case.along``), contracted with
+``case.direction``; for a third derivative, of that again, contracted with ``case.last_direction``. The first word of a
+name is the transform that is applied last.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 def reverse_over_reverse(case: Case, device: str) -> Gradients:
     """Run ``torch.autograd.grad`` of a gradient with a graph; one that requires no grad depends on no input."""
+    # The cotangent requires grad, so that the gradient has a graph even where it depends on nothing else, and so that
+    # a function that is differentiable once says so in it.
     inputs, asked, number, direction = _leaves(case, device)
     output = function_of(case)(*inputs)
     cotangent = cotangent_of(case, device)
@@ -38,24 +41,26 @@ def reverse_over_reverse(case: Case, device: str) -> Gradients:
 
 
 def refuse_once(gradient: torch.Tensor) -> None:
-    """Raise RuntimeError where a function that is differentiable once is on the way: torch leaves out its term.
+    """Raise RuntimeError where a function that is `once_differentiable` is on the way from a gradient.
 
-    Where its cotangent requires grad it puts a node into the graph that would say so, which torch may never visit.
+    Such a function puts a node into the graph that raises when it is visited, where its cotangent requires grad. But
+    torch visits only what leads to the inputs that are asked for: else it leaves out the term, and says nothing.
     """
-    waiting, seen = [gradient.grad_fn], set()
-    while waiting:
-        node = waiting.pop()
+    unvisited, seen = [gradient.grad_fn], set()
+    while unvisited:
+        node = unvisited.pop()
         if node is None or node in seen:
             continue
+        # what `once_differentiable` puts there; its class has no name in Python
         if node.name() == "torch::autograd::Error":
             message = "trying to differentiate twice a function that was marked with @once_differentiable"
             raise RuntimeError(message)
         seen.add(node)
-        waiting += [following for following, _ in node.next_functions]
+        unvisited += [following for following, _ in node.next_functions]
 
 
 def forward_over_reverse(case: Case, device: str) -> Gradients:
-    """Push a tangent through `torch.func.vjp`: every gradient changes."""
+    """Push a tangent of one input through `torch.func.vjp`, and return how every gradient changes."""
     (function, inputs), number, direction = opened(case, device), *_direction(case, device)
     cotangent = cotangent_of(case, device)
 
@@ -68,7 +73,7 @@ def forward_over_reverse(case: Case, device: str) -> Gradients:
 
 
 def reverse_over_forward(case: Case, device: str) -> Gradients:
-    """Pull the cotangent back through `torch.func.jvp`."""
+    """Pull the cotangent back through `torch.func.jvp` in a direction of one input."""
     (function, inputs), number, direction = opened(case, device), *_direction(case, device)
     output, pull = torch.func.vjp(lambda *xs: _pushed(function, xs, number, direction), *inputs)[:2]
     cotangent = cotangent_of(case, device)
@@ -89,7 +94,10 @@ def forward_over_forward(case: Case, device: str) -> Gradients:
 
 
 def hessian(case: Case, device: str) -> Gradients:
-    """Run `torch.func.hessian`, and take the part by the first element of the input that is asked for."""
+    """Run `torch.func.hessian`, and take the rows by the first element of the input ``case.along``.
+
+    The rest would take an answer of the oracle for each element.
+    """
     return _hessian(case, device, lambda transform: transform)
 
 
@@ -106,6 +114,7 @@ def _hessian(case: Case, device: str, made: Callable[[Any], Any]) -> Gradients:
         found = made(torch.func.vmap(transform))(*(x.flatten() for x in inputs))[number]
         return [second.reshape(shape) for second, shape in zip(found, shapes, strict=True)]
     outputs, elements = case.cotangent.size, prod(shapes[number])
+    # a block has axes of the output, of the input of the first derivative, and of that of the second
     blocks = [
         block.reshape(outputs, elements, *shape)
         for block, shape in zip(made(transform)(*inputs)[number], shapes, strict=True)
@@ -114,7 +123,10 @@ def _hessian(case: Case, device: str, made: Callable[[Any], Any]) -> Gradients:
 
 
 def thrice_reverse(case: Case, device: str) -> Gradients:
-    """Run ``torch.autograd.grad`` of a gradient of a gradient, each with a graph."""
+    """Run ``torch.autograd.grad`` of a gradient of a gradient, each with a graph.
+
+    The first two are by ``case.along``, the last is by all inputs that are asked for.
+    """
     inputs, asked, number, direction = _leaves(case, device)
     derivative = function_of(case)(*inputs)
     for cotangent in (cotangent_of(case, device), direction):
@@ -128,7 +140,7 @@ def thrice_reverse(case: Case, device: str) -> Gradients:
 
 
 def thrice_forward(case: Case, device: str) -> Gradients:
-    """Push a tangent of each input in turn through `torch.func.jvp` of `torch.func.jvp`."""
+    """Push a tangent of each input in turn through `torch.func.jvp` of `torch.func.jvp`, both along one direction."""
     (function, inputs), number, direction = opened(case, device), *_direction(case, device)
 
     def pushed(wrt: int, tangent: torch.Tensor) -> torch.Tensor:
@@ -150,7 +162,7 @@ def thrice_forward(case: Case, device: str) -> Gradients:
 def _pushed(
     function: Callable[..., torch.Tensor], inputs: Sequence[torch.Tensor], number: int, tangent: torch.Tensor
 ) -> torch.Tensor:
-    """Return the derivative of the output in a direction of one input."""
+    """Return the derivative of the output along a tangent of the input of that number."""
     found: torch.Tensor = torch.func.jvp(lambda x: function(*_with(inputs, number, x)), (inputs[number],), (tangent,))[
         1
     ]
@@ -158,30 +170,32 @@ def _pushed(
 
 
 def _with(inputs: Sequence[torch.Tensor], number: int, x: torch.Tensor) -> list[torch.Tensor]:
+    """Return the inputs with another in the place of that number."""
     return [*inputs[:number], x, *inputs[number + 1 :]]
 
 
 def _direction(case: Case, device: str) -> tuple[int, torch.Tensor]:
-    """Return which input's gradient, of those asked for, is differentiated again, and the cotangent of that."""
+    """Return the place of ``case.along`` among the inputs that are asked for, and the direction, in its shape."""
     assert case.along is not None
     assert case.direction is not None
     return case.asked.index(case.along), binding.given("direction", case.direction, case.form, device)
 
 
 def _leaves(case: Case, device: str) -> tuple[list[torch.Tensor], list[torch.Tensor], int, torch.Tensor]:
-    """Return the inputs as leaves, those that are asked for, and the direction in one of these."""
+    """Return the inputs as leaves, those that are asked for, and what `_direction` returns."""
     inputs = binding.leaves(case, device)
     return inputs, [inputs[number] for number in case.asked], *_direction(case, device)
 
 
 def entries(case: Case) -> Case:
-    """Ask for entries of the Hessian.
+    """Ask for what `hessian` takes of a Hessian.
 
-    Pointwise they are asked for each second derivative, else, of each output, by the first element of one input.
+    Of an elementwise op that is each second derivative; else, for each output, the row by an input's first element.
     """
     case = rows(case)
     assert case.along is not None
     leaf = case.tree.leaves[case.along]
+    # the unit vector of the first element, at each point
     direction = np.zeros((*case.batch, *leaf.shape))
     direction.reshape(case.points, -1)[:, :1] = 1
     return replace(case, direction=direction)

@@ -34,15 +34,18 @@ class ComparedNothingError(AssertionError):
 
 
 class Assay:
-    """Judges the gradients of one test, and remembers what its record says."""
+    """Judges the gradients that one conformance test asks for, and sums them up in the record of that test."""
 
     def __init__(
         self, name: str, mode: Mode, form: Format, device: str, known: tuple[Deviation, ...], promise: str | None = None
     ) -> None:
-        """Start an assay of an op, or of drawn trees, by name; a promise is asked for in the place of the op's own."""
+        """Start an assay of an op by its name, or of drawn trees.
+
+        `known` has the deviations on file. `promise` is what 16-bit ops are held to; None holds each to its own.
+        """
         self._promise = promise
         self._name, self._mode, self._form, self._device = name, mode, form, device
-        self._known = known
+        self._known = known  # those of other ops too, since a tree must leave out every op that deviates
         self._own = [d for d in known if d.concerns(name, form.name, mode.name, device)]
         self._compared = 0
         self._size = 0
@@ -54,15 +57,16 @@ class Assay:
         self._reason: str | None = None
         self._refusal: str | None = None
         self.left_out: list[str] = []
-        """The ops that trees could have but for their values, which are off or have no kernel."""
+        """Ops that drawn trees do without, since torch's value of them is off, or has no kernel."""
 
         self.unasked: list[str] = []
-        """The sizes for which there was no time."""
+        """The names of the sizes that there was no time for."""
 
     def assert_agrees(self, case: Case) -> None:
         """Assert that torch's gradient of a case could have come from correctly rounded steps.
 
-        A miss that a known deviation covers is noted and passes; so is that torch has no kernel.
+        A miss that a known deviation covers is noted, and passes; so does a case that torch has no kernel for. Raises
+        DisagreementError for a miss that is not on file, and UncertifiedError where the formula has no derivative.
         """
         asked = replace(self._mode.asks(case), promise=self._promise)
         try:
@@ -83,7 +87,7 @@ class Assay:
             deviation = self._deviation(miss)
             if deviation is None:
                 fresh.append(miss)
-            elif self._miss is None:
+            elif self._miss is None:  # the record has room for one, and a new miss displaces it below
                 self._miss, self._reason = miss, f"{deviation.reason} ({deviation.link})"
         if fresh:
             fresh.sort(key=lambda miss: VERDICTS.index(miss.verdict), reverse=True)
@@ -91,8 +95,12 @@ class Assay:
             raise DisagreementError(fresh, self._mode, self._device)
 
     def assert_agrees_within(self, seconds: float, cases: Sequence[Sized]) -> None:
-        """Assert so of cases of growing size, until one would last longer than what is left of some seconds."""
-        end, pace = time.monotonic() + seconds, 0.0
+        """Assert that each of some cases agrees, the smallest first, for as long as the time allows.
+
+        A case is begun only where the pace of the case before it says that it will end within `seconds`; the names of
+        the cases that are left are kept in `unasked`.
+        """
+        end, pace = time.monotonic() + seconds, 0.0  # in seconds an element: the first case is begun in any event
         for number, case in enumerate(cases):
             start = time.monotonic()
             if start + pace * case.elements > end:
@@ -102,10 +110,12 @@ class Assay:
             pace = (time.monotonic() - start) / case.elements
 
     def sound(self, ops: Iterable[Op], reached: Callable[[Op, Format], Iterable[Case]]) -> tuple[Op, ...]:
-        """Return the ops without a known deviation here, kinks and infinities apart.
+        """Return the ops that a drawn tree may have: those whose faults would not be mistaken for the tree's.
 
-        A tree of others would show theirs, those of the first order in the second too. Nor does a tree have ops whose
-        values are off in the cases that stand for how it reaches them.
+        Ops with known deviations are left out, since a tree that contains one fails for that reason; deviations of the
+        first order disturb the second order as well. Deviations at kinks alone do not count, since trees avoid kinks.
+        Ops whose values are off are left out too: the op above them would be asked at another point than the oracle's.
+        `reached` returns the cases that stand for the points at which a tree asks an op.
         """
         modes = {self._mode.name, *(FIRST_ORDER if self._mode.order > 1 else ())}
         deviant = {
@@ -115,18 +125,18 @@ class Assay:
             if d.concerns(d.op, self._form.name, mode, self._device) and d.verdicts != ("convention",)
         }
         offered = [op for op in ops if op.name not in deviant and (op.composes_forwards or not self._mode.forwards)]
-        self.left_out = [
-            op.name
-            for op in offered
-            if not all(is_within_a_step(case, self._device) for case in reached(op, self._form))
-        ]
+        self.left_out = [op.name for op in offered if not self._has_right_values(reached(op, self._form))]
         return tuple(op for op in offered if op.name not in self.left_out)
+
+    def _has_right_values(self, cases: Iterable[Case]) -> bool:
+        return all(is_within_a_step(case, self._device) for case in cases)
 
     def _note(self, judgement: Judgement) -> None:
         self._compared += judgement.compared
+        # a promise is kept where every case keeps it
         self._held = [promise for promise in self._held if promise in judgement.held]
         self._worst_share = max(self._worst_share, judgement.worst_share)
-        if judgement.worst_ulp >= self._worst_ulp:
+        if judgement.worst_ulp >= self._worst_ulp:  # not `>`: a test whose errors are all 0 has a point in its record
             self._worst_ulp, self._at = judgement.worst_ulp, judgement.at
 
     def _deviation(self, miss: Miss) -> Deviation | None:
@@ -134,11 +144,11 @@ class Assay:
 
     @property
     def unsupported(self) -> str | None:
-        """What torch said where it has no kernel for any of it."""
+        """What torch said, where it has no kernel for any case of the test; else None."""
         return None if self._compared else self._refusal
 
     def assert_compared(self) -> None:
-        """Assert that something was judged, or refused."""
+        """Assert that an entry was judged, or that torch has no kernel. Raises ComparedNothingError."""
         if not self._compared and self._refusal is None:
             message = f"{self._name}: no entry of any gradient was compared, so this test could not fail"
             raise ComparedNothingError(message)
@@ -153,6 +163,7 @@ class Assay:
     def record(self, seed: int, *, passed: bool) -> Record:
         """Return the record of the test."""
         miss = self._miss
+        # A test that failed without a new miss broke by itself: its one miss, if any, is on file, and has a reason.
         broke = not passed and (miss is None or self._reason is not None)
         ulp, share = (self._worst_ulp, self._worst_share) if miss is None else (miss.ulp, miss.share)
         return Record(

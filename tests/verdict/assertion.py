@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from tests.subject.mode import Mode
 
 SEED = 1
-"""What cotangents, and inputs of which only the shape is given, are drawn with."""
+"""The seed of cotangents, and of inputs of which only the shape is given: a failure is seen again by the same call."""
 
 
 class UsageError(ValueError):
@@ -46,10 +46,15 @@ class Asked:
     """What a call of `assert_gradient` is about: the tensors that vary, and how the callable takes them."""
 
     op: Op
+    """The entry that is made of the callable and its formula, of the tensors that vary alone."""
+
     tensors: tuple[torch.Tensor, ...]
     wrt: tuple[int, ...]
+    """The numbers of the tensors, among those, that are differentiated by."""
+
     form: Format
     drawn: bool
+    """Whether any of the values are drawn, so that rounding errors of a long sum may be taken for independent."""
 
 
 class Fixed:
@@ -59,17 +64,18 @@ class Fixed:
         """Fix the arguments that do not vary."""
         self.source = function
         self._function, self._arguments, self._varying = function, list(arguments), list(varying)
+        # An entry takes the names of inputs from the signature. A `*args`, or a callable of C, has no names to take.
         names = [f"x{place}" for place in range(len(arguments))]
         for place, name in enumerate(_names(function)[: len(arguments)]):
             names[place] = name
         kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
         self.__signature__ = inspect.Signature([inspect.Parameter(names[place], kind) for place in varying])
-        owner = getattr(function, "__self__", None)  # of the apply of an autograd.Function
+        owner = getattr(function, "__self__", None)  # `apply` is a method of the autograd.Function that has the name
         named = owner if isinstance(owner, type) else function
         self.__name__ = getattr(named, "__name__", type(function).__name__)
 
     def __call__(self, *given: Any, **named: Any) -> Any:
-        """Call with the arguments that vary."""
+        """Call with the arguments that vary, in their order; those that come by name follow, in the same order."""
         arguments = list(self._arguments)
         for place, value in zip(self._varying, (*given, *named.values()), strict=True):
             arguments[place] = value
@@ -90,11 +96,11 @@ def assert_gradient(
 
     `fn` is a torch callable, or a module, whose parameters follow the inputs. `formula` takes the same, as arrays of
     numpy; or it is a sympy expression in x, y and z. `inputs` are tensors, asked with their values, dtype, device and
-    strides; a tuple of integers is a shape, of which values are drawn; anything else is passed on as it is. `wrt` has
-    the places to differentiate by, every floating tensor unless it is said. `cotangents` are drawn, with one for the
-    last element alone, unless one is given, or one or None for each of several outputs. `modes` are names of ways to
-    ask torch, and `inside` is what a kernel in 16 bits computes in: wide, saved or format. `points` are further lists
-    of inputs, asked in the same way.
+    strides; a tuple of integers is a shape, of which values are drawn in float32; anything else is passed on as it is.
+    `wrt` has the places to differentiate by, every floating tensor unless it is said. `cotangents` is a tensor in the
+    shape of the output, or for several outputs one or None for each; unless it is given, one is drawn, and another is
+    0 but for the last element. `modes` are names of ways to ask torch, and `inside` is what a kernel in 16 bits
+    computes in: wide, operands, saved or format. `points` are further lists of inputs, asked in the same way.
 
     Returns the judgement. Raises DisagreementError, an AssertionError that explains itself, where the gradient is not
     what it should be; UsageError for what it does not take; UnsupportedError where torch says that it cannot.
@@ -138,7 +144,7 @@ def _mode(name: str) -> Mode:
 
 
 def _asked(fn: Callable[..., Any], formula: Any, inputs: Sequence[Any], wrt: Sequence[int] | int | None) -> Asked:
-    """Take what is given apart: the tensors that vary, and what is fixed. Raises UsageError."""
+    """Tell the tensors that vary from what is fixed, in what a call is given. Raises UsageError."""
     if not callable(fn) or (isinstance(fn, type) and issubclass(fn, torch.nn.Module)):
         message = f"fn={fn!r}; accepted: a callable of tensors, or a torch.nn.Module that is made"
         raise UsageError(message)
@@ -161,6 +167,8 @@ def _asked(fn: Callable[..., Any], formula: Any, inputs: Sequence[Any], wrt: Seq
         message = f"inputs on {', '.join(sorted(map(str, devices)))}; accepted: all on one device"
         raise UsageError(message)
     _require_values([given[i] for i in floating])
+    # A function in numpy is called with the fixed tensors too. A sympy expression has no place to fix one in, so that
+    # all of its symbols vary, and `wrt` says which of them are differentiated.
     varying = wanted if not isinstance(formula, Expr) else floating
     op = _entry(Fixed(fn, given, varying), formula, given, varying)
     tensors = tuple(given[i] for i in varying)
@@ -180,6 +188,7 @@ def _require_values(tensors: Sequence[torch.Tensor]) -> None:
 
 def _entry(fn: Fixed, formula: Any, given: Sequence[Any], varying: Sequence[int]) -> Op:
     """Make the entry of a callable and its formula. Raises UsageError."""
+    # the name of an op is an identifier: a lambda's `<lambda>` becomes `lambda`
     name = "".join(c if c.isalnum() else "_" for c in fn.__name__.lower()).strip("_") or "fn"
     name = name if name[0].isalpha() else f"fn_{name}"
     try:
@@ -206,7 +215,7 @@ def _entry(fn: Fixed, formula: Any, given: Sequence[Any], varying: Sequence[int]
 
 
 def _of_parameters(module: torch.nn.Module, count: int) -> Callable[..., Any]:
-    """Return a module as a function of its inputs, so many, and its parameters."""
+    """Return a module as a function of its inputs, of which there are `count`, followed by its parameters."""
     names = [name for name, _ in module.named_parameters()]
 
     def called(*values: Any) -> Any:
@@ -224,7 +233,7 @@ def _drawn(shape: tuple[int, ...]) -> torch.Tensor:
 
 
 def _names(function: Callable[..., Any]) -> list[str]:
-    """Return what a function calls its arguments, as far as that is known."""
+    """Return what a function calls its arguments, up to a `*args`; nothing where Python cannot tell."""
     try:
         parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):
@@ -233,9 +242,12 @@ def _names(function: Callable[..., Any]) -> list[str]:
 
 
 def _cases(asked: Asked, cotangents: Any, mode: Mode, inside: str) -> Iterator[Case]:
-    """Yield the cases of a call: for each cotangent one, or one for each input of a higher order. Raises UsageError."""
+    """Yield the cases of a call: one for each cotangent, and of a higher order one for each input that comes first.
+
+    Raises UsageError where the formula cannot be traced, has no finite value, or has other shapes than the callable.
+    """
     op, form = asked.op, asked.form
-    primals = tuple(binding.read(tensor) for tensor in asked.tensors)
+    primals = tuple(binding.on_host(tensor) for tensor in asked.tensors)
     shapes = tuple(tuple(primal.shape) for primal in primals)
     try:
         tree = single(op, None if op.elementwise else shapes)
@@ -265,7 +277,7 @@ def _cases(asked: Asked, cotangents: Any, mode: Mode, inside: str) -> Iterator[C
 
 
 def _require_shapes(asked: Asked, outputs: Sequence[tuple[int, ...]]) -> None:
-    """Refuse a callable that returns other shapes than the formula; what it raises is its own affair."""
+    """Refuse a callable that returns other shapes than the formula; an exception of its own is let through."""
     with torch.no_grad(), waiting():
         found = binding.resolve(asked.op.torch)(*asked.tensors)
     several = tuple(found) if isinstance(found, tuple | list) else (found,)
@@ -285,6 +297,7 @@ def _cotangents(
     if given is None:
         yield form.values(form.ordinals(np.random.default_rng(SEED).standard_normal(shape))), ()
         if shape:
+            # Kernels forget the last elements of a row, whose errors are lost in a sum with a drawn cotangent.
             probe = np.zeros(shape)
             probe[..., -1:] = 1.0
             yield probe, ()
@@ -297,7 +310,8 @@ def _cotangents(
     if len(have) != len(outputs) or any(h not in {None, o} for h, o in zip(have, outputs, strict=True)):
         message = f"cotangents of shapes {have}; accepted: one of each of {list(outputs)}, or None in its place"
         raise UsageError(message)
-    flat = [np.zeros(o) if each is None else binding.read(each) for each, o in zip(several, outputs, strict=True)]
+    # a case has one cotangent: that of several outputs lies one behind the other, as `binding.joined` puts the outputs
+    flat = [np.zeros(o) if each is None else binding.on_host(each) for each, o in zip(several, outputs, strict=True)]
     values = flat[0] if len(flat) == 1 else np.concatenate([each.ravel() for each in flat])
     yield values, tuple(number for number, each in enumerate(several) if each is None)
 

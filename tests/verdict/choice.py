@@ -37,7 +37,7 @@ class ChoiceError(ValueError):
 
 @dataclass(frozen=True)
 class Profile:
-    """How much is drawn."""
+    """How much a run asks of torch."""
 
     op_cases: int
     """Cases of an op, for each of its modes, formats and devices."""
@@ -46,16 +46,17 @@ class Profile:
     """Drawn trees, for each mode, format and device."""
 
     histories: int
-    """Histories of up to 50 steps on the tape."""
+    """Histories of up to 50 steps on the tape, for each device."""
 
     sizes: tuple[int, ...] = (1, 7, 8, 64, 1000, 40_000)
-    """Elements of the vectors in which points are repeated.
+    """The lengths of the vectors in which hard points are repeated.
 
-    They are around the width of a register, and past what torch gives to one thread.
+    They are around the width of a register, some registers long, and past the 32,768 elements that torch gives to one
+    thread.
     """
 
     seconds: float = 30
-    """How long one op of a user's own is asked at sizes around blocks, as far as that can be foretold."""
+    """How long one op of a user's own is asked at sizes around blocks; the pace of each size foretells the next."""
 
     infinite: bool = True
     """Whether infinite inputs are asked for too, whose limits take sympy some seconds."""
@@ -95,7 +96,7 @@ class Choice:
     trees: bool
     modes: Mapping[str, Mode]
     drawing: Mapping[str, Mode]
-    """The modes that are asked at drawn points: those that were named, else those that always draw, else by profile."""
+    """The modes that are asked at drawn points: those that were named, else all or a few as the profile says."""
 
     forms: Mapping[str, Format]
     devices: Mapping[str, str | None]
@@ -126,7 +127,9 @@ def chosen(
 ) -> Choice:
     """Read the options of the command line; raises ChoiceError where one is not valid."""
     table = OPS | (own_entries(Path(catalogue)) if catalogue else {})
-    variants = {op.base: [other.name for other in table.values() if other.base == op.base] for op in table.values()}
+    variants: dict[str, list[str]] = {}  # an op that is named stands for all of its variants
+    for op in table.values():
+        variants.setdefault(op.base, []).append(op.name)
     names = [each for name in _split(ops) for each in (name, *variants.get(name, []))]
     picked = _pick("op", names, {**table, TREE: None})
     try:
@@ -151,7 +154,7 @@ def chosen(
 
 
 def _split(given: Iterable[str]) -> list[str]:
-    """Take options apart that were given with commas."""
+    """Return the names in options, each of which may have several with commas between them."""
     return [name.strip() for value in given for name in value.split(",")]
 
 
@@ -165,9 +168,12 @@ def _pick(kind: str, names: Sequence[str], table: Mapping[str, Any]) -> dict[str
 
 
 def _devices(names: Sequence[str]) -> dict[str, str | None]:
-    """Probe devices; one that is named must be there, of the others those that refuse are left out."""
+    """Return devices, each with why it is refused: all that torch can name, or those named, none of which may refuse.
+
+    Raises ChoiceError.
+    """
     if not names:
-        return device.probed()
+        return device.probed()  # of these the refusals are only told in the header
     refusals = {name: device.probe(name) for name in names}
     lines = [f"--device {name}: {refusal}" for name, refusal in refusals.items() if refusal]
     if lines:
@@ -188,6 +194,7 @@ def own_entries(path: Path) -> dict[str, Op]:
         message = f"--catalogue {path}: OPS={entries!r}; accepted: OPS = (Op(...), ...), a sequence of gradassay.Op"
         raise ChoiceError(message)
     table: dict[str, Op] = {}
+    # an entry with variants is an op for each of them
     for op in chain.from_iterable(entry.entries for entry in entries):
         if op.name in OPS or op.name in table or op.name == TREE:
             message = f"--catalogue {path}: op {op.name!r} exists already; accepted: a name that is not taken"
@@ -208,6 +215,7 @@ def own_entries(path: Path) -> dict[str, Op]:
 
 
 def _imported(path: Path) -> Any:
+    """Import a file of Python under its own name, and return the module. Raises ChoiceError, whatever the file does."""
     name = path.stem
     if path.suffix != ".py" or not path.is_file() or not name.isidentifier() or name in sys.modules:
         message = f"--catalogue {path}: accepted: an existing Python file, named as no other module is"
@@ -216,8 +224,8 @@ def _imported(path: Path) -> Any:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(path.resolve().parent))
-    sys.modules[name] = module
+    sys.path.insert(0, str(path.resolve().parent))  # for what lies beside the file, and is imported there
+    sys.modules[name] = module  # before it runs, so that a dotted path to it resolves to this module and no second one
     try:
         spec.loader.exec_module(module)
     except InvalidOpError as error:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from tests.subject.mode import Mode
 
 VERDICTS = ("agrees", "inaccurate", "lost", "convention", "malformed")
+"""What a gradient may be found to be; of several misses the one that stands last here is told."""
 
 BROKEN = ("hung", "crashed", "error")
 """What is recorded where a test did not end, or broke, the least grave first: it is never on file, as a miss may be."""
@@ -63,17 +64,34 @@ UNTRACED = ("INTERNAL ASSERT FAILED", "Please convert all Tensors to FakeTensors
 """What the compiler says of itself where it cannot trace a transform."""
 
 MARGIN = 0.5
-"""The part of the allowance within which float64 may settle that a gradient agrees."""
+"""The part of the allowance within which float64 may settle that a gradient agrees.
+
+What is further out is left to certified arithmetic. The number is arbitrary.
+"""
 
 MOST_MISSES = 10_000
-"""Misses of one case that are listed."""
+"""Misses of one case that are listed. The number is arbitrary."""
+
+MOST_JUDGED = 16
+"""Wrong entries of a gradient that `is_agreed` has judged in full: the first of them. The number is arbitrary."""
 
 REPEATS = 64
-"""How often a point is repeated, where only torch's vectorised loop goes wrong at it."""
+"""How often a point is repeated, where only torch's vectorised loop goes wrong at it.
 
+A register of 512 bits holds 32 values of 16 bits, and torch's loops take two registers at a time.
+"""
+
+PERIOD = 13
+"""Different values that come in turn in a long tensor.
+
+A prime divides no width of a register and no length of a block, so that each value comes at every position of one.
+"""
 
 MOST_NAMED = 256
 """Elements of inputs that are named one by one."""
+
+MOST_RECORDED = 8
+"""Inputs of the worst error that a judgement keeps, and a record shows."""
 
 
 class UnsupportedError(NotImplementedError):
@@ -102,8 +120,14 @@ class Miss:
     """What torch returned: a hex float, or what is malformed about it."""
 
     truth: arb | None = None
+    """The certified derivative; None where no number came that could be compared with one."""
+
     ulp: float = float("inf")
+    """The distance from the truth, in ulps of the truth."""
+
     share: float = float("inf")
+    """That distance as a part of the allowance."""
+
     index: Shape = ()
     """The entry, in the whole case."""
 
@@ -149,6 +173,8 @@ class Judgement:
     """What the comparison of one gradient with the truth found."""
 
     compared: int = 0
+    """Entries that were judged."""
+
     undecided: int = 0
     """Entries whose allowance is unbounded: finite non-zero values there are not judged."""
 
@@ -162,7 +188,7 @@ class Judgement:
 
     misses: list[Miss] = field(default_factory=list)
     held: tuple[str, ...] = PROMISES
-    """The promises that every gradient could have come of."""
+    """The promises of which every gradient could have come, the sharpest first."""
 
 
 def judged(case: Case, mode: Mode, device: str) -> Judgement:
@@ -177,6 +203,7 @@ def judged(case: Case, mode: Mode, device: str) -> Judgement:
             with asking(case, mode, device):
                 gradients = mode.gradients(case, device)
         except RAISED as error:
+            # in a format that an entry does not take, anything that is raised says that torch does not take it either
             is_taken = all(node.op.takes(case.form) for node in case.tree.applications)
             said = refusal(error, device) if is_taken else _first_line(error) or type(error).__name__
             if said:
@@ -197,6 +224,7 @@ def refusal(error: Exception, device: str) -> str | None:
     It is None where the exception says something else.
     """
     no_code = f"KeyError: {torch.device(device).type!r}"  # of inductor, which knows few devices
+    # by its name: to import the class would import the compiler into every run
     is_compilers = type(error).__module__ == "torch._dynamo.exc"
     untraced = is_compilers and (type(error).__name__ == "Unsupported" or any(w in str(error) for w in UNTRACED))
     known = any(said in str(error) for said in (*NO_KERNEL, no_code))
@@ -211,9 +239,9 @@ def _first_line(error: Exception) -> str:
 def judge(case: Case, gradients: Sequence[torch.Tensor | None], device: str, instead: str = "None") -> Judgement:
     """Compare gradients, one for each input that is asked for, with the certified truth.
 
-    `instead` is what came where there is no gradient.
+    `instead` is what came where there is no gradient. Raises UncertifiedError where the truth cannot be enclosed.
     """
-    # of a vector only the points that differ are answered for, below
+    # The shapes of a vector are known without an answer, which is then only found for points that differ, below.
     due = case.asked_shapes if case.is_pointwise else [found.centre.shape for found in answer(case)]
     malformed = [
         Miss("malformed", case.tree.leaves[number].name, case, case, fault or instead)
@@ -223,14 +251,14 @@ def judge(case: Case, gradients: Sequence[torch.Tensor | None], device: str, ins
     if malformed:
         return Judgement(compared=case.entries, misses=malformed, held=())
     with waiting():
-        got = [binding.read(gradient) for gradient in gradients if gradient is not None]
+        got = [binding.on_host(gradient) for gradient in gradients if gradient is not None]
     return judge_values(case, got)
 
 
 def _malformed(gradient: torch.Tensor | None, shape: Shape, case: Case, device: str) -> str | None:
-    """Say what is wrong with a gradient before its values are read; nothing to say of a missing one."""
+    """Say what is wrong with a gradient before its values are read; None where nothing is."""
     if gradient is None:
-        return ""
+        return ""  # it is malformed, and the caller knows what came instead
     want = (tuple(shape), binding.dtype(case.form), torch.device(device).type, torch.strided)
     have = (tuple(gradient.shape), gradient.dtype, gradient.device.type, gradient.layout)
     return None if have == want else f"shape, dtype, device, layout = {have} where {want} is due"
@@ -248,6 +276,7 @@ def judge_values(case: Case, gradients: Sequence[Floats]) -> Judgement:
         gradients = [gradient.ravel() for gradient in gradients]
         case, gradients = _picked(case, gradients, _distinct(case, gradients))
     every, all_gradients = case, gradients
+    # Three arithmetics, each for what the one before left open: float64 balls, the oracle's own choice, and flint.
     rough = filtered(case)
     if rough is not None:
         case, gradients = _picked(case, gradients, ~_settled(case, rough, gradients, judgement))
@@ -259,6 +288,7 @@ def judge_values(case: Case, gradients: Sequence[Floats]) -> Judgement:
         _judge_input(case, found, number, got, judgement)
         for number, found, got in zip(case.asked, answers, gradients, strict=True)
     ]
+    # a miss may need its neighbours in the tensor as it was asked, and not as it was thinned out above
     judgement.misses = [replace(miss, whole=whole) for miss in judgement.misses]
     if case.form.bits <= NARROW:
         judgement.held = tuple(_held(every, all_gradients, case, judged_entries, judgement))
@@ -266,11 +296,12 @@ def judge_values(case: Case, gradients: Sequence[Floats]) -> Judgement:
 
 
 def _doubtful(found: Found, got: Floats, form: Format) -> np.ndarray[Shape, np.dtype[np.bool_]]:
-    """Say where a rough answer does not do: what it does not allow, and what may be the worst."""
+    """Say of which entries a rough answer does not decide: those that it does not allow, and what may be the worst."""
     with np.errstate(invalid="ignore", over="ignore"):
         ulp = np.abs(_distances(got, found)) / form.ulp(found.centre)
     inside = is_within(found, got, form)
     worst = ulp[inside & np.isfinite(ulp) & np.isfinite(found.radius)].max(initial=0.0)
+    # Not `ulp >= ...`: an error that is NaN is doubtful. A zero may be lost, which no allowance excuses.
     doubtful: np.ndarray[Shape, np.dtype[np.bool_]] = ~inside | (got == 0) | ~(ulp < worst - oracle.ROUGH)
     return doubtful
 
@@ -282,7 +313,11 @@ def _held(
     compared: Sequence[np.ndarray[Shape, Any]],
     judgement: Judgement,
 ) -> Iterator[str]:
-    """Yield the promises that hold: where none of the gradients that were judged is further off than it allows."""
+    """Yield the promises that hold: where none of the gradients that were judged is further off than it allows.
+
+    `hard` is the part of the case that float64 did not settle, and `compared` says which of its entries are not moot.
+    """
+    # What keeps the promise that is asked for keeps the looser ones, whose allowances contain its own.
     declared = PROMISES.index(case.inside)
     kept = () if judgement.misses else PROMISES[declared:]
     yield from kept
@@ -292,7 +327,7 @@ def _held(
             ~(is_within(each, got, case.form) | each.by_convention).ravel()
             for each, got in zip(found, gradients, strict=True)
         ]
-        if hard is case:
+        if hard is case:  # else the masks are of other points
             outside = [away & asked for away, asked in zip(outside, compared, strict=True)]
         if not any(away.any() for away in outside):
             yield promise
@@ -304,6 +339,7 @@ def _picked(case: Case, gradients: Sequence[Floats], keep: np.ndarray[Shape, Any
 
 def _distinct(case: Case, gradients: Sequence[Floats]) -> Integers:
     """Return the numbers of points that differ from each other, in their bits or those of the gradients, in order."""
+    # A row is compared as one string of bytes: so -0 differs from 0, and a NaN equals itself.
     direction = [] if case.direction is None else [case.direction]
     rows = np.stack([column.ravel() for column in (*case.primals, case.cotangent, *direction, *gradients)], axis=1)
     whole = rows.view(np.dtype((np.void, rows.itemsize * rows.shape[1]))).ravel()
@@ -315,7 +351,7 @@ def _settled(
 ) -> np.ndarray[Shape, np.dtype[np.bool_]]:
     """Say at which points float64 is enough to see that every gradient is well inside its allowance.
 
-    How far off they are is noted.
+    The errors of those are noted in the judgement; the others are left to certified arithmetic.
     """
     form, settled, errors = case.form, np.ones(case.points, dtype=bool), []
     for got, balls in zip(gradients, rough, strict=True):
@@ -324,6 +360,7 @@ def _settled(
             distance = np.abs(got - balls.mid)
             inside = distance <= MARGIN * reach
             ordinary = inside & (got != 0) & (np.abs(balls.mid) < form.largest)
+            # a gradient of 0 is settled only where 0 is due, since elsewhere it may be lost, whatever the allowance
             settled = settled & (ordinary | (got == 0) & (np.abs(balls.mid) < NIL))
         errors.append((distance, form.ulp(np.nan_to_num(balls.mid)), reach))
     for number, (distance, ulp, radius) in zip(case.asked, errors, strict=True):
@@ -337,7 +374,11 @@ def _settled(
 
 
 def is_within(found: Found, got: Floats, form: Format) -> np.ndarray[Shape, np.dtype[np.bool_]]:
-    """Say of each entry whether rounding explains it."""
+    """Say of each entry whether rounding explains it.
+
+    An infinity is explained where the allowance reaches the format's largest number on that side, but not where the
+    allowance is unbounded: such an entry is undecided. Where the truth is infinite, it is due exactly.
+    """
     distance = _distances(got, found)
     unbounded = ~np.isfinite(found.radius) & np.isfinite(found.centre)
     with np.errstate(invalid="ignore", over="ignore"):
@@ -349,8 +390,26 @@ def is_within(found: Found, got: Floats, form: Format) -> np.ndarray[Shape, np.d
     return within
 
 
+def is_agreed(case: Case, gradients: Sequence[Floats]) -> bool:
+    """Say whether the gradients of a tensor op have no miss, as `judge_values` does, but soon where they have many.
+
+    A miss is looked into at length, and thousands of them would take minutes. So only the first few wrong entries of
+    each gradient are judged, and certified values stand in the place of the others.
+    """
+    judged_values, is_right = [], True
+    for found, got in zip(answer(case), gradients, strict=True):
+        inside = is_within(found, got, case.form)
+        is_right &= bool(inside.all())
+        is_first = np.cumsum(~inside).reshape(inside.shape) <= MOST_JUDGED
+        judged_values.append(np.where(inside | is_first, got, found.centre))
+    return is_right or not judge_values(case, judged_values).misses
+
+
 def _judge_input(case: Case, found: Found, number: int, got: Floats, judgement: Judgement) -> np.ndarray[Shape, Any]:
-    """Judge the gradient by one input; say which of its entries are not moot."""
+    """Judge the gradient by one input, and note what is found; say which of its entries are not moot.
+
+    Raises OracleError where the oracle's two answers, the truth and its allowance, contradict each other.
+    """
     if bool((np.abs(found.offset) > found.radius).any()):
         message = f"the allowance of {case.tree} does not contain its certified derivative"
         raise OracleError(message)
@@ -364,12 +423,13 @@ def _judge_input(case: Case, found: Found, number: int, got: Floats, judgement: 
     normal = (np.abs(centre) >= form.smallest_normal) & (np.abs(centre) <= form.largest)
     vanished = normal & ((flat == 0) | ~np.isfinite(flat))
     by_convention = found.by_convention.ravel()
-    # a sum over a broadcast axis may cancel, as in a composition
+    # Of one elementwise op what vanished is lost, whatever the allowance. Terms of a sum over a broadcast axis, and
+    # those of a composition, may cancel to 0.
     always_lost = case.tree.is_single and case.tree.root.op.elementwise and case.batches[number] == case.batch
     suspect = ~inside | (vanished & always_lost)
     undecided = unbounded & ~(vanished & always_lost)
     overflowed = np.zeros_like(undecided)
-    points: dict[Shape, Case] = {}  # one for all the entries that come from it
+    points: dict[Shape, Case] = {}  # one case for all the entries of a row, which share what is remembered of it
     for place in np.flatnonzero(suspect & ~undecided):
         if len(judgement.misses) >= MOST_MISSES:
             break  # enough to say what is wrong
@@ -380,6 +440,7 @@ def _judge_input(case: Case, found: Found, number: int, got: Floats, judgement: 
         at = points[row] = points.get(row) or isolated(case, number, index)
         got_here, off_by = float(flat[place]).hex(), (float(ulp[place]), float(share[place]))
         miss = Miss("agrees", case.tree.leaves[number].name, at, case, got_here, truth, *off_by, index)
+        # Only now is it asked whether the entry is moot: that takes an evaluation, and few entries are suspect.
         if not by_convention[place] and overflows(miss.case):
             overflowed[place] = True
             continue
@@ -400,8 +461,8 @@ def _judge_input(case: Case, found: Found, number: int, got: Floats, judgement: 
 
 
 def _ball(centre: float, rest: float, off: float) -> arb:
-    """Return the truth as a ball, of its two parts; float64 may be off, by a part of the allowance."""
-    with precision(160):
+    """Return the truth as a ball: the sum of its two parts, which may be off by so much where flint was not asked."""
+    with precision(160):  # two float64 that do not overlap; what the sum has beyond 160 bits is in its radius
         if not np.isfinite(centre):
             return arb(centre)
         return arb(centre) + arb(rest) + (arb(0, off) if np.isfinite(off) else arb(0))
@@ -414,7 +475,11 @@ def _distances(got: Floats, found: Found) -> Floats:
 
 
 def isolated(case: Case, number: int, index: Shape) -> Case:
-    """Return the case at the point that an entry of a derivative comes from, where there is one."""
+    """Return the case at the one point that an entry of a derivative comes from; the whole case where there is none.
+
+    There is none for an input that was broadcast, whose entries are sums over points, nor where something else is
+    asked for than a gradient with a cotangent: a sum or a mean, a Jacobian, or the change along a tangent of the whole.
+    """
     batch = case.batches[number]
     pushed = "f" in case.word and not case.is_pointwise  # a tangent of the whole
     if not batch or batch != case.batch or case.root != "cotangent" or case.units or pushed:
@@ -433,6 +498,7 @@ def overflows(case: Case) -> bool:
     A derivative there is moot: an overflow of the forward, of the local derivative that the cotangent
     multiplies, or of a term of a sum, is not the derivative's fault.
     """
+    # Outside the domain the formula has no value that could be too large.
     bounded = (
         (case.tree.root.op.interval(leaf.name), p) for leaf, p in zip(case.tree.leaves, case.primals, strict=True)
     )
@@ -440,6 +506,7 @@ def overflows(case: Case) -> bool:
         return False
     if not all(np.isfinite(primal).all() for primal in case.primals):
         return False
+    # the local derivative, before a cotangent or a direction multiplies it
     local = replace(
         case,
         cotangent=np.ones_like(case.cotangent),
@@ -461,6 +528,7 @@ def _may_vanish(case: Case, number: int, got: float) -> bool:
 
 
 def _note_worst(case: Case, number: int, shape: Shape, ulp: Floats, judgement: Judgement) -> None:
+    """Note the largest of some errors, and its inputs, where it is the largest of the judgement so far."""
     if not ulp.size or float(ulp.max()) < judgement.worst_ulp:
         return
     place = int(ulp.argmax())
@@ -468,4 +536,4 @@ def _note_worst(case: Case, number: int, shape: Shape, ulp: Floats, judgement: J
     index = tuple(int(i) for i in np.unravel_index(place, shape))
     leaf = case.tree.leaves[number]
     named = Miss("agrees", leaf.name, isolated(case, number, index), case, "", index=index).point
-    judgement.at = {name: v.hex() for name, v in list(named.items())[:8]}
+    judgement.at = {name: v.hex() for name, v in list(named.items())[:MOST_RECORDED]}

@@ -43,14 +43,13 @@ FUNCTIONS = {
     "round": round,
     "sqrt": math.sqrt,
 }
-"""What a region may call."""
+"""What a region may call. A region is text of a file that anyone may have written: simpleeval lets it reach no more."""
 
-KERNELS = ("DEFAULT", "AVX2", "AVX512")
+INSTRUCTION_SETS = ("DEFAULT", "AVX2", "AVX512")
 """The sets of instructions that torch has CPU kernels for, as `torch.backends.cpu.get_cpu_capability` names them."""
 
-FAULTS = VERDICTS[1:]
+EXCUSABLE = VERDICTS[1:]
 """The verdicts that a deviation may excuse."""
-
 
 DENSE = next(iter(LAYOUTS))
 """How elements lie where nothing else is said."""
@@ -67,6 +66,8 @@ class Deviation:
     op: str
     dtype: str
     verdicts: tuple[str, ...]
+    """What its misses are found to be: each of VERDICTS but the first."""
+
     modes: tuple[str, ...] = FIRST_ORDER
     """The modes that show it; all of the first order unless the file says otherwise."""
 
@@ -76,7 +77,7 @@ class Deviation:
     An entry of the file lists its ``devices``, the CPU alone unless it says otherwise.
     """
 
-    kernels: tuple[str, ...] = KERNELS
+    kernels: tuple[str, ...] = INSTRUCTION_SETS
     """The sets of instructions for which torch's CPU kernels show it; all of them unless the file says otherwise."""
 
     torch: str
@@ -102,9 +103,11 @@ class Deviation:
     """The inputs that require grad there; all that the op differentiates unless the file says otherwise."""
 
     most_ulp: float = math.inf
-    """How far off it may be: what is further off is new."""
+    """How far off it may be, in ulps of the truth: a miss that is further off is new."""
 
     reason: str
+    """Why torch is wrong there, for who reads the table of verdicts."""
+
     link: str
     """An upstream report, or ``unreported`` and the date it was found."""
 
@@ -119,7 +122,7 @@ class Deviation:
         return asked == (self.op, self.dtype, self.device) and not {mode, MODES[mode].eager}.isdisjoint(self.modes)
 
     def covers(self, miss: Miss) -> bool:
-        """Say whether a miss, of what the deviation concerns, is this deviation."""
+        """Say whether a miss is this deviation, which is known to concern its op, dtype, mode and device."""
         if miss.verdict not in self.verdicts or miss.ulp > self.most_ulp:
             return False
         if not miss.case.tree.root.op.elementwise:
@@ -128,7 +131,10 @@ class Deviation:
         return any(self.holds(dict(zip(names, point, strict=True)), g) for *point, g in _points(miss))
 
     def holds(self, point: Mapping[str, Any], cotangent: Any) -> bool:
-        """Say whether a point lies in the region; of a tensor op, whether arrays do, of which the extents are given."""
+        """Say whether inputs and a cotangent lie in the region: numbers, or of a tensor op the extents of its arrays.
+
+        Raises what the region raises, such as ZeroDivisionError or simpleeval.InvalidExpression.
+        """
         evaluator, parsed = _evaluator(self.region)
         evaluator.names = {**point, "g": cotangent, "inf": math.inf}
         return bool(evaluator.eval(self.region, previously_parsed=parsed))
@@ -198,6 +204,7 @@ class Extent:
 
 @cache
 def _evaluator(region: str) -> tuple[simpleeval.SimpleEval, Any]:
+    """Return an evaluator, and what it parsed of a region: once for each, since a case may have thousands of misses."""
     return simpleeval.SimpleEval(functions=FUNCTIONS), simpleeval.SimpleEval.parse(region)
 
 
@@ -205,7 +212,7 @@ def _evaluator(region: str) -> tuple[simpleeval.SimpleEval, Any]:
 def _extents(case: Case, wrt: str, layouts: tuple[Layout, ...]) -> tuple[dict[str, Extent], Extent]:
     """Return the extents of the inputs by name, and that of the cotangent.
 
-    The layouts are those of the case, which are no part of what makes two cases equal.
+    The layouts are those of the case: two cases are equal whatever their layouts, so these are a key by themselves.
     """
 
     def lying(values: Floats, number: int) -> str:
@@ -226,12 +233,13 @@ def trees_of(op: Op) -> list[Tree]:
     """Return an op on its own inputs: a tensor op at each of its shapes."""
     if op.elementwise:
         return [single(op)]
+    # An op of any size may be pinned with all axes as short as they can be, so that the entry stays short.
     short = [] if op.shapes else [op.shaped(dict.fromkeys(op.letters, op.shortest))]
     return [single(op, shapes) for shapes in (*op.cores, *short)]
 
 
 def pinned(known: Deviation, op: Op) -> Case:
-    """Return the pinned input of a deviation."""
+    """Return the pinned input of a deviation, at the shapes that have as many elements as it names."""
     tree = next(tree for tree in trees_of(op) if set(tree.elements) == set(known.pinned))
     primals = tuple(
         np.array([known.pinned[name] for name in leaf.elements]).reshape(leaf.shape) for leaf in tree.leaves
@@ -248,7 +256,10 @@ def pinned(known: Deviation, op: Op) -> Case:
 
 
 def _points(miss: Miss) -> Iterator[tuple[float, ...]]:
-    """Return every point and cotangent that may have contributed: sums over a broadcast axis have many."""
+    """Return every point and cotangent that may have contributed: sums over a broadcast axis have many.
+
+    They are all combinations of the values, so that a region may cover a miss by one that was not asked.
+    """
     yield from itertools.product(
         *(sorted(set(values.ravel().tolist())) for values in (*miss.case.primals, miss.case.cotangent))
     )
@@ -269,19 +280,21 @@ def read(path: Path, ops: Mapping[str, Op]) -> tuple[Deviation, ...]:
     if unknown or not isinstance(table.get("deviation", []), list):
         message = f"deviations {path}: has {', '.join(sorted(unknown or table))}; accepted: a list of [[deviation]]"
         raise DeviationError(message)
-    found = [
-        each for number, entry in enumerate(table.get("deviation", []), 1) for each in _entry(path, number, entry, ops)
-    ]
-    return tuple(each for each in found if _concerns(each))
+    entries = enumerate(table.get("deviation", []), 1)
+    # all entries are read before those of another torch are left out, so that none of them goes stale unseen
+    found = [each for number, entry in entries for each in _entry(path, number, entry, ops)]
+    return tuple(each for each in found if _is_here(each))
 
 
-def _concerns(deviation: Deviation) -> bool:
+def _is_here(deviation: Deviation) -> bool:
     """Say whether a deviation is of the installed torch, on this machine."""
+    # What is behind the `+` of a version names a build, such as `+cpu`. Specifiers leave nightlies out unless told to.
     here = deviation.device != "cpu" or torch.backends.cpu.get_cpu_capability() in deviation.kernels
     return here and SpecifierSet(deviation.torch).contains(torch.__version__.split("+")[0], prereleases=True)
 
 
 def _entry(path: Path, number: int, entry: Mapping[str, Any], ops: Mapping[str, Op]) -> Iterator[Deviation]:
+    """Yield the deviations of one entry, one for each of its devices and formats. Raises DeviationError."""
     shared = {name: value for name, value in entry.items() if name != "dtypes"}
     place = f"deviations {path}: entry {number} ({entry.get('op', 'without op')})"
     if not isinstance(entry.get("dtypes"), dict):
@@ -292,11 +305,9 @@ def _entry(path: Path, number: int, entry: Mapping[str, Any], ops: Mapping[str, 
         message = f"{place}: devices={devices!r}; accepted: a list of types of devices"
         raise DeviationError(message)
     for device, (dtype, where) in itertools.product(devices, entry["dtypes"].items()):
-        given = (
-            shared
-            | {name: value for name, value in where.items() if name not in {"got", "truth"}}
-            | {"dtype": dtype, "device": device}
-        )
+        # What torch gives there and what is true are for readers; the run finds both anew.
+        own = {name: value for name, value in where.items() if name not in {"got", "truth"}}
+        given = shared | own | {"dtype": dtype, "device": device}
         _refuse_fields(place, given)
         try:
             given["pinned"] = {name: float.fromhex(value) for name, value in given["pinned"].items()}
@@ -310,6 +321,7 @@ def _entry(path: Path, number: int, entry: Mapping[str, Any], ops: Mapping[str, 
 
 
 def _refuse_fields(place: str, given: Mapping[str, Any]) -> None:
+    """Refuse an entry that lacks a field, or has one that does not exist. Raises DeviationError."""
     accepted = {each.name for each in fields(Deviation)}
     due = accepted - {"modes", "kernels", "cotangent", "most_ulp", "layouts", "wrt"}
     unknown, missing = sorted(set(given) - accepted), sorted(due - set(given))
@@ -320,15 +332,16 @@ def _refuse_fields(place: str, given: Mapping[str, Any]) -> None:
 
 
 def _validate(deviation: Deviation, ops: Mapping[str, Op]) -> None:
-    accepted = {"op": ops, "dtype": FORMATS, "verdicts": FAULTS, "modes": MODES, "kernels": KERNELS}
+    """Refuse a deviation that could excuse nothing, or something else. Raises ValueError, which says what is."""
+    accepted = {"op": ops, "dtype": FORMATS, "verdicts": EXCUSABLE, "modes": MODES, "kernels": INSTRUCTION_SETS}
     for name, names in accepted.items():
         value = getattr(deviation, name)
         unknown = set(value if isinstance(value, tuple) else (value,)) - set(names)
         if unknown or not value:
             message = f"{name}={value!r}; accepted: {', '.join(names)}"
             raise ValueError(message)
-    SpecifierSet(deviation.torch)
-    if not deviation.most_ulp > 0:
+    SpecifierSet(deviation.torch)  # raises InvalidSpecifier
+    if not deviation.most_ulp > 0:  # NaN is not, either
         message = f"most_ulp={deviation.most_ulp}; accepted: a number above 0"
         raise ValueError(message)
     op = ops[deviation.op]
@@ -342,9 +355,9 @@ def _validate(deviation: Deviation, ops: Mapping[str, Op]) -> None:
         )
         raise ValueError(message)
     trees = trees_of(op)
-    accepted_pins = [tree.elements for tree in trees]
-    if not any(set(deviation.pinned) == set(names) for names in accepted_pins):
-        named = "; or of ".join(", ".join(names) for names in accepted_pins)
+    accepted_pins = [", ".join(tree.elements) for tree in trees]
+    if not any(set(deviation.pinned) == set(tree.elements) for tree in trees):
+        named = "; or of ".join(accepted_pins)
         message = f"pinned={dict(deviation.pinned)}; accepted: a hex float for each of {named}"
         raise ValueError(message)
     try:

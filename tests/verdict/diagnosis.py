@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     Mask = np.ndarray[Shape, np.dtype[np.bool_]]
 
 SECONDS = 2.0
-"""How long is spent on what a gradient would be if something were forgotten."""
+"""How long is spent on what a gradient would be if something were forgotten, and on smaller cases. It is arbitrary."""
 
 SIMPLE = 1000
-"""The largest denominator of a factor that is said."""
+"""The largest denominator of a factor that is said; the number is arbitrary."""
 
 OBVIOUS = tuple(Fraction(n, d) for n, d in ((-1, 1), (2, 1), (1, 2), (-2, 1), (-1, 2)))
 """Factors that are said of a single entry; any other would be a coincidence."""
@@ -44,7 +44,7 @@ MOST_CUTS = 32
 """Places along an axis at which a sum is tried to begin or end: at multiples of a power of two."""
 
 MOST_POINTS = 4096
-"""Different points of an elementwise case at which all gradients are looked at again."""
+"""Points of an elementwise case up to which all gradients are looked at again."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,12 @@ class Seen:
     """One gradient of a case as it came, beside what is due."""
 
     name: str
+    """That of the input which the derivative is by."""
+
     got: Floats
     found: Found
     wrong: Mask
+    """Which entries rounding does not explain."""
 
     @property
     def due(self) -> Floats:
@@ -74,7 +77,7 @@ def seen(case: Case, mode: Mode, device: str) -> list[Seen]:
     if any(g is None or tuple(g.shape) != f.centre.shape for g, f in zip(gradients, found, strict=True)):
         return []
     names = [case.tree.leaves[number].name for number in case.asked]
-    read = [binding.read(gradient) for gradient in gradients if gradient is not None]
+    read = [binding.on_host(gradient) for gradient in gradients if gradient is not None]
     return [
         Seen(name, got, each, ~is_within(each, got, case.form))
         for name, got, each in zip(names, read, found, strict=True)
@@ -82,7 +85,10 @@ def seen(case: Case, mode: Mode, device: str) -> list[Seen]:
 
 
 def diagnosed(one: Seen, every: Sequence[Seen], case: Case) -> str | None:
-    """Say what the wrong entries of a gradient are instead; None where none of what is known explains all of them."""
+    """Say what the wrong entries of a gradient are instead; None where no diagnosis explains all of them.
+
+    `every` has all the gradients of the case, since an entry may be that of another input.
+    """
     got, due = one.got[one.wrong], one.due[one.wrong]
     if not got.size or not np.isfinite(due).all():
         return None
@@ -91,6 +97,7 @@ def diagnosed(one: Seen, every: Sequence[Seen], case: Case) -> str | None:
             return f"each is {name}"
     if not np.isfinite(got).all():
         return None
+    # an entry may be off by what rounding makes of the truth, and by the rounding of what it is instead
     reach = (one.found.radius + np.abs(one.found.offset))[one.wrong] + case.form.ulp(due)
     said = _factor(got, due, reach) or _elsewhere(one, every, case)
     return said or next((f"each is what is due if {words}" for words in _forgotten(one, every, case)), None)
@@ -100,6 +107,7 @@ def _factor(got: Floats, due: Floats, reach: Floats) -> str | None:
     """Say by which factor all entries are off, where one is within rounding of every entry's."""
     if (due == 0).any() or not np.isfinite(reach).all():
         return None
+    # Each entry allows an interval of factors; the sort puts its ends in order where `due` is negative.
     ends = np.sort(np.stack([(got - reach) / due, (got + reach) / due]), axis=0)
     lower, upper = float(ends[0].max()), float(ends[1].min())
     if lower > upper:
@@ -122,7 +130,11 @@ def simplest(lower: float, upper: float) -> Fraction:
 
 
 def _between(low: Fraction, high: Fraction) -> Fraction:
-    """Return the simplest fraction between two positive ones: the first at which their continued fractions part."""
+    """Return the simplest fraction between two positive ones, by their continued fractions.
+
+    Where both have the same whole part, and the lower one is not whole, the rest is the reciprocal of the simplest
+    fraction between the reciprocals of their rests: this is the walk down the Stern-Brocot tree.
+    """
     whole = low.numerator // low.denominator
     if low == whole:
         return Fraction(whole)
@@ -139,6 +151,7 @@ def _elsewhere(one: Seen, every: Sequence[Seen], case: Case) -> str | None:
             "column" if axis == one.due.ndim - 1 else "row" if axis == one.due.ndim - 2 else f"place along axis {axis}"
         )
         for shift in (1, -1):
+            # of two places the one before is the one after
             if length > 2 and _explains(_rolled(one.found, shift, axis), one, case):
                 return f"each is what is due one {name} {'before' if shift > 0 else 'after'}"
     return None
@@ -149,13 +162,13 @@ def _rolled(found: Found, shift: int, axis: int) -> Found:
 
 
 def _explains(other: Found, one: Seen, case: Case) -> bool:
-    """Say whether all wrong entries are within rounding of other values, from which what is due can be told."""
+    """Say whether all wrong entries are within rounding of other values, each of which can be told from what is due."""
     apart = np.abs(other.centre - one.due) > other.radius + np.abs(other.offset)
     return bool((is_within(other, one.got, case.form) & apart)[one.wrong].all())
 
 
 def _forgotten(one: Seen, every: Sequence[Seen], case: Case) -> Iterator[str]:
-    """Yield what explains all wrong entries, of what kernels forget or mistake; as long as there is time."""
+    """Yield what explains all wrong entries, of what kernels forget or mistake, for as long as there is time."""
     until = monotonic() + SECONDS
     place = [each.name for each in every].index(one.name)
     for words, other in _mistaken(case):
@@ -180,18 +193,22 @@ def _mistaken(case: Case) -> Iterator[tuple[str, Case]]:
 
 
 def _in_memory(values: Floats, case: Case, number: int) -> Floats | None:
-    """Return the elements in the order of memory, where they lie in another than their own."""
+    """Return what a kernel reads that ignores strides; None where that is what it should read.
+
+    It begins where the tensor begins, and reads one element after another; past the end of memory it starts over, since
+    what a kernel would find there is not known.
+    """
     if not binding.applies(case.layout(number), values):
         return None
-    laid = binding.tensor(values, case.form, "cpu", case.layout(number))
+    laid = binding.tensor(values, case.form, "cpu", case.layout(number))  # lies alike on any device
     memory = laid.as_strided((laid.untyped_storage().nbytes() // laid.element_size(),), (1,), 0)
     places = (np.arange(values.size) + int(laid.storage_offset())) % len(memory)
-    read = binding.read(memory)[places].reshape(values.shape)
+    read = binding.on_host(memory)[places].reshape(values.shape)
     return None if np.array_equal(read, values) else read
 
 
 def _cotangents(case: Case) -> Iterator[tuple[str, Floats]]:
-    """Yield what a cotangent is mistaken for."""
+    """Yield what a cotangent is mistaken for, each with the cotangent that would be right for it."""
     given = case.cotangent
     dense = _in_memory(given, case, len(case.primals))
     if dense is not None:
@@ -199,7 +216,7 @@ def _cotangents(case: Case) -> Iterator[tuple[str, Floats]]:
     yield "the cotangent is 1 everywhere", np.ones_like(given)
     if given.size:
         yield "the cotangent is everywhere that of the first element", np.full_like(given, given.ravel()[0])
-    if len(case.outputs) > 1:
+    if len(case.outputs) > 1:  # they lie one behind the other, so that places along an axis mean nothing
         ends = np.cumsum([0, *(prod(shape) for shape in case.outputs)]).tolist()
         for number, (start, end) in enumerate(pairwise(ends)):
             yield f"output {number} has no cotangent", _without(given, given.ndim - 1, slice(start, end))
@@ -218,6 +235,7 @@ def _shortened(given: Floats) -> Iterator[tuple[str, Floats]]:
             yield f"the first {name} counts {length} times, and no other does", first * length
             yield f"the last {name} is left out", _without(given, axis, slice(length - 1, None))
         for size in BLOCKS:
+            # where one element is left over, it is the last one, which was said above
             if length % size > 1 and length > size:
                 words = f"those past the last whole block of {size} {name} are left out"
                 yield words, _without(given, axis, slice(length - length % size, None))
@@ -226,7 +244,7 @@ def _shortened(given: Floats) -> Iterator[tuple[str, Floats]]:
 def _cut(given: Floats) -> Iterator[tuple[str, Floats]]:
     """Yield cotangents of what is before, or from, a multiple of a power of two along an axis."""
     for axis, length in enumerate(given.shape):
-        size = max(BLOCKS[0], 1 << max(length // MOST_CUTS, 1).bit_length())
+        size = max(BLOCKS[0], 1 << max(length // MOST_CUTS, 1).bit_length())  # so that there are `MOST_CUTS` at most
         for cut in range(size, length, size):
             for part, words in ((slice(cut), f"from {cut:,} on"), (slice(cut, None), f"before {cut:,}")):
                 yield f"only those {words} count along axis {axis} of the output", _without(given, axis, part)

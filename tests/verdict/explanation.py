@@ -29,14 +29,18 @@ if TYPE_CHECKING:
 
 
 MOST_VALUES = 8
-"""Elements of inputs that a headline has the values of; of more it has the shapes."""
+"""Elements of inputs that a headline has the values of; of more it has the shapes. The number is arbitrary."""
 
 MOST_INTERVALS = 4
-"""Intervals of misses that are shown."""
+"""Intervals of misses that are named; more than these few are no pattern. The number is arbitrary."""
 
 
 class DisagreementError(AssertionError):
-    """A gradient is not what it should be; the explanation is written when it is read."""
+    """A gradient is not what it should be.
+
+    The explanation is written when it is read: that takes seconds, and Hypothesis drops many such errors while it looks
+    for a smaller example.
+    """
 
     is_brief = False
     """Whether a line is enough, since the same was explained before."""
@@ -79,37 +83,41 @@ class DisagreementError(AssertionError):
 
 
 def explained(misses: Sequence[Miss], mode: Mode, device: str) -> str:
-    """Explain the first of some misses of a case, so that a reader can check it without this project."""
+    """Explain the first of some misses of a case, so that a reader can check it without this project.
+
+    What comes first is of the case as it was asked; the snippet at the end is of the smallest case that still misses.
+    """
     miss = misses[0]
     tree = miss.case.tree
-    shown = reproducing(miss, mode, device)
+    small = reproducing(miss, mode, device)
     along = None if miss.case.along is None else tree.leaves[miss.case.along].name
-    is_whole = shown.whole is miss.whole or bool(shown.whole.layouts)
+    # Where nothing smaller misses, and where it takes a layout, the point alone would mislead.
+    is_whole = small.whole is miss.whole or bool(small.whole.layouts)
     lines = [*headline(miss, mode, device, is_whole=is_whole), *_distances(miss)]
     if miss.verdict != "malformed":
         lines += _spread([m for m in misses if (m.verdict, m.wrt) == (miss.verdict, miss.wrt)], mode, device)
-        lines += _suspected(shown.whole, miss, device)
+        lines += _suspected(small.whole, miss, device)
     lines += ["what is due is what the entry states at this point"] * bool(miss.case.stated)
     lines += ["", *formulas(tree, miss.wrt, along), ""]
-    text = snippet(shown.whole, miss.wrt, mode, device, shown.index)
-    if shown.overwritten is not None:
-        text = watching(text, shown.overwritten.name)
-    again = asked_again(text, miss.case, mode, device, _simpler(shown, miss))
+    text = snippet(small.whole, miss.wrt, mode, device, small.index)
+    if small.overwritten is not None:
+        text = watching(text, small.overwritten.name)
+    again = asked_again(text, miss.case, mode, device, _simpler(small, miss))
     return "\n".join([*lines, again])
 
 
-def _simpler(shown: Miss, miss: Miss) -> str:
-    """Say what a snippet of other inputs than those of the miss prints."""
-    if (shown.got, shown.expected) == (miss.got, miss.expected) or miss.verdict == "malformed":
+def _simpler(small: Miss, miss: Miss) -> str:
+    """Say what a snippet prints whose inputs are other than those of the miss."""
+    if (small.got, small.expected) == (miss.got, miss.expected) or miss.verdict == "malformed":
         return ""
-    at = f" at {list(shown.index)}" if shown.index else ""
-    return f", of simpler inputs, where {shown.got} comes{at} and {shown.expected} is due"
+    at = f" at {list(small.index)}" if small.index else ""
+    return f", of simpler inputs, where {small.got} comes{at} and {small.expected} is due"
 
 
 def headline(miss: Miss, mode: Mode, device: str, *, is_whole: bool) -> list[str]:
     """Say which derivative is wrong, where and how it was asked for, what came and what is due.
 
-    That of a point has its inputs; where the miss needs the whole case, that has its shapes and layouts.
+    A derivative at a point is told with its inputs; where the miss needs the whole case, with its shapes and layouts.
     """
     tree, case = miss.case.tree, miss.whole if is_whole or not miss.case.is_pointwise else miss.case
     where = where_asked(case, mode, device)
@@ -130,7 +138,7 @@ def headline(miss: Miss, mode: Mode, device: str, *, is_whole: bool) -> list[str
 
 
 def _suspected(case: Case, miss: Miss, device: str) -> Iterator[str]:
-    """Say where an entry may be behind a miss: its formula, or what it does not say."""
+    """Say where an entry of the catalogue may be behind a miss: by its formula, or by what it does not say."""
     wrong = wrong_value(case, device)
     if wrong is not None:
         got, due = wrong
@@ -148,6 +156,7 @@ def _distances(miss: Miss) -> list[str]:
     case = miss.whole
     if case.form.bits > NARROW or case.is_pointwise or not miss.index:
         return [line]
+    # each promise has an allowance of its own, and the truth is the same
     place, got = [case.tree.leaves[n].name for n in case.asked].index(miss.wrt), float.fromhex(miss.got)
     shares = []
     for promise in PROMISES:
@@ -162,7 +171,8 @@ def _distances(miss: Miss) -> list[str]:
 def _spread(alike: Sequence[Miss], mode: Mode, device: str) -> list[str]:
     """Say of each gradient which of its entries are wrong and what they are instead.
 
-    Of a function of one input it is said in which intervals of those tried.
+    Of a function of one input, in which intervals of the values tried. `alike` has the misses of one gradient that have
+    one verdict; torch is asked again for all, since a case lists no more than `MOST_MISSES`.
     """
     miss, case = alike[0], alike[0].whole
     every = seen(case, mode, device)
@@ -172,7 +182,7 @@ def _spread(alike: Sequence[Miss], mode: Mode, device: str) -> list[str]:
     shapes = [primal.shape for primal in case.primals]
     contexts = case.tree.root.op.context(shapes, case.seed) if case.tree.is_single else {}
     lines = []
-    for one in sorted(every, key=lambda one: one.name != miss.wrt):
+    for one in sorted(every, key=lambda one: one.name != miss.wrt):  # that of the headline first
         if not one.wrong.any():
             continue
         which = _tried(alike) if len(every) == len(inputs) == 1 and case.is_pointwise else ""
@@ -201,9 +211,10 @@ def _tried(alike: Sequence[Miss]) -> str:
         return ""
     tried = np.unique(case.primals[0])
     missed = np.isin(tried, [m.point[wrt] for m in alike])
-    edges = np.diff(missed.astype(int), prepend=0, append=0)
+    edges = np.diff(missed.astype(int), prepend=0, append=0)  # 1 where a run of misses begins, -1 behind its end
     runs = [
         f"[{tried[a]:.6g}, {tried[b - 1]:.6g}]" if b - a > 1 else f"{{{tried[a]:.6g}}}"
         for a, b in zip(np.flatnonzero(edges == 1), np.flatnonzero(edges == -1), strict=True)
     ]
+    # where all miss, or here and there, intervals tell nothing
     return "" if missed.all() or len(runs) > MOST_INTERVALS else f"{wrt} in {', '.join(runs)}"

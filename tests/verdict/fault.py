@@ -1,6 +1,6 @@
 """What tells one fault of an op from another: the gradient, and what all of its wrong entries have in common.
 
-One fault shows in many cases, and not in each of them the whole of it. So two failures are of two faults only where
+One fault shows in many cases, and few of them show the whole of it. So two failures are taken for one fault, unless
 what is known of the one contradicts what is known of the other.
 """
 
@@ -24,20 +24,24 @@ if TYPE_CHECKING:
     from tests.verdict.comparison import Miss
 
 FEWEST = 3
-"""Misses that tell a factor: of fewer there is always one."""
+"""Misses that tell a factor or a place: of fewer there is one by accident. The number is arbitrary."""
 
 SIMPLE = 16
-"""The largest denominator of a factor that is no accident."""
+"""The largest denominator of a factor that is no accident; the number is arbitrary."""
 
 
 class Fault(NamedTuple):
     """What is known of the wrong entries of one gradient; as JSON it is a list."""
 
     wrt: str
+    """The input that the gradient is by; empty where the fault is no input's."""
+
     kind: str
     """`values`; `convention`, where only those are wrong at which a rule says what is due; or what is malformed."""
 
     order: int = 1
+    """How often the function was differentiated."""
+
     factor: str = ""
     """What all of them are, as a multiple of what is due: 0, or where the whole gradient is wrong a simple number."""
 
@@ -54,15 +58,16 @@ class Fault(NamedTuple):
         if self.wrt != other.wrt:
             return False
         if self.kind != other.kind:
+            # where a whole gradient is wrong, it is wrong at its kinks too
             return self.kind == "convention" and other.kind == "values" and other.whole
         known = ((self.factor, other.factor), (self.places, other.places))
         return all(mine == theirs for mine, theirs in known if mine and theirs)
 
 
 def faults(misses: Sequence[Miss]) -> list[Fault]:
-    """Return what is known of the faults that some misses of a case show, one for each gradient.
+    """Return what is known of the faults that the misses of one case show: one fault for each gradient.
 
-    Drawn trees have ops and inputs of their own each, so that nothing is told apart there.
+    Misses of drawn trees are all taken for one: each tree has ops and inputs of its own, so that nothing compares.
     """
     if not misses[0].case.tree.is_single:
         return [Fault("", "values")]
@@ -78,14 +83,15 @@ def _fault(wrt: str, alike: Sequence[Miss]) -> Fault:
     miss, order = alike[0], alike[0].case.order
     if miss.overwritten is not None:
         return Fault("", f"{miss.overwritten.name} overwritten", order)
-    if miss.verdict == "malformed":
+    if miss.verdict == "malformed":  # the name of an exception, or what does not fit, without the details of the case
         return Fault(wrt, f"malformed, {miss.got.partition(':')[0].partition('=')[0]}", order)
     case = miss.whole
     (shape,) = {p.shape for leaf, p in zip(case.tree.leaves, case.primals, strict=True) if leaf.name == wrt}
-    whole = len(alike) >= min(prod(shape), MOST_MISSES)
+    whole = len(alike) >= min(prod(shape), MOST_MISSES)  # of more no case lists
     kind = "convention" if all(each.verdict == "convention" for each in alike) else "values"
     places = ", ".join(_places([each.index for each in alike], case, shape))
     factor = _factor(alike)
+    # Entries that are wrong by one factor while others are right tell more by their places, but for those that are 0.
     return Fault(wrt, kind, order, factor if whole or factor == "0" else "", places, whole)
 
 
@@ -95,7 +101,7 @@ def _factor(alike: Sequence[Miss]) -> str:
     if len(values) < FEWEST or not all(np.isfinite(value).all() and value[1] for value in values):
         return ""
     got, due, share = map(np.array, zip(*values, strict=True))
-    reach = np.abs(got - due) / share
+    reach = np.abs(got - due) / share  # the share of a miss is its error as a part of that
     ends = np.sort(np.stack([(got - reach) / due, (got + reach) / due]), axis=0)
     lower, upper = float(ends[0].max()), float(ends[1].min())
     found = simplest(lower, upper) if lower <= upper else Fraction(1, SIMPLE + 1)
@@ -103,9 +109,10 @@ def _factor(alike: Sequence[Miss]) -> str:
 
 
 def _places(indices: Sequence[Shape], case: Case, shape: Shape) -> Iterator[str]:
-    """Say at which end of which axis of a gradient, counted from the last, all wrong entries are, and all there are.
+    """Say at which end of which axes of a gradient the wrong entries are, where they are all the entries of a box.
 
-    Points of an elementwise op are in no order, and of few entries it would be an accident.
+    Axes are counted from the last, so that a batch before them changes no word. It is not said of the points of an
+    elementwise op, which are in no order, nor of few entries, of which it would be an accident.
     """
     if len(indices) < FEWEST or len(indices[0]) != len(shape) or case.is_pointwise:
         return

@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 
 
 LONGEST = 400
-"""Characters of a formula that are shown: a derivative of a large tensor op fills pages."""
+"""Characters of a formula that are shown: the derivative of some ops fills pages."""
 
 MOST_LINES = 12
 """Lines of a formula in numpy that are shown."""
 
 
 def formulas(tree: Tree, wrt: str, along: str | None = None) -> list[str]:
-    """Return the function of a tree and its derivative.
+    """Return lines with the function of a tree and its derivative.
 
-    The derivative of one elementwise op is by one input, or by that of the derivative along another; a tree is
-    written step by step. A tensor op is written as its entry has it.
+    One elementwise op has its derivative by the input `wrt`, or the second one by `along` and then by `wrt`. A tree of
+    several ops is written step by step, with the local derivatives of each. A tensor op is written as its entry has it.
     """
     names = names_of(tree)
     if tree.is_single:
@@ -39,7 +39,7 @@ def formulas(tree: Tree, wrt: str, along: str | None = None) -> list[str]:
 def _step(
     node: Apply, head: str, names: Mapping[Node, str], wrt: str | None = None, along: str | None = None
 ) -> list[str]:
-    """Write what one op gives, and the derivatives of an elementwise one."""
+    """Write what one op gives, with `head` on the left, and the derivatives of an elementwise one: all, or by `wrt`."""
     op = node.op
     if not isinstance(op.formula, Expr):
         return [
@@ -49,7 +49,7 @@ def _step(
     variables = {names[child]: sympy.Symbol(names[child], real=True) for child in node.children}
     places = zip(op.inputs, node.children, strict=True)
     formula = op.formula.xreplace({sympy.Symbol(name, real=True): variables[names[child]] for name, child in places})
-    over = "d" if wrt else f"d{head}"
+    over = "d" if wrt else f"d{head}"  # of a single op the headline says what is differentiated
     if along is not None:
         twice = slope(slope(formula, variables[along]), variables[wrt or along])
         return [f"{head} = {_shortened(str(formula))}", f"d2/d{along} d{wrt} = {_shortened(str(twice))}"]
@@ -61,8 +61,9 @@ def _step(
 
 
 def _source(formula: Any) -> list[str]:
-    """Return the lines of a formula in numpy."""
+    """Return the first lines of a formula in numpy, as it stands in its file."""
     try:
+        # of `assert_gradient` the formula is wrapped, since some of its arguments are fixed
         lines = inspect.getsource(getattr(formula, "source", formula)).splitlines()
     except (OSError, TypeError):
         return ["    its formula is not in a file"]
@@ -74,6 +75,6 @@ def _shortened(formula: str) -> str:
 
 
 def names_of(tree: Tree) -> dict[Node, str]:
-    """Name the nodes of a tree: the inputs by their names, the root output."""
+    """Name the nodes of a tree: inputs as they are called, steps ``t0``, ``t1``, ..., and the root ``output``."""
     steps = {node: "output" if node is tree.root else f"t{number}" for number, node in enumerate(tree.applications)}
     return {leaf: leaf.name for leaf in tree.leaves} | steps

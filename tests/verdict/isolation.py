@@ -47,6 +47,7 @@ DOOR = "tests/subject/"
 TIMED_OUT = "Timeout ("
 """What the watchdog of `faulthandler` writes first."""
 
+# No handler runs where the process is killed from outside, or leaves without Python's knowing.
 SILENT = "the process ended without a word: os._exit, or a signal that cannot be caught, as from a limit on memory"
 
 
@@ -58,23 +59,26 @@ class Question:
     """What is asked, where, and in which format, mode and on which device."""
 
     at: dict[str, str]
-    """The inputs as hex floats, where they are few."""
+    """The inputs as hex floats, by name, where they are few."""
 
     size: int
     """Elements of the largest input."""
 
     again: str
-    """How to see it again."""
+    """How to see it again: plain torch, or a command; empty where a value was asked for."""
 
 
 class Witness:
     """Notes, in a worker, each question before torch is asked it."""
 
     present: ClassVar[Witness | None] = None
-    """That of this process, if it is isolated."""
+    """The witness of this process, where it is a worker whose tests are isolated: torch is asked in many places."""
 
     def __init__(self, folder: Path, worker: str, patience: float, described: Described) -> None:
-        """Take the folder of notes, the name of the worker, seconds for a question, and what describes one."""
+        """Note in two files of `folder`, named as the worker, what torch is asked and where the process was.
+
+        `patience` is how many seconds a question may take, and `described` describes one.
+        """
         self.patience = patience
         self._note = folder / f"{worker}.json"
         self._stack = (folder / f"{worker}.txt").open("w", encoding="utf-8")
@@ -83,22 +87,22 @@ class Witness:
         Witness.present = self
 
     def pytest_sessionstart(self) -> None:
-        """Have a fatal error written to the notes; pytest's own plugin has set it up before."""
+        """Have a fatal error write the stack to the notes: pytest's own plugin has set up another file just before."""
         faulthandler.enable(self._stack, all_threads=False)
 
     def pytest_runtest_setup(self) -> None:
-        """Forget the test before."""
+        """Forget the test before this one."""
         self._record = None
-        self._note.write_text("{}")
+        self._note.write_text("{}")  # a crash in a test that asks nothing is not blamed on the last question
 
     def pytest_unconfigure(self) -> None:
-        """Close the file, which nothing is written to any more."""
+        """Close the file of stacks, once no fatal error can be written to it."""
         Witness.present = None
         faulthandler.disable()
         self._stack.close()
 
     def begins(self, record: Callable[[], Record]) -> None:
-        """Take what makes the record of a conformance test."""
+        """Take the function that returns the record of a conformance test as it is at any time."""
         self._record = record
         self.note(None)
 
@@ -107,7 +111,7 @@ class Witness:
         self.note(self._described(case, mode, device))
 
     def note(self, question: Question | None) -> None:
-        """Write what there is to tell."""
+        """Write down the record of the test so far, and the question that is asked now, if any."""
         record = None if self._record is None else asdict(self._record())
         self._note.write_text(json.dumps({"record": record, "question": question and asdict(question)}))
 
@@ -122,7 +126,7 @@ class Witness:
 
 
 def add_options(group: pytest.OptionGroup) -> None:
-    """Add the options of isolation."""
+    """Add the options `--isolate` and `--patience`."""
     group.addoption(
         "--isolate",
         action="store_true",
@@ -137,9 +141,9 @@ def add_options(group: pytest.OptionGroup) -> None:
 
 
 def start_workers(option: Any, *, has_xdist: bool) -> None:
-    """Have pytest-xdist, which reads its options next, start a worker where tests are isolated, and replace any.
+    """Have pytest-xdist, which reads its options after this, start one worker at least, and replace each that ends.
 
-    Raises pytest.UsageError.
+    Raises pytest.UsageError where it is not active.
     """
     if not has_xdist:
         message = (
@@ -147,13 +151,14 @@ def start_workers(option: Any, *, has_xdist: bool) -> None:
         )
         raise pytest.UsageError(message)
     option.numprocesses = option.numprocesses or 1
+    # xdist gives up after four for each worker, unless it is told otherwise
     option.maxworkerrestart = option.maxworkerrestart or str(MOST_RESTARTS)
 
 
 def prepare(config: pytest.Config, described: Described) -> None:
-    """Have each worker note what it asks, and the process that started them read it where one ends.
+    """Have each worker note what it asks, and the process that started them read the notes of one that ended.
 
-    Raises pytest.UsageError.
+    `described` describes a question. Raises pytest.UsageError.
     """
     option = config.option
     patience = _seconds(option.patience)
@@ -162,7 +167,7 @@ def prepare(config: pytest.Config, described: Described) -> None:
         raise pytest.UsageError(message)
     if not option.isolate:
         return
-    if hasattr(config, "workerinput"):
+    if hasattr(config, "workerinput"):  # which xdist gives to workers alone
         folder, worker = Path(config.workerinput["notes"]), config.workerinput["workerid"]
         config.pluginmanager.register(Witness(folder, worker, patience, described), "witness")
     else:
@@ -172,6 +177,7 @@ def prepare(config: pytest.Config, described: Described) -> None:
 
 
 def _seconds(given: str | None) -> float:
+    """Return the patience that an option asks for, in seconds. Raises pytest.UsageError."""
     try:
         seconds = PATIENCE if given is None else float(given)
     except ValueError:
@@ -183,14 +189,17 @@ def _seconds(given: str | None) -> float:
 
 
 def begin(record: Callable[[], Record]) -> None:
-    """Take what makes the record of a conformance test, where it is isolated."""
+    """Begin a conformance test with the function that returns its record, where tests are isolated."""
     if Witness.present is not None:
         Witness.present.begins(record)
 
 
 @contextmanager
 def asking(case: Case, mode: Mode | None, device: str) -> Iterator[None]:
-    """Ask torch inside for the derivative of a case, or without a mode for its value; isolated, note it first."""
+    """Let torch be asked inside for the derivative of a case, or without a mode for its value.
+
+    Where tests are isolated, the question is noted first, and the answer may take no longer than the patience.
+    """
     if Witness.present is not None:
         Witness.present.asks(case, mode, device)
     with waiting():
@@ -199,7 +208,7 @@ def asking(case: Case, mode: Mode | None, device: str) -> Iterator[None]:
 
 @contextmanager
 def waiting() -> Iterator[None]:
-    """Wait inside for what torch was asked last; isolated, not for ever."""
+    """Let what torch was asked last be waited for inside; where tests are isolated, not longer than the patience."""
     if Witness.present is None:
         yield
         return
@@ -208,7 +217,7 @@ def waiting() -> Iterator[None]:
 
 
 class Warden:
-    """Makes a verdict, in the process that started the workers, of what one that ended has noted."""
+    """Makes a verdict of the notes that a worker leaves when it ends, in the process that started the workers."""
 
     def __init__(self, folder: Path) -> None:
         """Take an empty folder, which the workers write their notes to."""
@@ -224,11 +233,11 @@ class Warden:
         """Write the failure, and the record, of the test in which a worker ended."""
         worker = report.node.gateway.id
         verdict, stack, record, question = self.found(worker)
-        report.when = "call"
+        report.when = "call"  # xdist's own report is of no phase, and records are those of calls
         report.location = (report.location[0], None, report.nodeid.partition("::")[2])  # what a failure is headed by
         report.longrepr = told(report.nodeid, verdict, stack, question)
         if record is not None:
-            report.user_properties.append(("record", judged(record, verdict, stack[0], question).line()))
+            report.user_properties.append(("record", record_of_end(record, verdict, stack[0], question).line()))
 
     def found(self, worker: str) -> tuple[str, list[str], Record | None, Question | None]:
         """Return the verdict, lines that say how it ended, and what is noted of the test and the question."""
@@ -237,7 +246,7 @@ class Warden:
         record, question = noted.get("record"), noted.get("question")
         return (
             "hung" if stack.startswith(TIMED_OUT) else "crashed",
-            shown(stack),
+            stack_lines(stack),
             record and Record(**record),
             question and Question(**question),
         )
@@ -247,14 +256,19 @@ def _read(path: Path) -> str:
     return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
 
 
-def shown(stack: str) -> list[str]:
-    """Return what `faulthandler` wrote, without the frames of this suite and the threads of xdist alone."""
+def stack_lines(stack: str) -> list[str]:
+    """Return the lines of use in what `faulthandler` wrote: what ended the process, and the frames inside torch.
+
+    Frames of this suite are left out, and so are threads in which xdist waits.
+    """
     if not stack:
         return [SILENT]
+    # the list of extension modules at the end fills a screen
     first, *threads = re.split(r"\n\n?(?=Current thread|Thread|Stack)", stack.partition("\nExtension modules")[0])
     frames = []
     for thread in threads:
         inner = [line for line in thread.splitlines() if line.startswith("  File ")]
+        # the innermost call comes first, so that what is before the door is not this suite's
         own = next((n for n, line in enumerate(inner) if DOOR in line), None)
         if own is not None or "execnet" not in thread:
             frames += inner[:own]
@@ -262,15 +276,18 @@ def shown(stack: str) -> list[str]:
 
 
 def told(test: str, verdict: str, stack: list[str], question: Question | None) -> str:
-    """Write the failure."""
+    """Write the failure of a test in which a worker ended."""
     if question is None:
         return "\n".join([f"{test} {verdict}, before torch was asked for a gradient:", *stack])
     head = f"{question.name} {verdict}; it is what was asked last:"
     return "\n".join([head, *stack, "", question.again])
 
 
-def judged(record: Record, verdict: str, said: str, question: Question | None) -> Record:
-    """Return the record of a test in which a worker ended: nothing came of what was asked last."""
+def record_of_end(record: Record, verdict: str, said: str, question: Question | None) -> Record:
+    """Return the record of a test in which a worker ended: as it was noted, with no answer to the last question.
+
+    `said` is how the worker ended, in a line.
+    """
     return replace(
         record,
         verdict=verdict,

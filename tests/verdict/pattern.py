@@ -15,13 +15,16 @@ if TYPE_CHECKING:
     Mask = np.ndarray[Shape, np.dtype[np.bool_]]
 
 LONGEST_STEP = 64
-"""The longest step, and the longest block, that a set of rows or columns is compared with."""
+"""The longest step that a set of rows or columns is compared with: kernels have blocks and warps up to about that."""
+
+BLOCKS = (64, 32, 16, 8, 4)
+"""The sizes of blocks that a set of rows or columns is compared with, the largest first, since it says most."""
 
 MOST_LISTED = 6
-"""Rows or columns that are listed one by one."""
+"""Rows or columns that are listed one by one. The number is arbitrary."""
 
 FEWEST = 3
-"""Entries of which a threshold is said: of fewer any are on one side of one."""
+"""Entries of which a threshold is said: of fewer there is one by accident. The number is arbitrary."""
 
 
 def described(wrong: Mask, inputs: Mapping[str, Floats]) -> str:
@@ -32,13 +35,14 @@ def described(wrong: Mask, inputs: Mapping[str, Floats]) -> str:
     """
     if wrong.all():
         return "all of them"
+    # The order is that of how much a description says: a cause in the values, a range, a shape, and then a list.
     exact = _by_values(wrong, inputs)
     if exact:
         return exact
     box = [np.unique(indices) for indices in np.nonzero(wrong)]
-    is_box = wrong[np.ix_(*box)].all()
+    is_box = wrong[np.ix_(*box)].all()  # whether all that have a wrong entry in each axis are wrong
     said = " of ".join(reversed([*_restricted(box, wrong.shape)]))
-    if is_box and wrong.ndim and _is_plain(box, wrong.shape):
+    if is_box and wrong.ndim and _is_plain(box):
         return said
     for words in (_by_diagonal(wrong), _by_size(wrong, inputs)):
         if words:
@@ -57,7 +61,7 @@ def labelled(wrong: Mask, contexts: Mapping[str, Any]) -> str:
     `contexts` has arrays by name, of which those of integers or truths with an element for each row count.
     """
     for name, labels in contexts.items():
-        rows = wrong.reshape(*labels.shape, -1) if _labels(labels, wrong.shape) else None
+        rows = wrong.reshape(*labels.shape, -1) if _is_labelling(labels, wrong.shape) else None
         if rows is None or not (rows.all(-1) == rows.any(-1)).all():
             continue
         for label in np.unique(labels[rows.any(-1)]):
@@ -66,20 +70,21 @@ def labelled(wrong: Mask, contexts: Mapping[str, Any]) -> str:
     return ""
 
 
-def _labels(values: Any, shape: Shape) -> bool:
+def _is_labelling(values: Any, shape: Shape) -> bool:
     """Say whether values are labels, one for each row of an array or each of its first axes."""
     is_array = isinstance(values, np.ndarray) and values.dtype.kind in "iub" and values.ndim > 0
     return is_array and values.shape == shape[: values.ndim]
 
 
-def _is_plain(box: list[Integers], shape: Shape) -> bool:
-    """Say whether each axis of a box is whole or a range: no list of numbers says more than a cause."""
-    return all(at[-1] - at[0] + 1 == len(at) for at, _ in zip(box, shape, strict=True))
+def _is_plain(box: list[Integers]) -> bool:
+    """Say whether each axis of a box is a range: a list of numbers would say less than a cause that is looked for."""
+    return all(at[-1] - at[0] + 1 == len(at) for at in box)
 
 
 def _restricted(box: list[Integers], shape: Shape) -> Iterator[str]:
     """Describe a box by each axis that it does not have the whole of."""
     names = ["axis " + str(axis) for axis in range(len(shape))]
+    # the last two axes are rows and columns, and the one axis of a vector has elements
     names[-2:] = ["row", "column"][-len(shape) :] if len(shape) > 1 else ["element"]
     for at, length, name in zip(box, shape, names, strict=True):
         if len(at) < length:
@@ -87,7 +92,10 @@ def _restricted(box: list[Integers], shape: Shape) -> Iterator[str]:
 
 
 def chosen(at: Integers, length: int, name: str) -> str:
-    """Describe some of the numbers up to a length, in order, of which there is one at least and not all."""
+    """Describe some of the numbers below a length, which are sorted: one at least, and not all.
+
+    `name` is what they number: row, column, element, or an axis with its number.
+    """
     first, last, count = int(at[0]), int(at[-1]), len(at)
     many = f"{name}s" if not name.startswith("axis") else f"places along {name}"
     one = name if not name.startswith("axis") else f"place along {name}"
@@ -104,9 +112,10 @@ def chosen(at: Integers, length: int, name: str) -> str:
     for step in range(2, LONGEST_STEP + 1):
         if count > 2 and np.array_equal(at, np.arange(first, length, step)) and first < step:
             return f"every {_ordinal(step)} {one} from {first} on"
-    for size in (64, 32, 16, 8, 4):
+    for size in BLOCKS:
         blocks = np.unique(at // size)
-        if count > size and np.array_equal(at, np.concatenate([_block(b, size, length) for b in blocks])):
+        every = np.concatenate([_block(b, size, length) for b in blocks])
+        if count > size and np.array_equal(at, every):
             return f"blocks {_listed(blocks)} of {size} {many}"
     return f"{many} {_listed(at)}"
 
@@ -125,7 +134,7 @@ def _ordinal(number: int) -> str:
 
 
 def _by_diagonal(wrong: Mask) -> str | None:
-    """Describe the entries of matrices on one side of the diagonal."""
+    """Describe the entries by the diagonal of the last two axes; None where it does not tell them."""
     if wrong.ndim < 2 or min(wrong.shape[-2:]) < 2:
         return None
     row, column = np.indices(wrong.shape[-2:])
@@ -141,11 +150,12 @@ def _by_diagonal(wrong: Mask) -> str | None:
 
 
 def _by_values(wrong: Mask, inputs: Mapping[str, Floats]) -> str | None:
-    """Describe the entries by zeros and ties of the inputs."""
+    """Describe the entries by zeros and ties of the inputs; None where these do not tell them."""
     fitting = _all_fitted(inputs, wrong.shape)
     tests: dict[str, Any] = {}
     for name, values in fitting.items():
         tests |= {f"{name} is 0": values == 0, f"{name} is not 0": values != 0}
+        # `>` has each pair once, in the order of the alphabet
         tests |= {f"{name} equals {other}": values == fitting[other] for other in fitting if other > name}
         if values.shape[-1] > 1:
             tests[f"{name} has its row's largest value more than once"] = _is_tied(values)
@@ -153,7 +163,7 @@ def _by_values(wrong: Mask, inputs: Mapping[str, Floats]) -> str | None:
 
 
 def _by_size(wrong: Mask, inputs: Mapping[str, Floats]) -> str | None:
-    """Describe the entries by the sign or the magnitude of an input."""
+    """Describe the entries by the sign or the magnitude of an input; None where these do not tell them."""
     for name, values in _all_fitted(inputs, wrong.shape).items():
         for sign, mask in (("<", values < 0), (">", values > 0)):
             if np.array_equal(mask, wrong):
@@ -164,6 +174,7 @@ def _by_size(wrong: Mask, inputs: Mapping[str, Floats]) -> str | None:
 
 
 def _all_fitted(inputs: Mapping[str, Floats], shape: Shape) -> dict[str, Floats]:
+    """Return the inputs that broadcast to a shape, in that shape, by name."""
     return {name: values for name, given in inputs.items() if (values := _fitted(given, shape)) is not None}
 
 
@@ -176,6 +187,7 @@ def _fitted(values: Floats, shape: Shape) -> Floats | None:
 
 
 def _is_tied(values: Floats) -> Mask:
+    """Say which elements are the largest of their row where more than one is."""
     largest = values == values.max(-1, keepdims=True)
     tied: Mask = largest & (largest.sum(-1, keepdims=True) > 1)
     return tied

@@ -18,16 +18,16 @@ if TYPE_CHECKING:
 
 
 MOST_WRITTEN = 8
-"""Elements of inputs that are written in the line of what was asked."""
+"""Elements of inputs that are written in the line of what was asked. The number is arbitrary."""
 
 LONGEST_SNIPPET = 4000
-"""Characters of a snippet that is printed; a screen or two."""
+"""Characters of a snippet that is printed: a screen or two."""
 
 
 def question(case: Case, mode: Mode | None, device: str) -> Question:
     """Describe what torch is asked before it is: the derivative of a case in a mode, or without one its value."""
     names = [case.tree.leaves[number].name for number in case.asked]
-    point = Miss("", names[0], case, case, "").point
+    point = Miss("", names[0], case, case, "").point  # no miss: it is how a miss would name the inputs
     few = ", ".join(f"{name}={value.hex()}" for name, value in list(point.items())[:MOST_WRITTEN])
     if len(point) != 1:
         few = f"inputs {inputs_of(case)}{f'; {few}' if few else ''}{', ...' if len(point) > MOST_WRITTEN else ''}"
@@ -36,7 +36,9 @@ def question(case: Case, mode: Mode | None, device: str) -> Question:
     )
     again = ""
     if mode is not None:
-        is_small = sum(primal.size for primal in case.primals) <= LONGEST_SNIPPET  # writing takes long, else
+        is_small = (
+            sum(primal.size for primal in case.primals) <= LONGEST_SNIPPET
+        )  # else it is seldom printed, and writing takes long
         again = asked_again(snippet(case, names[0], mode, device) if is_small else None, case, mode, device)
     return Question(
         f"{asked} at {few} {where_asked(case, mode, device)}",
@@ -47,29 +49,33 @@ def question(case: Case, mode: Mode | None, device: str) -> Question:
 
 
 def asked_again(text: str | None, case: Case, mode: Mode, device: str, simpler: str = "") -> str:
-    """Say how to ask again: by a snippet of plain torch, or by the command where there is none short enough."""
+    """Say how to ask again: by a snippet of plain torch, or by a command where there is none that is short enough.
+
+    `simpler` says what the snippet prints where its inputs are simpler than those that were asked.
+    """
     if text is not None and len(text) <= LONGEST_SNIPPET:
         return f"To see it in plain torch{simpler}:\n\n{text}"
     op = case.tree.root.op
     catalogue = f"--catalogue {op.file} " if op.file else ""
+    # a callable without a dotted path is that of `assert_gradient`, which no command knows
     named = f"{catalogue}--op {op.name} --mode {mode.name} --dtype {case.form.name} --device {device}"
     return f"Too large to print{f'; to see it again: pytest tests {named}' if isinstance(op.torch, str) else ''}"
 
 
 def where_asked(case: Case, mode: Mode | None, device: str) -> str:
-    """Name the format, the mode, without one that of values, and the device."""
+    """Name the format, the mode, and the device; a value, which no mode asks for, is of the mode ``forward``."""
     return f"[{case.form.name}, {'forward' if mode is None else mode.name}, {device}]"
 
 
 def derivative(case: Case, wrt: str) -> str:
-    """Name the derivative by an input."""
+    """Name the derivative by an input: ``d f/dx``, or of a higher order ``d2 f/dx dy`` and ``d3 f/dx2 dy``."""
     if case.along is None:
         return f"d {case.tree}/d{wrt}"
     return f"d{case.order} {case.tree}/d{case.tree.leaves[case.along].name}{'2' * (case.order > 2)} d{wrt}"
 
 
 def point_of(miss: Miss) -> str:
-    """Write the inputs at which it happened."""
+    """Write the inputs at which a miss happened, as hex floats."""
     return ", ".join(f"{name}={value.hex()}" for name, value in miss.point.items())
 
 
@@ -93,6 +99,7 @@ def _lying(values: Floats, case: Case, number: int) -> str:
 def manner(case: Case) -> str:
     """Say which inputs require grad, and what the cotangent is, where either is out of the ordinary."""
     said = []
+    # what an entry says that it differentiates by is in the ordinary
     every = case.tree.root.op.differentiable if case.tree.is_single else tuple(range(len(case.primals)))
     if case.asked != every:
         said.append(f"only {' and '.join(case.tree.leaves[number].name for number in case.asked)} requires grad")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,8 +18,12 @@ class Record:
     """What one test found; the order of the fields is that of the file."""
 
     op: str
+    """The name of the op, or ``tree`` for drawn ones."""
+
     mode: str
     order: int
+    """How often the mode differentiates."""
+
     device: str
     dtype: str
     compared: int
@@ -44,12 +48,19 @@ class Record:
     """The inputs of that miss, or of the worst error, as hex floats."""
 
     got: str | None
+    """What came in the place of the truth: a hex float, or what is malformed about it, or what torch says it lacks."""
+
     expected: str | None
+    """What was due: a hex float, or words where no number was."""
+
     known: str | None
     """The reason of the known deviation, where every miss is one."""
 
     torch: str
+    """The version of torch, with its build."""
+
     seed: int
+    """The seed of all draws, as `--hypothesis-seed` takes it."""
 
     def line(self) -> str:
         """Write the record as one line of JSON."""
@@ -73,7 +84,7 @@ class Writer:
     def write(self, record: Record) -> None:
         """Append one record."""
         self._file.write(record.line() + "\n")
-        self._file.flush()
+        self._file.flush()  # a crash of this process must not take the records before it
 
     def close(self) -> None:
         """Close the file."""
@@ -81,7 +92,10 @@ class Writer:
 
 
 def read(path: Path) -> list[Record]:
-    """Read the records of a file; a line that was cut off is left out."""
+    """Read the records of a file; a line that was cut off is left out. Raises OSError.
+
+    A run that was killed leaves half a line at its end, and what it found before is of use.
+    """
     records = []
     for line in path.read_text(encoding="utf-8").splitlines():
         with contextlib.suppress(json.JSONDecodeError):
@@ -89,13 +103,25 @@ def read(path: Path) -> list[Record]:
     return records
 
 
+@contextlib.contextmanager
+def usage_errors(parser: argparse.ArgumentParser, *kinds: type[Exception]) -> Iterator[None]:
+    """Turn a file that cannot be read or written, and exceptions of some kinds, into usage errors inside the context.
+
+    A usage error is printed below the usage of the command, and ends the process with the status 2.
+    """
+    try:
+        yield
+    except OSError as error:
+        parser.error(f"{error.filename}: {error.strerror}")
+    except kinds as error:
+        parser.error(str(error))
+
+
 def convert(description: str, result: str, write: Callable[[list[Record]], str]) -> None:
-    """Run a command that makes a file of records into another; `result` says what that is."""
+    """Run a command that makes another file of a file of records; `result` says what that file is."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("records", type=Path, help="the file that pytest --records wrote")
     parser.add_argument("result", type=Path, help=result)
     options = parser.parse_args()
-    try:
+    with usage_errors(parser):
         options.result.write_text(write(read(options.records)), encoding="utf-8")
-    except OSError as error:
-        parser.error(f"{error.filename}: {error.strerror}")

@@ -1,4 +1,4 @@
-"""The smallest case that still misses."""
+"""From a case with a miss to the smallest that still shows it, so that a failure can be printed and pasted."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tests.verdict.comparison import REPEATS, Miss, UnsupportedError, judged
+from tests.verdict.comparison import PERIOD, REPEATS, Miss, UnsupportedError, judged
 from tests.verdict.diagnosis import SECONDS
 
 if TYPE_CHECKING:
@@ -19,18 +19,15 @@ if TYPE_CHECKING:
     from tests.subject.mode import Mode
 
 
-PERIOD = 13
-"""Values that are repeated in the place of a large tensor's, to see whether it still misses: a prime, so that they come
-at every place of a block."""
-
 SIMPLE_BITS = 3
-"""Significant bits of values that are tried in the place of others: they are short in decimals."""
+"""Significant bits of values that are tried in the place of others: such values are short in decimals."""
 
 
 def reproducing(miss: Miss, mode: Mode, device: str) -> Miss:
-    """Return a miss of the same kind in the smallest case that still shows one.
+    """Return a miss of the same kind in the smallest case that still shows one, or the miss itself.
 
-    It is the point, the point repeated, one of fewer rows or simpler values, or the whole.
+    What is tried is the point alone, the point repeated, the first rows, and simpler values, for as long as there is
+    time; what is left is the whole case.
     """
     until = monotonic() + SECONDS
     for case in _smaller(miss):
@@ -47,6 +44,7 @@ def reproducing(miss: Miss, mode: Mode, device: str) -> Miss:
 
 
 def _told(miss: Miss) -> str | None:
+    """Return the name of the tensor that was overwritten; None where none was."""
     return None if miss.overwritten is None else miss.overwritten.name
 
 
@@ -56,10 +54,11 @@ def _smaller(miss: Miss) -> Iterator[Case]:
     found = [replace(case, layouts=())] if case.batch == () or case.layouts else []
     if case.is_pointwise and case.batch == ():
         found.append(case.repeated(REPEATS))
+    # one row; two, so that rows can be mistaken for each other; and 16, which is arbitrary
     found += [rows for count in (1, 2, 16) if (rows := _rows(whole, count)) is not None]
     for each in (*found, whole):
         if each.is_pointwise and each.points == 1:
-            yield each
+            yield each  # with the values of the miss, which are as short as any
         elif each.along is None and each.tree.is_single:
             yield _periodic(each, SIMPLE_BITS)
             yield _periodic(each, each.form.precision)
@@ -68,19 +67,20 @@ def _smaller(miss: Miss) -> Iterator[Case]:
 
 
 def _rows(case: Case, count: int) -> Case | None:
-    """Return the first rows of a case whose batch has one dimension, and more of them."""
+    """Return the first rows of a case whose batch has one dimension; None where it has no more rows than these."""
     if len(case.batch) != 1 or case.batch[0] <= count or any(b not in {(), case.batch} for b in case.batches):
         return None
     primals = tuple(p[:count] if batch else p for p, batch in zip(case.primals, case.batches, strict=True))
     cotangent = case.cotangent[:count] if case.root == "cotangent" else case.cotangent
+    # strides in numbers are those of the whole, and do not fit fewer rows
     named = all(isinstance(layout, str) for layout in case.layouts)
     return replace(case, primals=primals, cotangent=cotangent, layouts=case.layouts if named else ())
 
 
 def _periodic(case: Case, bits: int) -> Case:
-    """Repeat the first values of each tensor, of so many bits, which are then written once.
+    """Fill each tensor with its first few values, rounded to so many bits, which a snippet then writes once.
 
-    A cotangent of few elements stays as it is.
+    A cotangent that is mostly 0 stays as it is: it probes a place, which repeated values would hide.
     """
 
     def repeated(values: Floats) -> Floats:

@@ -1,4 +1,4 @@
-"""A case as plain torch, to be pasted."""
+"""A case as plain torch, to be pasted: what a reader needs to see a failure without this project."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tests.subject.mode import Mode
 
 
-LAYOUTS = {
+LAYOUT_CODE = {
     "contiguous": "{0}",
     "transposed": "{0}.transpose(0, -1).contiguous().transpose(0, -1)",
     "strided": "torch.stack([{0}, torch.zeros_like({0})], dim=-1).flatten(-2)[..., ::2]",
@@ -27,29 +27,31 @@ LAYOUTS = {
     "expanded": "{0}[:1].expand({0}.shape)",
     "channels_last": "{0}.contiguous(memory_format=torch.channels_last)",
 }
-"""How plain torch lays a tensor out."""
+"""How plain torch lays a tensor out, as `tests.subject.binding.tensor` does."""
 
 MOST_SHOWN = 16
-"""Entries of a gradient that a snippet prints."""
+"""Entries of a gradient up to which a snippet prints all of it. The number is arbitrary."""
 
 LONGEST_PERIOD = 65
-"""Values that repeat with a shorter period are written once."""
+"""Values that repeat with a shorter period are written once: `REPEATS` of a point, and those of a `PERIOD`, do."""
 
 MOST_DIGITS = 12
 """Characters of a number that is written in decimals, which are exact; longer ones are hex floats."""
 
 
 def snippet(case: Case, wrt: str, mode: Mode, device: str, index: Shape = ()) -> str:
-    """Write a case as plain torch, to be pasted; it prints the gradient by one input.
+    """Write a case as plain torch, to be pasted; it prints the gradient by the input `wrt`.
 
-    Of a large gradient it prints the entry of an index, where the mode gives the gradient in its own shape.
+    Of a large gradient it prints the entry at `index` alone, where the mode gives the gradient in its own shape.
 
-    The mode's own lines follow those that make the inputs, the ``function``, its ``output`` and the
-    ``cotangent``; for forward-mode the ``tangent`` of the input that is asked for, for Jacobians the ``points``.
+    First come the inputs, the ``function``, its ``output`` and the ``cotangent``, and what else the mode's own lines
+    name: the ``tangent`` of the input that is asked for, the ``direction`` and ``last_direction`` of a higher order,
+    and for Jacobians the ``points``. Then come those lines.
     """
     paths = [node.op.torch for node in case.tree.applications]
     modules = {binding.located(path)[0] for path in paths if isinstance(path, str)}
-    lines = [f"import {name}" for name in sorted({"torch"} | {m for m in modules if m.split(".")[0] != "torch"})]
+    others = {module for module in modules if module.split(".")[0] != "torch"}  # `import torch` has its own
+    lines = [f"import {name}" for name in sorted({"torch"} | others)]
     for number, (leaf, primal) in enumerate(zip(case.tree.leaves, case.primals, strict=True)):
         lines += _laid_out(leaf.name, primal, case, number, device)
         if number in case.asked:
@@ -66,7 +68,7 @@ def snippet(case: Case, wrt: str, mode: Mode, device: str, index: Shape = ()) ->
         lines.append(f"direction = {_tensor(case.direction, case, device)}")
     if "last_direction" in mode.snippet:
         lines.append(f"last_direction = {_tensor(case.last_direction, case, device)}")
-    if "tangent" in mode.snippet.replace("cotangent", ""):
+    if "tangent" in mode.snippet.replace("cotangent", ""):  # the one word ends in the other
         lines.append(f"tangent = {_tensor(case.tangents[case.asked[names.index(wrt)]], case, device)}")
     if "*points" in mode.snippet:
         flat = ".flatten()" if case.is_pointwise else ""
@@ -85,6 +87,7 @@ def snippet(case: Case, wrt: str, mode: Mode, device: str, index: Shape = ()) ->
         along=names[at],
         block="" if case.is_pointwise else f".reshape(cotangent.numel(), {names[at]}.numel(), -1)[:, 0]",
     )
+    # A Jacobian, and the change along a tangent, have entries of another shape than the input's.
     is_large = prod(case.primals[case.asked[number]].shape) > MOST_SHOWN
     if index and is_large and mode.word == "r" and not mode.whole and not case.each:
         asked = asked.replace(".detach().flatten()", f".detach()[{', '.join(map(str, index))}].flatten()")
@@ -92,8 +95,9 @@ def snippet(case: Case, wrt: str, mode: Mode, device: str, index: Shape = ()) ->
 
 
 def watching(text: str, name: str) -> str:
-    """Have a snippet say how many elements of a tensor have changed, where that has a name in it."""
+    """Have a snippet say how many elements of a tensor have changed; as it is where the tensor has no name in it."""
     lines = text.splitlines()
+    # a tensor is laid out, detached and so on under one name: it is kept as it is when all of that is done
     made = [number for number, line in enumerate(lines) if line.startswith(f"{name} = ")]
     if not made:
         return text
@@ -103,13 +107,13 @@ def watching(text: str, name: str) -> str:
 
 
 def _laid_out(name: str, values: Floats, case: Case, number: int, device: str) -> list[str]:
-    """Write a tensor, and how it lies in memory."""
+    """Write a tensor by name, and how it lies in memory; `number` is its place among the layouts of the case."""
     layout = case.layout(number)
     lines = [f"{name} = {_tensor(values, case, device)}"]
     if not binding.applies(layout, values):
         return lines
     if isinstance(layout, str):
-        return [*lines, f"{name} = {LAYOUTS[layout].format(name)}"]
+        return [*lines, f"{name} = {LAYOUT_CODE[layout].format(name)}"]
     strides, offset = layout
     memory = f"{name}.new_zeros({binding.spanned(values.shape, strides, offset)})"
     place = f"{memory}.as_strided({values.shape}, {strides}, {offset})"
@@ -117,39 +121,36 @@ def _laid_out(name: str, values: Floats, case: Case, number: int, device: str) -
 
 
 def _tensor(values: Floats, case: Case, device: str) -> str:
-    """Write exact values as hex floats, those that repeat once."""
+    """Write exact values: short ones in decimals, others as hex floats, and those that repeat once."""
     kind = f"dtype=torch.{case.form.name}, device={device!r}"
     if not values.ndim:
         return f"torch.tensor(float.fromhex({float(values[()]).hex()!r}), {kind})"
     period = next((n for n in range(1, LONGEST_PERIOD) if _repeats(values.ravel(), n)), values.size)
-    shown = values.ravel()[:period].tolist()
-    if any(len(repr(v)) > MOST_DIGITS or not math.isfinite(v) for v in shown):
-        numbers = f"[float.fromhex(v) for v in [{', '.join(repr(v.hex()) for v in shown)}]]"
+    once = values.ravel()[:period].tolist()
+    if any(len(repr(v)) > MOST_DIGITS or not math.isfinite(v) for v in once):
+        numbers = f"[float.fromhex(v) for v in [{', '.join(repr(v.hex()) for v in once)}]]"
     else:
-        numbers = repr(shown)
+        numbers = repr(once)
+    # `-(-n // m)` rounds up: the last repetition may be cut off
     often = "" if period == values.size else f".repeat({-(-values.size // period)})[:{values.size}]"
     return f"torch.tensor({numbers}, {kind}){often}.reshape({values.shape})"
 
 
 def _repeats(values: Floats, period: int) -> bool:
+    """Say whether values repeat with a period, bit by bit: so that 0 and -0, which are equal, are told apart."""
     return period < values.size and values[period:].tobytes() == values[:-period].tobytes()
 
 
 def _calls(case: Case) -> list[str]:
+    """Write the calls of a case, from its inputs to the ``output``."""
     names = names_of(case.tree)
     inputs = [Input((), primal.shape, leaf.name) for leaf, primal in zip(case.tree.leaves, case.primals, strict=True)]
+    # what some ops take besides their inputs depends on shapes, which follow from those of the leaves
     shapes = {node: step.shape for node, step in case.tree.traced(inputs, case.seed).items()}
-    lines = [
-        line
-        for node in case.tree.applications
-        for line in binding.steps(
-            node,
-            names[node],
-            [names[child] for child in node.children],
-            [shapes[child] for child in node.children],
-            case.seed,
-        )
-    ]
+    lines = []
+    for node in case.tree.applications:
+        children = [names[child] for child in node.children]
+        lines += binding.steps(node, names[node], children, [shapes[child] for child in node.children], case.seed)
     return lines if len(case.outputs) == 1 else [*lines, _joined(case)]
 
 

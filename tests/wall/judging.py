@@ -5,14 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from reference.format import FORMATS
-from reference.oracle import answer
 from tests.subject import binding
 from tests.subject.mode import MODES
-from tests.verdict.comparison import is_within, judge_values
-from tests.wall.plants import nearest, rounded
+from tests.verdict.comparison import is_agreed
+from tests.wall.plants import rounded
 from tests.wall.rules import RULES, Compared, relative_rms
 
 if TYPE_CHECKING:
@@ -33,9 +30,6 @@ FAR = 5e-3
 
 Rounding to bfloat16 moves a value by 2^-9 of itself at most, which is 2e-3; the factor above that is arbitrary.
 """
-
-MOST_SHOWN = 16
-"""Wrong entries of a gradient that are judged in full: the first of them. The number is arbitrary."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +96,7 @@ def by_kernel(found: Mapping[str, Sequence[dict[str, bool]]]) -> dict[str, Judge
 def by_torch(case: Case, dtype: str, device: str) -> list[Floats]:
     """Return torch's own gradients of the same values in a dtype."""
     gradients = MODES["backward"].gradients(replace(case, form=FORMATS[dtype]), device)
-    return [binding.read(gradient) for gradient in gradients if gradient is not None]
+    return [binding.on_host(gradient) for gradient in gradients if gradient is not None]
 
 
 def said(case: Case, gradients: Sequence[Floats], references: Sequence[Sequence[Floats]]) -> dict[str, bool]:
@@ -118,18 +112,3 @@ def said(case: Case, gradients: Sequence[Floats], references: Sequence[Sequence[
     accepted = {rule.project: all(map(rule.accepts, asked)) for rule in RULES}
     looser = replace(case, promise="operands")
     return accepted | {OURS: is_agreed(case, gradients), LOOSER: is_agreed(looser, gradients)}
-
-
-def is_agreed(case: Case, gradients: Sequence[Floats]) -> bool:
-    """Say whether the suite's own judgement finds no miss.
-
-    It looks into each miss, thousands of which would take minutes, so it is shown the first few wrong entries of each
-    gradient, and the correctly rounded value in the place of the others.
-    """
-    shown = []
-    for found, got in zip(answer(case), gradients, strict=True):
-        wrong = np.flatnonzero(~is_within(found, got, case.form))[MOST_SHOWN:]
-        few = got.copy()
-        few.flat[wrong] = nearest(case.form, found.centre.ravel()[wrong])
-        shown.append(few)
-    return not judge_values(case, shown).misses

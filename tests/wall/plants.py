@@ -129,7 +129,7 @@ def given(case: Case) -> Given:
 
 def rounded(kernel: Kernel, case: Case) -> list[Floats]:
     """Return the gradients of a case by a kernel, each rounded once to the format."""
-    return [binding.read(torch.tensor(gradient).to(binding.dtype(case.form))) for gradient in kernel(given(case))]
+    return [binding.on_host(torch.tensor(gradient).to(binding.dtype(case.form))) for gradient in kernel(given(case))]
 
 
 def nearest(form: Format, values: Floats) -> Floats:

@@ -29,11 +29,14 @@ COLUMNS = 200
 
 @dataclass(frozen=True)
 class Output:
-    """What a command left, and how long it took, where that is known."""
+    """What a command printed, and how long it took, where that is known."""
 
     printed: str
     seconds: float | None = None
+    """Wall-clock time."""
+
     processor_seconds: float | None = None
+    """The time of all processors together, in user and system mode."""
 
 
 class FailedError(RuntimeError):
@@ -41,13 +44,13 @@ class FailedError(RuntimeError):
 
 
 def git(*arguments: str) -> str:
-    """Return what git says of this checkout; raises CalledProcessError."""
+    """Return what git prints about this checkout; raises CalledProcessError."""
     command = ["git", "-C", str(ROOT), *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def changed() -> list[str]:
-    """Return the files that no commit has as they are, but for those that measuring writes."""
+    """Return the files that no commit has as they are, but for the two that measuring writes."""
     own = (f":!docs/{FILE.name}", f":!docs/{FILE.with_suffix('.md').name}")
     return git("status", "--porcelain", "--", ".", *own).splitlines()
 
@@ -64,9 +67,11 @@ def cpu() -> str:
 
 def ran(measurement: Measurement) -> Output:
     """Run the command of a measurement. Raises FailedError where it fails."""
-    if measurement.reads and measurement.reads.startswith("assay/"):
+    if measurement.reads and measurement.reads.startswith("assay/"):  # git ignores what runs leave there
+        # a file of an earlier run would be read if the command left none
         (ROOT / measurement.reads).unlink(missing_ok=True)
         (ROOT / measurement.reads).parent.mkdir(exist_ok=True)
+    # commands name `python` and `pytest`, which must be those of this environment
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     start, before = perf_counter(), os.times()
     done = subprocess.run(  # noqa: S602 - the commands are the table's own, for a shell
@@ -97,7 +102,7 @@ def taken(measurement: Measurement, output: Output, commit: str) -> Taken:
 
 
 def _of(measurement: Measurement, text: str, output: Output, commit: str) -> Taken:
-    """Return the figures of a text, with where they are of."""
+    """Return the figures in a text, with the commit, the day and the machine that they are of. Raises FailedError."""
     try:
         figures = measurement.figures(text)
     except (LookupError, ValueError) as error:  # a text of another kind
@@ -118,13 +123,13 @@ def _of(measurement: Measurement, text: str, output: Output, commit: str) -> Tak
 
 
 def keep(name: str, found: Taken) -> None:
-    """Put the figures of a measurement on file."""
+    """Put the figures of a measurement on file, in the place of those that there are."""
     FILE.write_text(written({**read(), name: found}), encoding="utf-8")
 
 
 def take(names: Sequence[str]) -> list[str]:
-    """Take measurements, those of one command together, and keep each that is taken; return those that failed."""
-    commands: dict[str, list[str]] = {}
+    """Take measurements, and keep each as soon as it is taken; return the names of those that failed."""
+    commands: dict[str, list[str]] = {}  # several measurements read one command, which runs once
     for name in names:
         commands.setdefault(MEASUREMENTS[name].command, []).append(name)
     failed = []
@@ -142,7 +147,7 @@ def take(names: Sequence[str]) -> list[str]:
 
 
 def say(line: str) -> None:
-    """Tell how far it is."""
+    """Write a line of progress to stderr, since stdout has what is asked for."""
     sys.stderr.write(line + "\n")
     sys.stderr.flush()
 
@@ -173,16 +178,15 @@ def options(arguments: Sequence[str] | None) -> tuple[argparse.ArgumentParser, a
 
 
 def main(arguments: Iterable[str] | None = None) -> int:
-    """Do what the command line asks for; return the exit status, 1 where a measurement failed."""
+    """Do what the command line asks for; return the exit status, which is 1 where a measurement failed."""
     parser, given = options(None if arguments is None else list(arguments))
     names = given.names
     if given.all:
         here = git("rev-parse", "--short=7", "HEAD")
         names = [name for name in MEASUREMENTS if name not in read() or read()[name].commit != here]
     if names and (files := changed()):
-        parser.error(
-            f"a figure is of a commit, and these files are of none: {', '.join(files)}; accepted: a clean tree"
-        )
+        said = f"a figure is of a commit, and these files are of none: {', '.join(files)}"
+        parser.error(f"{said}; accepted: a clean tree")
     failed: list[str] = []
     try:
         if given.source:

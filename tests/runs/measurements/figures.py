@@ -1,4 +1,9 @@
-"""Takes figures out of what commands print and write: each function returns rows of named figures."""
+"""Takes figures out of what commands print and write.
+
+Each function named `of_` something takes the text of one kind of command, and returns rows of named figures; each
+named `printed_` something returns such a function. For a text of another kind that raises UnreadableError, or another
+ValueError, or a LookupError.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +22,11 @@ from tests.verdict.comparison import UNSUPPORTED, VERDICTS
 from tests.verdict.record import Record
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Sequence
 
 Cell = int | float | str
+"""One figure: a count, a measure, or words."""
+
 Rows = dict[str, dict[str, Cell]]
 """What was measured, by what is measured of it."""
 
@@ -37,14 +44,15 @@ class UnreadableError(ValueError):
 def tables(text: str) -> list[Rows]:
     """Return each table of a text, by the first cell of a row and the head of a column.
 
-    A table is printed by rich, in a box or apart by two blanks, or stands in Markdown. A head that is there twice has
-    the one before it in front.
+    A table is one that rich printed, with lines of a box or two blanks or more between its columns, or one of Markdown.
+    A head that is there twice gets the head of the column before it in front.
     """
     found: list[list[list[str]]] = [[]]
     for line in text.splitlines():
         cells = _cells(line)
-        if not any(char.isalnum() for char in line):
+        if not any(char.isalnum() for char in line):  # a rule, or an empty line
             continue
+        # a line of text, or one with other columns, ends a table
         if len(cells) < 2 or (found[-1] and len(cells) != len(found[-1][0])):
             found.append([])
         if len(cells) >= 2:
@@ -60,10 +68,12 @@ def _cells(line: str) -> list[str]:
 
 
 def _heads(cells: list[str]) -> list[str]:
+    """Return the heads of columns, made different from each other."""
     return [f"{cells[i - 1]}, {cell}" if cells.count(cell) > 1 else cell for i, cell in enumerate(cells)]
 
 
 def _rows(heads: list[str], body: list[list[str]]) -> Rows:
+    """Return rows by their first cells, and in each the others by the heads of their columns."""
     return {row[0]: dict(zip(heads[1:], map(_number, row[1:]), strict=True)) for row in body}
 
 
@@ -74,7 +84,7 @@ def _number(cell: str) -> Cell:
 
 
 def printed_table(number: int = 0) -> Callable[[str], Rows]:
-    """Return what takes the table of that number out of what a command prints."""
+    """Return the function that takes a table out of what a command prints: the first is number 0."""
 
     def taken(text: str) -> Rows:
         found = tables(text)
@@ -87,7 +97,7 @@ def printed_table(number: int = 0) -> Callable[[str], Rows]:
 
 
 def printed_counts(pattern: str) -> Callable[[str], Rows]:
-    """Return what takes the named groups of a pattern out of the last line that has them."""
+    """Return the function that takes the named groups of a pattern out of the last place that matches it."""
 
     def taken(text: str) -> Rows:
         found = list(re.finditer(pattern, text))
@@ -101,6 +111,7 @@ def printed_counts(pattern: str) -> Callable[[str], Rows]:
 
 def of_sensitivity(text: str) -> Rows:
     """Return the smallest bias that is noticed, by format and by how much of a gradient is wrong."""
+    # the progress bar above the table has none of these lines
     lines = [_cells(line) for line in text.splitlines() if "│" in line or "┃" in line]
     head, *body = [cells for cells in lines if len(cells) > 2]
     return {f"{dtype}, {wrong}": dict(zip(head[2:], rest, strict=True)) for dtype, wrong, *rest in body}
@@ -108,6 +119,7 @@ def of_sensitivity(text: str) -> Rows:
 
 def of_tape_faults(text: str) -> Rows:
     """Return how many faults of the tape the model notices, and how long the programs are that show them."""
+    # a program takes several lines of the table, of which the first alone has the name of its fault and its steps
     rows = [_cells(line) for line in text.splitlines() if line.lstrip().startswith("│")]
     steps = [int(cells[1]) for cells in rows if len(cells) > 2 and cells[1].isdigit()]
     planted = sum(bool(cells[0]) and len(cells) > 2 for cells in rows)
@@ -129,18 +141,19 @@ def of_records(text: str) -> Rows:
     if not rows:
         message = "has no record; accepted: what `pytest --records` wrote"
         raise UnreadableError(message)
-    return {name: _counted(rows[name]) for name in [*(key for key in rows if key != WHOLE), WHOLE]}
+    rows[WHOLE] = rows.pop(WHOLE)  # to the end
+    return {name: _counted(records) for name, records in rows.items()}
 
 
-def _counted(records: Iterable[Record]) -> dict[str, Cell]:
-    some = list(records)
+def _counted(records: Sequence[Record]) -> dict[str, Cell]:
+    """Count the records of a format on a device."""
     return {
-        "tests": len(some),
-        "entries compared": sum(each.compared for each in some),
-        "agree": sum(each.verdict == VERDICTS[0] for each in some),
-        "known": sum(each.known is not None for each in some),
-        "unsupported": sum(each.verdict == UNSUPPORTED for each in some),
-        "new": sum(each.known is None and each.verdict not in {VERDICTS[0], UNSUPPORTED} for each in some),
+        "tests": len(records),
+        "entries compared": sum(each.compared for each in records),
+        "agree": sum(each.verdict == VERDICTS[0] for each in records),
+        "known": sum(each.known is not None for each in records),
+        "unsupported": sum(each.verdict == UNSUPPORTED for each in records),
+        "new": sum(each.known is None and each.verdict not in {VERDICTS[0], UNSUPPORTED} for each in records),
     }
 
 
@@ -152,18 +165,21 @@ def of_atlas(text: str) -> Rows:
         "tensor ops": [row for row in rows if not OPS[row["op"]].elementwise],
         WHOLE: rows,
     }
+    return {name: _judged(some) for name, some in parts.items()}
+
+
+def _judged(rows: Sequence[dict[str, str]]) -> dict[str, Cell]:
+    """Count rows of an atlas."""
     return {
-        name: {
-            "rows": len(some),
-            "inputs judged": sum(int(row["inputs"]) for row in some),
-            "agree": sum(row["verdict"] == VERDICTS[0] for row in some),
-        }
-        for name, some in parts.items()
+        "rows": len(rows),
+        "inputs judged": sum(int(row["inputs"]) for row in rows),
+        "agree": sum(row["verdict"] == VERDICTS[0] for row in rows),
     }
 
 
 def of_gate(text: str) -> Rows:
     """Return how many rows a gate compared, and each that is worse, of its JUnit XML."""
+    # a test case of JUnit is a row
     cases = [case for suite in JUnitXml.fromstring(text.encode()) for case in suite]
     worse: Rows = {case.name: {"": str(case.result[0].message)} for case in cases if case.result}
     return {WHOLE: {"": f"{len(cases)} rows, of which {len(worse)} are worse"}, **worse}
@@ -212,16 +228,18 @@ def _told(test: str) -> str:
 def of_wall(text: str) -> Rows:
     """Return how many wrong gradients the oracle accepts, and how many sound ones it rejects, of the wall's page."""
     scores = [table for table in tables(text) if any("wrong accepted" in row for row in table.values())]
-    return {
-        f"{dtype}, {row['project']}": {name: row[name] for name in ("wrong accepted", "sound rejected")}
-        for dtype, table in zip(re.findall(r"^In (\w+):", text, re.MULTILINE), scores, strict=False)
-        for row in table.values()
-        if str(row["project"]).startswith("gradassay")
-    }
+    dtypes = re.findall(r"^In (\w+):", text, re.MULTILINE)  # a line of the page above each table of scores
+    found: Rows = {}
+    for dtype, table in zip(dtypes, scores, strict=False):
+        for row in table.values():
+            if str(row["project"]).startswith("gradassay"):
+                found[f"{dtype}, {row['project']}"] = {name: row[name] for name in ("wrong accepted", "sound rejected")}
+    return found
 
 
 def of_imports(text: str) -> Rows:
     """Return how long imports take in seconds, of what ``python -X importtime`` prints: of all, and of some in it."""
+    # A line has the microseconds of a module itself, those with all that it imports, and its name.
     lines = re.findall(r"^import time: +(\d+) \| +(\d+) \| +(\S+)$", text, re.MULTILINE)
     totals = {name: int(total) for _, total, name in lines if name in {"torch", "sympy", "hypothesis", "pytest"}}
     if lines:
@@ -230,5 +248,5 @@ def of_imports(text: str) -> Rows:
 
 
 def _short(number: float) -> float:
-    """Return a number with three digits that count."""
+    """Return a number rounded to three significant digits."""
     return float(f"{number:.3g}")

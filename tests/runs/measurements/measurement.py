@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from tests.runs.measurements.figures import Rows
 
+# What commands below have in common.
 QUICK = "--profile quick --hypothesis-seed=0"
 BATTERY = "pytest tests --ignore=tests/meta"
 ISOLATED = f"{BATTERY} {QUICK} --op sin,softmax,layer_norm"
@@ -40,6 +41,8 @@ class Measurement:
     """The words of its heading, with hyphens: its anchor on the page."""
 
     family: str
+    """The heading that it stands under."""
+
     says: str
     """What the figures are, in a sentence."""
 
@@ -47,6 +50,8 @@ class Measurement:
     """As a reader types it, in the root of a checkout."""
 
     figures: Callable[[str], Rows]
+    """What takes the figures out of the text that the command prints or leaves."""
+
     reads: str | None = None
     """The file, below the root, that the command leaves its figures in; None where it prints them."""
 

@@ -43,10 +43,14 @@ class Taken:
     """The figures of one measurement, and where they were taken."""
 
     commit: str
+    """The first seven digits of its hash."""
+
     date: str
     """The day, as in 2026-01-31."""
 
     torch: str
+    """The version, without what names the build."""
+
     cpu: str
     """The model of the processor, and how many cores of it there were."""
 
@@ -66,6 +70,7 @@ def read(path: Path = FILE) -> dict[str, Taken]:
 
 def written(taken: Mapping[str, Taken]) -> str:
     """Write figures as they are on file: sorted by measurement, in the order of the table in each."""
+    # sorted, so that two measurements that are taken beside each other change different lines
     entries = {name: asdict(taken[name]) for name in sorted(taken)}
     return json.dumps(entries, indent=1, ensure_ascii=False) + "\n"
 
@@ -76,6 +81,7 @@ def page(taken: Mapping[str, Taken]) -> str:
 
 
 def _parts(taken: Mapping[str, Taken]) -> Iterator[str]:
+    """Yield the parts of the page: a heading before each family, and what there is of each measurement."""
     family = None
     for name, measurement in MEASUREMENTS.items():
         if measurement.family != family:
@@ -98,14 +104,16 @@ def section(measurement: Measurement, taken: Taken | None) -> str:
 
 
 def _table(figures: Rows) -> str:
-    """Write figures with a column for each name that a row has, in the order of their coming."""
+    """Write figures with a column for each name that any row has, in the order in which the names first come."""
     columns = list(dict.fromkeys(name for row in figures.values() for name in row))
     table = Table("", *columns, box=box.MARKDOWN)
     for name, row in figures.items():
+        # what Markdown would set in italics; `Text` keeps rich from reading brackets as its markup
         escaped = re.sub(r"([*_])", r"\\\1", name)
-        table.add_row(*map(Text, (escaped, *(_shown(row.get(column, "")) for column in columns))))
+        table.add_row(*map(Text, (escaped, *(_spelt(row.get(column, "")) for column in columns))))
     return markdown(table)
 
 
-def _shown(cell: Cell) -> str:
+def _spelt(cell: Cell) -> str:
+    """Write a figure, a number with commas between thousands."""
     return cell if isinstance(cell, str) else f"{cell:,}"

@@ -1,4 +1,4 @@
-"""What a page is made of: the records of a run, and what is computed for it anew."""
+"""What a page is made of: the records of a run, and what is computed anew for it, since no record has it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from markupsafe import Markup
 from reference.catalogue import OPS
 from reference.elements import elements
 from reference.format import FORMATS
-from tests.runs.findings import right_bits, shown
+from tests.runs.findings import pinned_miss, right_bits
 from tests.runs.report import along, plots
 from tests.runs.report.sweep import spots
 from tests.subject.device import passing, probed
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from tests.verdict.record import Record
 
 LONGEST = 60
-"""Operations of a formula that is typeset: that of a normaliser fills pages."""
+"""Operations of a formula that is typeset: that of a normaliser fills pages. The number is arbitrary."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,8 @@ class Finding:
     """Bits of the significand that are right at the pinned input."""
 
     precision: int
+    """Bits of the significand of that format."""
+
     region: str
     reason: str
     link: str
@@ -68,8 +70,12 @@ class Content:
 
 
 def gathered(records: Sequence[Record], progress: Callable[[str], None] = lambda _: None) -> Content:
-    """Judge anew what the page shows of the ops of some records: the findings, and the errors at many inputs."""
+    """Judge anew what the page shows of the ops of some records: the findings, and the errors at many inputs.
+
+    What is asked on devices that are not at hand is left out. `progress` is called with what is computed next.
+    """
     here = passing(probed())
+    # Dictionaries without values are sets that keep their order. Own ops have no entry to compute anything of.
     asked: dict[str, dict[tuple[str, str], None]] = {r.op: {} for r in records if r.op in OPS}
     for r in records:
         if r.op in asked and r.device in here:
@@ -94,9 +100,9 @@ def typeset(expression: sympy.Expr) -> Markup:
 
 
 def formulas(op: Op) -> list[tuple[str, Markup]]:
-    """Return the function of an op and its derivatives, typeset.
+    """Return the function of an op and its derivatives, typeset, each with what it is called.
 
-    Of a tensor op it is the first element at its first shape.
+    Of a tensor op they are those of the first element of the output, by the first of each input, at its first shape.
     """
     local = elements(op, ((),) * len(op.inputs) if op.elementwise else op.cores[0])
     place = {
@@ -113,16 +119,16 @@ def formulas(op: Op) -> list[tuple[str, Markup]]:
 
 
 def findings(known: Sequence[Deviation]) -> list[Finding]:
-    """Return what torch shows of the known deviations, formats that are alike together, the worst first."""
+    """Return what torch shows of the known deviations, those of several formats together, the worst first."""
     groups: dict[tuple[str, ...], list[Deviation]] = {}
     for each in known:
         groups.setdefault((each.op, each.device, each.reason, *each.verdicts, *each.modes), []).append(each)
     found = []
-    for alike in groups.values():
-        first = next((d for d in alike if d.dtype == "float32"), alike[0])
+    for alike in groups.values():  # each group differs in its formats, and in what depends on them
+        first = next((d for d in alike if d.dtype == "float32"), alike[0])  # the format that most readers use
         mode = MODES[first.modes[0]]
-        miss = shown(first, OPS[first.op], mode)
-        if miss is not None:
+        miss = pinned_miss(first, OPS[first.op], mode)
+        if miss is not None:  # else torch no longer shows it, which is for `tests/test_deviations.py` to say
             right, precision = right_bits(miss), miss.case.form.precision
             found.append(
                 Finding(
@@ -143,7 +149,10 @@ def findings(known: Sequence[Deviation]) -> list[Finding]:
 
 
 def _gravity(finding: Finding) -> tuple[float, int, int, int, str]:
-    """Order findings: fewest right bits, lowest order, wrong numbers before lost ones and kinks, most asked alike."""
+    """Return what sorts findings, the worst first.
+
+    It is by the share of right bits, then by order, by verdict, and by how many formats and modes show it.
+    """
     order = min(MODES[mode].order for mode in finding.modes)
     breadth = len(finding.dtypes) * len(finding.modes)
     return finding.right / finding.precision, order, VERDICTS.index(finding.verdict), -breadth, finding.op

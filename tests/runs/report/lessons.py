@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 RED = STATES["new"]
 WIDTH, HEIGHT = 340, 220
-"""Pixels of a picture, so that its letters can be read on a telephone."""
+"""Pixels of a picture: it fits a telephone without being scaled, so that its letters can be read there."""
 
 CURVE = 241
 """Points of a curve."""
@@ -51,13 +51,13 @@ class Lesson:
     points: tuple[float, ...]
     domain: tuple[float, float]
     reach: float
-    """How far a tangent goes to either side."""
+    """How far a tangent goes to either side, along x."""
 
     digits: int
     """Digits of a slope after the point."""
 
     shares: int = 1
-    """Of how many the mean is taken: each has that share of the value."""
+    """Of how many functions of one number this is the mean: each has that share of its value."""
 
     def at(self, points: Sequence[float] | NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return the values and the certified slopes at some points."""
@@ -110,15 +110,17 @@ def tangents(lesson: Lesson) -> alt.LayerChart:
 
 
 def loss() -> alt.LayerChart:
-    """Draw lines of equal loss of the neuron by weight and bias, and a step against its gradient."""
+    """Draw lines of equal loss of the neuron by weight and bias, and one step of gradient descent."""
     before, (by_weight, by_bias) = neuron(POINT["w"], POINT["b"])
     moved = POINT["w"] - STEP * by_weight, POINT["b"] - STEP * by_bias
     after, _ = neuron(*moved)
     lines = []
     for each in LOSSES:
         score = math.log(math.expm1(each))  # the loss is log(1 + exp(score)) where 0 is due
+        # weight * x + bias = score is a straight line, drawn from the lower border, where the bias is -1, to the upper
         ends = [(score - b) / POINT["x"] for b in (-1, 1)]
         lines.append({"w": ends[0], "w2": ends[1], "b": -1, "b2": 1, "says": f"{each:g}"})
+    # borders that hold the point of the notebook, the step and the lines around them
     w = alt.X("w:Q", title="weight w", scale=alt.Scale(domain=[-0.5, 1.5], nice=False), axis=alt.Axis(tickCount=5))
     b = alt.Y("b:Q", title="bias b", scale=alt.Scale(domain=[-1, 1], nice=False), axis=alt.Axis(tickCount=5))
     step = alt.Chart(
@@ -155,13 +157,15 @@ def _turn(by_weight: float, by_bias: float) -> float:
 
 @cache
 def drawn() -> dict[str, str]:
-    """Return the pictures as SVG, by the names of their files, on a ground of their own for pages light and dark."""
+    """Return the pictures as SVG, by the names of their files, on a white ground for pages light and dark."""
     charts = {name: tangents(lesson) for name, lesson in LESSONS.items()} | {"neuron": loss()}
     return {f"{name}.svg": _svg(chart) for name, chart in charts.items()}
 
 
 def _svg(chart: alt.LayerChart) -> str:
+    """Return a picture as SVG, in the look that all have, and as high as they are unless it says otherwise."""
     sized = chart if chart.height is not alt.Undefined else chart.properties(height=HEIGHT)
+    # letters are larger than Vega's own, since the picture is narrow
     whole = sized.properties(width=WIDTH, background="white", padding=10).configure_axis(
         labelFontSize=13, titleFontSize=14, titleFontWeight="normal", gridColor="#e8ebee"
     )

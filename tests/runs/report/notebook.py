@@ -23,8 +23,12 @@ class Edge:
     """One edge of the graph."""
 
     source: str
+    """The name of the node that it comes from."""
+
     target: str
     start: tuple[float, float]
+    """Where that node is drawn: x to the right and y upwards."""
+
     end: tuple[float, float]
     value: str
     """What goes forwards."""
@@ -55,6 +59,7 @@ def neuron(weight: float, bias: float) -> tuple[float, tuple[float, float]]:
 def edges() -> list[Edge]:
     """Return the edges of the neuron as a graph."""
     (x, w, b), (product, score, prediction, rest) = steps()
+    # what each node is called, and where it is drawn
     places: dict[Leaf | Apply, tuple[str, tuple[float, float]]] = {
         x: ("x", (0, 1.2)),
         w: ("w", (0, -0.2)),
@@ -98,6 +103,7 @@ def _at(node: Leaf | Apply, root: Apply, leaves: tuple[Leaf, ...]) -> tuple[floa
         if isinstance(node, Leaf)
         else np.array([float(value(Case(Tree(node, leaves), form, point, np.ones(1)))[0])])
     )
+    # The graph is cut at the node, which then is an input: the derivative by it is one that a case can ask for.
     cut = Leaf("v")
     replaced = _replaced(root, node, cut)
     assert isinstance(replaced, Apply)
@@ -113,7 +119,7 @@ def _at(node: Leaf | Apply, root: Apply, leaves: tuple[Leaf, ...]) -> tuple[floa
 
 
 def _replaced(node: Leaf | Apply, old: Leaf | Apply, new: Leaf) -> Leaf | Apply:
-    """Return a graph with one node cut off."""
+    """Return a graph with a leaf in the place of one of its nodes."""
     if node is old:
         return new
     return (

@@ -34,8 +34,9 @@ if TYPE_CHECKING:
     from tests.verdict.record import Record
 
 TEMPLATE = "page.html.jinja"
+
 MOST_INPUTS = 4
-"""Inputs of a point that are shown; the rest is in the record."""
+"""Inputs of a point that are shown; the rest is in the record. The number is arbitrary."""
 
 MOST_TOLD = 4
 """Ops with new misses, and ops with known ones, that the first screen names; links lead to the others."""
@@ -80,12 +81,18 @@ def state(record: Record) -> str:
 
 
 def cells(records: Sequence[Record]) -> list[dict[str, Any]]:
-    """Return the gravest record of each op, mode, format and device, as rows of the matrix."""
-    letters = {name: number for number, name in enumerate(sorted({r.op for r in records}))}
+    """Return the gravest record of each op, mode, format and device, as rows of the matrix.
+
+    The fields are what the matrix shows, filters by and sorts by: `number` is the place of the op in the catalogue,
+    and `letter` that in the order of the alphabet.
+    """
+    names = sorted({r.op for r in records})
+    letters = {name: number for number, name in enumerate(names)}
     promises = kept(records)
     worst: dict[tuple[str, ...], Record] = {}
     counts: Counter[tuple[str, ...]] = Counter()
     for record in records:
+        # several tests ask one op in one mode: drawn, fixed, at kinks
         key = (record.op, record.mode, record.dtype, record.device)
         counts[key] += record.compared
         worst[key] = max(worst.get(key, record), record, key=_gravity)
@@ -100,6 +107,7 @@ def cells(records: Sequence[Record]) -> list[dict[str, Any]]:
             "device": r.device,
             "state": state(r),
             "verdict": r.verdict,
+            # it sorts: what was not judged comes last, and what is not finite first, which JSON cannot write
             "ulp": -1 if r.verdict == UNSUPPORTED else 1e300 if r.worst_ulp is None else float(f"{r.worst_ulp:.3g}"),
             "error": _ulps(r),
             "share": "" if r.worst_share is None else f"{r.worst_share:.3g}",
@@ -117,25 +125,31 @@ def _gravity(record: Record) -> tuple[int, float]:
 
 
 def _size(record: Record) -> float:
+    """Return the worst error of a record in ulps, which sorts records."""
     return math.inf if record.worst_ulp is None else record.worst_ulp
 
 
 def _ulps(record: Record) -> str:
+    """Write the worst error of a record in ulps."""
     return "not finite" if record.worst_ulp is None else f"{record.worst_ulp:.3g}"
 
 
 def _point(at: Mapping[str, str]) -> str:
+    """Write the first inputs of a point in decimals."""
     named = [f"{name} = {short(value)}" for name, value in list(at.items())[:MOST_INPUTS]]
     return ", ".join(named) + (", ..." if len(at) > MOST_INPUTS else "")
 
 
 def by_op(records: Sequence[Record]) -> dict[str, list[tuple[Record, list[str]]]]:
-    """Group records by op, in the order of the catalogue; those that differ in the mode only are one row."""
+    """Return the rows of each op, in the order of the catalogue: a record, and the modes that found the same.
+
+    Records are one row where they differ in their modes and numbers only, and the one with the largest error is shown.
+    """
     rows: dict[tuple[str | None, ...], list[Record]] = {}
     for record in records:
-        rows.setdefault(
-            (record.op, record.dtype, record.device, record.verdict, record.known or record.got), []
-        ).append(record)
+        # what is not known differs in what came: words of torch that are the same are the same refusal
+        key = (record.op, record.dtype, record.device, record.verdict, record.known or record.got)
+        rows.setdefault(key, []).append(record)
     table: dict[str, list[tuple[Record, list[str]]]] = {}
     for alike in rows.values():
         worst = max(alike, key=_size)
@@ -144,7 +158,7 @@ def by_op(records: Sequence[Record]) -> dict[str, list[tuple[Record, list[str]]]
 
 
 def families(records: Sequence[Record]) -> dict[str, list[Row]]:
-    """Return the ops of each family, each with its gravest record and the promise it kept wherever it was asked."""
+    """Return a row for each op, by the families that have any, in the order of the catalogue."""
     worst: dict[str, dict[tuple[str, str], Record]] = {}
     for record in records:
         own = worst.setdefault(record.op, {})
@@ -162,24 +176,29 @@ def families(records: Sequence[Record]) -> dict[str, list[Row]]:
 def page(
     records: Sequence[Record], figures: Sequence[Figure] = (), progress: Callable[[str], None] = lambda _: None
 ) -> str:
-    """Write records, and a benchmark where there is one, as one HTML page that needs nothing else."""
+    """Write records, and a benchmark where there is one, as one HTML page that needs nothing else.
+
+    `progress` is called with what is computed next, which may take minutes.
+    """
     return written(gathered(records, progress), figures)
 
 
 def written(content: Content, figures: Sequence[Figure] = ()) -> str:
-    """Write what was gathered."""
+    """Write what was gathered, and a benchmark where there is one, as one HTML page."""
     records = content.records
     devices = list(dict.fromkeys(r.device for r in records))
+    asked = {r.mode for r in records}
     specs: dict[str, plots.Spec] = {"neuron": plots.chain(edges())}
     if records:
-        specs["matrix"] = plots.matrix(cells(records), devices, [m for m in MODES if any(r.mode == m for r in records)])
+        specs["matrix"] = plots.matrix(cells(records), devices, [mode for mode in MODES if mode in asked])
     specs |= {f"errors-{name}": picture for name, picture in content.pictures.items()} | dict(_speeds(figures))
     states = Counter(map(state, records))
+    ops_in: dict[str, set[str]] = {name: set() for name in plots.STATES}
+    for record in records:
+        ops_in[state(record)].add(record.op)
     tables = by_op(records)
-    fresh = sorted(
-        ((r, modes) for rows in tables.values() for r, modes in rows if state(r) == "new"),
-        key=lambda row: -_size(row[0]),
-    )
+    fresh = [row for rows in tables.values() for row in rows if state(row[0]) == "new"]
+    fresh.sort(key=lambda row: -_size(row[0]))
     return (
         _environment()
         .get_template(TEMPLATE)
@@ -191,34 +210,35 @@ def written(content: Content, figures: Sequence[Figure] = ()) -> str:
             tests=len(records),
             compared=sum(r.compared for r in records),
             counts={name: states[name] for name in reversed(plots.STATES)},
-            concerned={name: len({r.op for r in records if state(r) == name}) for name in plots.STATES},
+            concerned={name: len(ops) for name, ops in ops_in.items()},
             most=MOST_TOLD,
             fresh=fresh,
             findings=content.findings,
             families=families(records),
-            ops=[
-                (
-                    name,
-                    OPS.get(name),
-                    content.formulas.get(name, []),
-                    rows,
-                    [f for f in content.findings if f.op == name],
-                    [(f, duration(f.seconds)) for f in figures if f.work == name and not f.grows],
-                )
-                for name, rows in tables.items()
-            ],
+            ops=[_section(name, rows, content, figures) for name, rows in tables.items()],
             specs={name: _packed(spec) for name, spec in specs.items()},
+            # a browser takes the first `</script` for the end, in a string of the program too
             library=Markup(vl_convert.javascript_bundle().replace("</script", "<\\/script")),  # type: ignore[call-arg]  # noqa: S704 - Vega's own code; its stub asks for a snippet
         )
     )
 
 
+def _section(
+    name: str, rows: Sequence[tuple[Record, list[str]]], content: Content, figures: Sequence[Figure]
+) -> tuple[Any, ...]:
+    """Return what the page says of one op: its name, entry, formulas and rows, its findings, and its times."""
+    findings = [finding for finding in content.findings if finding.op == name]
+    times = [(figure, duration(figure.seconds)) for figure in figures if figure.work == name and not figure.grows]
+    return name, OPS.get(name), content.formulas.get(name, []), rows, findings, times
+
+
 def _packed(spec: plots.Spec) -> str:
-    """Compress a picture, which is most of a page otherwise; browsers inflate it when it is drawn."""
+    """Compress a picture: a page would be mostly pictures otherwise. Browsers inflate it when it is drawn."""
     return base64.b64encode(zlib.compress(json.dumps(spec, separators=(",", ":")).encode(), 9)).decode()
 
 
 def _speeds(figures: Sequence[Figure]) -> Iterator[tuple[str, plots.Spec]]:
+    """Yield the pictures of a benchmark that it has figures for, with their names."""
     if any(f.kind == "backward" and f.times_floor and not f.grows for f in figures):
         yield "speeds", plots.speeds(figures)
     for variable in ("size", "depth"):
@@ -227,6 +247,7 @@ def _speeds(figures: Sequence[Figure]) -> Iterator[tuple[str, plots.Spec]]:
 
 
 def _environment() -> jinja2.Environment:
+    """Return what the template is read with, which escapes all that is not `Markup`, and the filters that it uses."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -234,6 +255,7 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
+    # a name that the template misspells is an error, above, and not an empty place
     environment.filters |= {"number": short, "point": _point, "state": state, "ulps": _ulps}
     environment.globals |= {"colours": plots.STATES, "signs": plots.SIGNS, "most_places": along.MOST}
     return environment

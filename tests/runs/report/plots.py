@@ -31,23 +31,32 @@ SIGNS = {"agrees": "", "unsupported": "-", "known": "~", "new": "×"}
 """What says the same to those who do not see the colours."""
 
 BLUE, GREY = "#3f7cb5", "#848e9a"
+"""Colours that can be told from white and from near black."""
+
 PAPER, ACCENT, ALARM = (alt.ExprRef(name) for name in ("paper", "accent", "alarm"))
 """Colours of the page, which are others where the reader has a dark scheme."""
 
 CELL = 12
+"""Pixels of a side of a cell of the matrix."""
+
 MOST_CELLS = 20_000
-"""Cells of the matrix that are drawn unless the reader asks for more: of a larger one, one format at first."""
+"""Cells of the matrix up to which all are drawn at first, since drawing takes time; of more, those of one format.
+
+The number is arbitrary.
+"""
 
 FINEST = 0.1
 """The error in ulps below which the axis is linear at real size: 16-bit results are allowed little more than 0.5."""
 
 ORDERS = ("catalogue", "name", "gravest first", "largest error first")
+"""What the reader may sort the matrix by."""
 
 Spec = dict[str, Any]
+"""A specification of Vega-Lite, which is written into the page as JSON."""
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> alt.InlineData:
-    """Return rows as data of a picture; numbers are told from text by the first row."""
+    """Return rows as data of a picture; which fields are numbers is told by the first row."""
     return alt.InlineData(
         values=_csv(rows),
         format=alt.CsvDataFormat(
@@ -57,7 +66,7 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> alt.InlineData:
 
 
 def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return rows as CSV, which has each name once."""
+    """Return rows as CSV, which has each name once, where JSON would have it in every row."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
@@ -66,10 +75,12 @@ def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _spec(chart: alt.TopLevelMixin) -> Spec:
-    return dict(chart.to_dict(validate=False))  # a browser draws each in the tests
+    """Return the specification of a chart, which is not validated here: tests draw each kind in a browser."""
+    return dict(chart.to_dict(validate=False))
 
 
 def _colour(title: str | None = "") -> alt.Color:
+    """Return the colours of states, with a legend above the picture."""
     return alt.Color(
         "state:N",
         title=title,
@@ -79,9 +90,9 @@ def _colour(title: str | None = "") -> alt.Color:
 
 
 def matrix(rows: Sequence[Mapping[str, Any]], devices: Sequence[str], modes: Sequence[str]) -> Spec:
-    """Draw the verdict of each op in each mode and format, on one device at a time.
+    """Draw the verdict of each op in each mode and format, on one device at a time; the reader filters and sorts it.
 
-    The reader filters and sorts it.
+    `rows` are those of `tests.runs.report.page.cells`, and `modes` are named in the order of the columns.
     """
     named = alt.param(
         name="named", value="", bind=alt.binding(input="search", placeholder="part of a name", name="op ")
@@ -89,6 +100,7 @@ def matrix(rows: Sequence[Mapping[str, Any]], devices: Sequence[str], modes: Seq
     device = alt.param(
         name="chosen_device", value=devices[0], bind=alt.binding_select(options=list(devices), name="device ")
     )
+    # of a large matrix one format comes first: float32, which most readers use, where it was asked
     first = (
         "all" if len(rows) <= MOST_CELLS else max((row["dtype"] for row in rows), key=lambda name: name == "float32")
     )
@@ -154,6 +166,7 @@ def matrix(rows: Sequence[Mapping[str, Any]], devices: Sequence[str], modes: Seq
             "(chosen_family == 'all' || datum.family == chosen_family) && "
             "(named == '' || indexof(lower(datum.op), lower(named)) >= 0)"
         )
+        # formulas of Vega, which the browser evaluates anew whenever the reader chooses
         .transform_calculate(
             matches="(having == 'any' || datum.state == having) && (promise == 'any' || datum.promise == promise) "
             "? 1 : 0",
@@ -163,6 +176,7 @@ def matrix(rows: Sequence[Mapping[str, Any]], devices: Sequence[str], modes: Seq
             "by == 'largest error first' ? -datum.ulp : datum.letter",
             page="'#op-' + datum.op",
         )
+        # an op is shown with all its cells where any of them is what the reader looks for
         .transform_joinaggregate(any="max(matches)", groupby=["op"])
         .transform_filter("datum.any == 1")
     )
@@ -176,8 +190,12 @@ def matrix(rows: Sequence[Mapping[str, Any]], devices: Sequence[str], modes: Seq
 
 
 def errors(op: Op, spots: Sequence[Spot]) -> Spec:
-    """Draw the error in ulps along the input line, what rounding explains as a band, and the kinks."""
-    formats = tuple(name for name in FORMATS if any(spot.dtype == name for spot in spots))
+    """Draw the error in ulps along the input line, what rounding explains as a band, and the kinks.
+
+    Formats and devices stand in the table as numbers, since a page has thousands of rows.
+    """
+    asked = {spot.dtype for spot in spots}
+    formats = tuple(name for name in FORMATS if name in asked)
     devices = tuple(dict.fromkeys(spot.device for spot in spots))
     kinks = [float(place[0]) for place in places(op)] if len(op.inputs) == 1 else []
     table = _csv(
@@ -199,7 +217,7 @@ def errors(op: Op, spots: Sequence[Spot]) -> Spec:
 
 
 def _ulps(field: str, finest: float, **scale: Any) -> alt.Y:
-    """Return the axis of errors: linear below the finest that matters, then in powers of ten."""
+    """Return the axis of errors: linear below the finest error that matters, and logarithmic above it."""
     return alt.Y(
         field,
         title="error in ulp",
@@ -212,12 +230,24 @@ def _ulps(field: str, finest: float, **scale: Any) -> alt.Y:
     )
 
 
-@cache
-def _errors(variable: str, formats: tuple[str, ...], devices: tuple[str, ...]) -> Spec:
-    """Draw what is the same for many ops, of tables that are not there yet."""
+def _chosen(
+    data: alt.NamedData, formats: tuple[str, ...], devices: tuple[str, ...]
+) -> tuple[alt.Chart, tuple[alt.Parameter, alt.Parameter]]:
+    """Return a chart of the rows of the format and device that the reader chooses, and what that is chosen by."""
     first = "float32" if "float32" in formats else formats[0]
     dtype = alt.param(name="chosen_dtype", value=first, bind=alt.binding_radio(options=formats, name="dtype "))
     device = alt.param(name="chosen_device", value=devices[0], bind=alt.binding_radio(options=devices, name="device "))
+    # rows have the numbers of formats and devices in these lists, in the place of their names
+    is_chosen = (
+        f"datum.dtype == indexof({list(formats)!r}, chosen_dtype) && "
+        f"datum.on == indexof({list(devices)!r}, chosen_device)"
+    )
+    return alt.Chart(data).transform_filter(is_chosen), (dtype, device)
+
+
+@cache
+def _errors(variable: str, formats: tuple[str, ...], devices: tuple[str, ...]) -> Spec:
+    """Return what is the same in the pictures of many ops, without the tables: it is made once."""
     data = alt.NamedData(
         name="spots",
         format=alt.CsvDataFormat(type="csv", parse=dict.fromkeys(("dtype", "on", "x", "ulp", "allowed"), "number")),
@@ -231,14 +261,8 @@ def _errors(variable: str, formats: tuple[str, ...], devices: tuple[str, ...]) -
         ),
     )
     y = _ulps("ulp:Q", 1, domainMax=CEILING, clamp=True)
-    base = (
-        alt.Chart(data)
-        .transform_filter(
-            f"datum.dtype == indexof({list(formats)!r}, chosen_dtype) && "
-            f"datum.on == indexof({list(devices)!r}, chosen_device)"
-        )
-        .encode(x=x)
-    )
+    chosen, by = _chosen(data, formats, devices)
+    base = chosen.encode(x=x)
     band = base.mark_area(color=BLUE, opacity=0.15, interpolate="step").encode(
         y=alt.Y("allowed:Q", scale=alt.Scale(type="symlog", constant=1))
     )
@@ -259,13 +283,13 @@ def _errors(variable: str, formats: tuple[str, ...], devices: tuple[str, ...]) -
     )
     return _spec(
         alt.layer(band, marks, kinks)
-        .add_params(dtype, device)
+        .add_params(*by)
         .properties(width="container", height=240, description="The error of the gradient along the input line.")
     )
 
 
 def speeds(figures: Sequence[Figure]) -> Spec:
-    """Draw how many times its floor each backward takes."""
+    """Draw how many times its analytic floor each backward takes."""
     rows = [
         {
             "op": f.work,
@@ -301,15 +325,18 @@ def speeds(figures: Sequence[Figure]) -> Spec:
             ],
         )
     )
+    # below the floor there should be nothing
     rule = alt.Chart(alt.Data(values=[{"times": 1}])).mark_rule(color=GREY).encode(x="times:Q")
     return _spec(alt.layer(bars, rule).add_params(family).properties(width="container", height=alt.Step(12)))
 
 
 def along(op: Op, found: Sequence[Stretch]) -> Spec:
     """Draw the errors of each gradient of a tensor op along the last axis, and what rounding explains as a band."""
-    formats = tuple(name for name in FORMATS if any(each.dtype == name for each in found))
+    asked = {each.dtype for each in found}
+    formats = tuple(name for name in FORMATS if name in asked)
     devices = tuple(dict.fromkeys(each.device for each in found))
-    names = tuple(name for name in op.inputs if any(each.wrt == name for each in found))
+    differentiated = {each.wrt for each in found}
+    names = tuple(name for name in op.inputs if name in differentiated)
     states = list(STATES)
     table = _csv(
         [
@@ -330,30 +357,21 @@ def along(op: Op, found: Sequence[Stretch]) -> Spec:
 
 @cache
 def _along(names: tuple[str, ...], formats: tuple[str, ...], devices: tuple[str, ...]) -> Spec:
-    """Draw what is the same for many ops, of a table that is not there yet."""
-    first = "float32" if "float32" in formats else formats[0]
-    dtype = alt.param(name="chosen_dtype", value=first, bind=alt.binding_radio(options=formats, name="dtype "))
-    device = alt.param(name="chosen_device", value=devices[0], bind=alt.binding_radio(options=devices, name="device "))
+    """Return what is the same in the pictures of many ops, without the table, as `_errors` does."""
     numbers = dict.fromkeys(("dtype", "on", "wrt", "place", "ulp", "allowed", "s"), "number")
     data = alt.NamedData(name="stretches", format=alt.CsvDataFormat(type="csv", parse=numbers))
-    base = (
-        alt.Chart(data)
-        .transform_filter(
-            f"datum.dtype == indexof({list(formats)!r}, chosen_dtype) && "
-            f"datum.on == indexof({list(devices)!r}, chosen_device)"
-        )
-        .transform_calculate(state=f"{list(STATES)!r}[datum.s]")
-    )
+    chosen, by = _chosen(data, formats, devices)
+    base = chosen.transform_calculate(state=f"{list(STATES)!r}[datum.s]")
     panels = [_panel(base.transform_filter(f"datum.wrt == {number}"), name) for number, name in enumerate(names)]
     return _spec(
         alt.vconcat(*panels, spacing=12)
-        .add_params(dtype, device)
+        .add_params(*by)
         .properties(description="The errors of the gradients along the last axis.")
     )
 
 
 def _panel(base: alt.Chart, wrt: str) -> alt.LayerChart:
-    """Draw the errors of one gradient."""
+    """Return the panel with the errors of one gradient, of a chart that has the data."""
     place = alt.X(
         "place:Q",
         title=f"place along the last axis of {wrt}",
@@ -381,7 +399,7 @@ def _panel(base: alt.Chart, wrt: str) -> alt.LayerChart:
 
 
 def growth(figures: Sequence[Figure], variable: str) -> Spec:
-    """Draw time against size or depth, forwards and backwards, with floors."""
+    """Draw time against a variable, ``size`` or ``depth``, forwards and backwards, with floors."""
     rows = [
         {"of": f.series, "kind": f.kind, "n": f.grown, "us": f.seconds * 1e6} for f in figures if f.grows == variable
     ]
@@ -390,7 +408,7 @@ def growth(figures: Sequence[Figure], variable: str) -> Spec:
         for f in figures
         if f.grows == variable and f.kind == "backward" and f.floor
     ]
-    rows = [row | {"us": float(f"{row['us']:.4g}")} for row in rows]
+    rows = [row | {"us": float(f"{row['us']:.4g}")} for row in rows]  # more digits would only make the page longer
     works = list(dict.fromkeys(row["of"] for row in rows))
     work = alt.param(name=f"of_{variable}", value=works[0], bind=alt.binding_select(options=works, name="of "))
     kinds = ["forward", "backward", "double", "floor"]
@@ -421,7 +439,7 @@ def growth(figures: Sequence[Figure], variable: str) -> Spec:
 def chain(edges: Sequence[Edge]) -> Spec:
     """Draw the notebook's neuron as a graph.
 
-    Each edge has the value that goes forwards and the gradient that comes back.
+    Each edge has the value that goes forwards above it, and the gradient that comes back below it.
     """
     nodes = {name: place for edge in edges for name, place in ((edge.source, edge.start), (edge.target, edge.end))}
     points = alt.Data(values=[{"name": name, "x": x, "y": y} for name, (x, y) in nodes.items()])
@@ -443,6 +461,7 @@ def chain(edges: Sequence[Edge]) -> Spec:
     x = alt.X("x:Q", axis=None, scale=alt.Scale(domain=[-0.3, 5.5]))
     y = alt.Y("y:Q", axis=None, scale=alt.Scale(domain=[-1.5, 1.5]))
     rules = alt.Chart(lines).mark_rule(color=GREY, strokeWidth=1.5).encode(x=x, y=y, x2="x2:Q", y2="y2:Q")
+    # each text is drawn twice: a rim in the colour of the page parts it from the line that it stands on
     texts = [
         alt.Chart(lines)
         .mark_text(dy=dy, fontSize=12, **look)

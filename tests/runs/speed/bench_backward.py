@@ -17,7 +17,7 @@ from tests.runs.speed.formula import NoFloorError
 from tests.runs.speed.network import NETWORKS
 from tests.runs.speed.work import TIMED, Graph, Work, chain, fan_out, neuron, of_network, of_op
 from tests.runs.speed.worker import timed
-from tests.subject.device import waiting
+from tests.subject.device import synchronized
 from tests.verdict.comparison import refusal
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def measure(benchmark: BenchmarkFixture, work: Work, kind: str, device: str, **f
     """Time one kind of run of a piece of work, and note its floor beside it."""
     try:
         graph = Graph(work, device)
-        run = waiting(TIMED[kind](graph), device)
+        run = synchronized(TIMED[kind](graph), device)
         run()
     except RuntimeError as error:
         if said := refusal(error, device):
@@ -77,9 +77,9 @@ def note_floor(benchmark: BenchmarkFixture, work: Work, graph: Graph, device: st
     source = torch.ones(max(moved // 8, 1), dtype=torch.float32, device=device)
     target = torch.zeros_like(source)
     benchmark.extra_info |= {
-        "floor": timed(waiting(differentiated, device), FLOOR_SECONDS),
+        "floor": timed(synchronized(differentiated, device), FLOOR_SECONDS),
         "bytes": moved,
-        "memory": timed(waiting(lambda: target.copy_(source), device), FLOOR_SECONDS),
+        "memory": timed(synchronized(lambda: target.copy_(source), device), FLOOR_SECONDS),
     }
 
 

@@ -26,7 +26,7 @@ from tests.runs.speed import instructions, interleaved
 from tests.runs.speed.instructions import ValgrindError
 from tests.runs.speed.work import counted, gated
 from tests.runs.speed.worker import Side
-from tests.subject.device import parsed, passing, probed
+from tests.subject.device import parsed_with_plugins, passing, probed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -174,7 +174,7 @@ def main() -> None:
         "--baseline", type=Path, default=BASELINE, metavar="FILE", help="what is compared with, without --against"
     )
     outcome.add_options(parser)
-    options = parsed(parser)
+    options = parsed_with_plugins(parser)
     works = {"instructions": list(counted()), "time": list(gated())}
     accepted = dict.fromkeys(name for names in works.values() for name in names)
     unknown = set(options.names) - set(accepted)

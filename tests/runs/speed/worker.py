@@ -21,7 +21,7 @@ import torch
 from tests.runs.speed.floor import floor
 from tests.runs.speed.formula import NoFloorError
 from tests.runs.speed.work import Graph, counted, gated
-from tests.subject.device import parsed, waiting
+from tests.subject.device import parsed_with_plugins, synchronized
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -97,9 +97,9 @@ def answer(works: Sequence[Work], device: str, plant: float) -> None:
     runs: list[tuple[Callable[[], Any], Callable[[], Any] | None]] = []
     for work in works:
         graph = Graph(work, device)
-        backward = waiting(graph.backward, device)
+        backward = synchronized(graph.backward, device)
         try:
-            below = waiting(floor(work, graph)[0], device)
+            below = synchronized(floor(work, graph)[0], device)
         except NoFloorError:
             below = None
         runs.append((stretched(backward, plant) if plant else backward, below))
@@ -145,7 +145,7 @@ def main() -> None:
     parser.add_argument(
         "--plant", type=float, default=0.0, metavar="SHARE", help="by how much to slow each backward down"
     )
-    options = parsed(parser)
+    options = parsed_with_plugins(parser)
     torch.set_num_threads(1)
     gc.disable()
     makers = gated() if options.measure == "time" else counted()
