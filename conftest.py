@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, Phase, settings
 
 from reference.case import PROMISES
 from reference.catalogue import OPS
-from reference.convention import clause, infinite_places, places
+from reference.convention import clause, infinite_points, ruled_points
 from reference.format import FORMATS
 from reference.op import Op
 from strategies import sized_cases
@@ -271,9 +271,9 @@ def _ruled(op: Op, *, infinite: bool) -> Iterator[tuple[str, list[Point]]]:
 
     Each finite point is a row of its own, and those with an infinite input are one row together.
     """
-    for place in places(op):
+    for place in ruled_points(op):
         yield f"{op.name}-at-{','.join(map(str, place))}-{clause(op, place)}", [place]
-    if infinite and (ends := infinite_places(op)):  # limits, which take sympy seconds
+    if infinite and (ends := infinite_points(op)):  # limits, which take sympy seconds
         yield f"{op.name}-at-infinity-{clause(op, ends[0])}", ends
 
 

@@ -1,7 +1,7 @@
-"""Certified gradients for anyone's own tests: `assert_gradient`, and what a catalogue of one's own is written in.
+"""The public names: `assert_gradient`, for anyone's own tests, and what a catalogue of one's own is written in.
 
-Each name is imported when it is first asked for, so that pytest's plugin, which lies in the same package once it is
-installed, costs nothing where it is not used.
+A name is imported when it is first asked for. The installed package holds the plugin of pytest too, and every run of
+pytest imports that, and with it this module: it must cost nothing where gradassay is not used.
 """
 
 from __future__ import annotations
@@ -43,21 +43,24 @@ HOMES = {
     "tests.verdict.comparison": ("UnsupportedError",),
     "tests.verdict.explanation": ("DisagreementError",),
 }
-"""The module of each public name."""
+"""The public names by the module that each comes from, as the wheel needs them: its build rewrites these strings."""
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name. Raises ImportError where there is no torch."""
+    """Import a public name, as Python asks for one that a module lacks (PEP 562).
+
+    Raises AttributeError for any other name, and ImportError where there is no torch.
+    """
     home = next((module for module, names in HOMES.items() if name in names), None)
     if home is None:
         message = f"module {__name__!r} has no attribute {name!r}; accepted: {', '.join(__all__)}"
         raise AttributeError(message)
     require_torch()
-    return globals().setdefault(name, getattr(import_module(home), name))
+    return globals().setdefault(name, getattr(import_module(home), name))  # Python finds it by itself from now on
 
 
 def require_torch() -> None:
-    """Raise ImportError, which says what to do, where there is no torch: which one is judged is its user's choice."""
+    """Raise ImportError, which says what to do, where there is no torch: it is no dependency, but the user's choice."""
     if find_spec("torch") is None:
         message = "gradassay judges the torch that is installed, and there is none; install the build that you use"
         raise ImportError(message)

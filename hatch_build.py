@@ -17,6 +17,8 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 PACKAGE = "gradassay"
 ROOMS = ("reference", "strategies", "tests")
+"""The folders of modules that the package takes in, which have names of their own in a checkout."""
+
 LEFT_OUT = (
     "tests/meta",
     "tests/kernels",
@@ -27,7 +29,10 @@ LEFT_OUT = (
     "tests/runs/measurements",
     "tests/runs/report/lessons.py",
 )
+"""What the package does not need: tests of the suite itself, and what writes the project's own pages."""
+
 RENAMED = {"gradassay.py": "__init__.py"}
+"""Files that have another name in the package."""
 
 
 class WheelError(Exception):
@@ -35,10 +40,13 @@ class WheelError(Exception):
 
 
 class PackageHook(BuildHookInterface[Any]):
-    """Puts the package into the wheel."""
+    """Hatchling's hook that puts the package into the wheel."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Write the package to a folder of its own, and have the wheel take it from there. Raises WheelError."""
+        """Write the package to a temporary folder, and have the wheel take it from there.
+
+        Raises WheelError for an editable install, and where a module cannot be rewritten.
+        """
         if version == "editable":
             message = (
                 "there is no editable install, since modules get their names as the wheel is built; accepted: "
@@ -50,12 +58,12 @@ class PackageHook(BuildHookInterface[Any]):
         build_data["force_include"][str(self._folder)] = PACKAGE
 
     def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:  # noqa: ARG002 - as hatchling calls it
-        """Remove the folder."""
+        """Remove the temporary folder."""
         shutil.rmtree(self._folder)
 
 
 def write(root: Path, folder: Path) -> None:
-    """Write the package to a folder. Raises WheelError."""
+    """Write the package of a checkout to a folder. Raises WheelError where a module cannot be rewritten."""
     (folder / "py.typed").touch()
     for path in sources(root):
         name = path.relative_to(root).as_posix()
@@ -66,15 +74,21 @@ def write(root: Path, folder: Path) -> None:
 
 
 def sources(root: Path) -> list[Path]:
-    """Return the files that the package has: all in the rooms but caches, and what tests the suite itself."""
+    """Return the files of a checkout that the package has: all in the rooms but caches and what is left out."""
     within = [path for room in ROOMS for path in (root / room).rglob("*") if path.is_file()]
-    left_out = [root / name for name in LEFT_OUT]
-    kept = [p for p in within if p.suffix != ".pyc" and not any(p.is_relative_to(each) for each in left_out)]
-    return sorted([*kept, root / "gradassay.py", root / "conftest.py"])
+
+    def is_left_out(path: Path) -> bool:
+        return path.suffix == ".pyc" or any(path.is_relative_to(root / name) for name in LEFT_OUT)
+
+    return sorted([path for path in within if not is_left_out(path)] + [root / "gradassay.py", root / "conftest.py"])
 
 
 def rooms(root: Path) -> re.Pattern[str]:
-    """Return what matches a room where a module names it: before one of its modules, or in an import of them."""
+    """Return a pattern that matches, with no width, where a module names a room: the package's name belongs there.
+
+    That is before ``reference.op``, in code and in strings, and in ``from reference import op``; it is not within a
+    longer name or a path.
+    """
     modules = {path.stem for room in ROOMS for path in (root / room).iterdir() if path.suffix in {".py", ""}}
     return re.compile(rf"(?<![\w./])(?=(?:{'|'.join(ROOMS)})(?:\.(?:{'|'.join(sorted(modules))})\b| import ))")
 
@@ -86,7 +100,7 @@ def rewritten(text: str, naming: re.Pattern[str]) -> str:
         match node:
             case ast.ImportFrom():
                 is_refused = (node.module or "").split(".")[0] in ROOMS
-            case ast.Import():  # of gradassay.tests.x too: what uses it names tests.x
+            case ast.Import():  # of gradassay.tests.x too: code below an `import tests.x` would still say tests.x
                 names = [alias.name for alias in node.names]
                 is_refused = any(n.split(".")[0] in ROOMS or n.startswith(f"{PACKAGE}.") for n in names)
             case _:

@@ -1,14 +1,14 @@
 """Ball arithmetic on whole arrays, in float64 or long doubles: values, or what rounding to a format may make of them.
 
-A ball is a midpoint and a radius. The radius of `Balls` is how far off the arithmetic may be. That of `Widened` balls
-is the reach: how far off the value may be if each step had been rounded to a narrower format. Programs run on either
-as they do on flint's balls, since all have the same methods. A function that a program needs and these lack is refused
-when the program is compiled, and only flint can evaluate it.
+A ball is a midpoint and a radius. The radius of `Balls` bounds the error of the arithmetic itself. That of `Widened`
+balls is the reach: how far the value may move if each step is rounded to a narrower format. Programs run on either
+as they do on flint's balls, since all have the same methods. A program with a function that these balls lack is
+refused when it is compiled, and only flint can evaluate it.
 
-Widened balls do not add the arithmetic's own errors up. A step is widened by 2^-22 of its value at least for the
-formats that float64 is used for, and float64 is off by 2^-48 at most, so that its errors, which grow as the reach does,
-stay below the part `own` of it. Long doubles are used for float64, whose steps are widened by 2^-51 at least, and are
-off by 2^-61 at most.
+Widened balls do not track the arithmetic's own errors. For the formats that float64 serves, a step is widened by at
+least 2^-22 of its value, and float64 is off by at most 2^-48 of it. Both errors are propagated by the same factors, so
+that float64's own stay below the part `own` of the reach. Long doubles serve float64, whose steps are widened by at
+least 2^-51, and are off by at most 2^-61.
 """
 
 from __future__ import annotations
@@ -30,58 +30,67 @@ if TYPE_CHECKING:
     Operand: TypeAlias = "Balls | arb | int"
 
     Radius: TypeAlias = "Floats | None"
-    """None is exactly 0, and costs nothing."""
+    """Radii of an array, not negative; None stands for exactly 0, and costs nothing."""
 
-STEP = 2.0**-52
-"""The relative error of + - * / and sqrt, twice over."""
+STEP_ERROR = 2.0**-52
+"""The relative error granted to + - * / and sqrt: twice the unit roundoff that bounds a correctly rounded one."""
 
-FUNCTION = 2.0**-48
-"""The relative error that is granted to a function of numpy or math: 16 ulp, where they promise 4."""
+FUNCTION_ERROR = 2.0**-48
+"""The relative error granted to a function of numpy or math: 16 ulp, where they promise 4.
+
+That is an assumption about the machine, which the suite's own tests hold against flint there.
+"""
 
 SLACK = 2.0**-36
-"""What radii may have lost to their own rounding, as a share: they are sums and products of positive numbers."""
+"""The share of a radius that its own rounding may have lost.
 
-OWN = 2.0**-21
-"""The part of a reach that float64's own errors stay below."""
+Radii are sums and products of positive numbers, so that nothing cancels: 2^-36 is 2^16 roundings of 2^-52 each.
+"""
+
+OWN_SHARE = 2.0**-21
+"""The part of a reach that float64's own errors stay below.
+
+They are 2^-26 of it where each step loses 2^-48 and is widened by 2^-22; the other five bits are a margin.
+"""
 
 NIL = 2.0**-1000
-"""What float64 does not tell from 0: far below any value of a narrower format."""
+"""A magnitude that counts as 0 in float64: it is far below every value of a narrower format."""
 
-TAIL = 26.0
-"""Up to which what the error function lacks to 1 is a normal float64."""
+LAST_NORMAL_ERFC = 26.0
+"""An argument up to which erfc is a normal float64; its values turn subnormal between 26.5 and 26.6."""
 
 LEAST = 2.0**-1070
-"""What an operation may lose to underflow, and more."""
+"""More than an operation may lose to underflow: sixteen times the smallest subnormal."""
 
 SomeBalls = TypeVar("SomeBalls", bound="Balls")
 
 erf, erfc = np.frompyfunc(math.erf, 1, 1), np.frompyfunc(math.erfc, 1, 1)
 
 HAS_LONG = bool(np.longdouble(1) + np.longdouble(2) ** -63 != 1 and np.longdouble(2) ** -16440 > 0)
-"""Whether numpy's long double has 64 bits and 15 of exponent, as x87 has, or more; under valgrind it has not."""
+"""Whether numpy's long double has at least x87's 64 bits of significand and 15 of exponent: not under valgrind."""
 
 
 class Runs(Protocol):
-    """A compiled function of balls."""
+    """What can be run on balls, as a compiled `Program` can."""
 
     @property
     def at(self) -> Callable[[Iterable[Sequence[Any]]], tuple[list[Any], ...]]:
-        """Evaluate it at each row of arguments."""
+        """The function that evaluates it at each row of arguments, and returns a column of each result."""
 
 
 class MixedError(Exception):
-    """A comparison holds for some rows only."""
+    """A comparison holds for some elements of an array and not for others, so that a program cannot branch on it."""
 
     def __init__(self, holds: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> None:
-        """Say for which."""
+        """Take the mask of the elements for which it holds."""
         super().__init__("a comparison holds for some rows only")
         self.holds = holds
 
 
 def evaluated(program: Runs, columns: Sequence[SomeBalls]) -> list[SomeBalls]:
-    """Evaluate a program on a column of each argument; a column of each result.
+    """Evaluate a program on an array of balls for each argument, which broadcast; return an array of each result.
 
-    Where a comparison holds at some of the points, those and the others are evaluated apart.
+    Where a comparison holds at some of the points only, those and the others are evaluated apart.
     """
     kind, shapes = type(columns[0]), {column.mid.shape for column in columns}
     shape = np.broadcast_shapes(*shapes) if len(shapes) > 1 else columns[0].mid.shape
@@ -92,8 +101,10 @@ def evaluated(program: Runs, columns: Sequence[SomeBalls]) -> list[SomeBalls]:
         holds = np.broadcast_to(mixed.holds, shape).ravel()
     flat = [column.repeated(shape).reshaped((-1,)) for column in columns]
     parts = [np.flatnonzero(holds), np.flatnonzero(~holds)]
-    halves = [evaluated(program, [column.picked(part) for column in flat]) for part in parts]
-    order = np.argsort(np.concatenate(parts))
+    # in each part this comparison has one outcome; a part in which a later one is mixed is split again
+    split = (tuple(column.picked(part) for column in flat) for part in parts)
+    halves = [evaluated(program, part) for part in split]
+    order = np.argsort(np.concatenate(parts))  # the inverse of the permutation that the parts are
     return [kind.joined(pair).picked(order).reshaped(shape) for pair in zip(*halves, strict=True)]
 
 
@@ -114,40 +125,48 @@ def times(magnitude: Floats, radius: Radius) -> Radius:
 
 @dataclass(eq=False)
 class Balls:
-    """An array of intervals, each a midpoint and a radius; one of infinity or NaN says nothing."""
+    """An array of intervals, each a midpoint and a radius of the same or a broadcasting shape.
+
+    An interval whose midpoint or radius is infinite or NaN says nothing of its value. Methods divide by 0 and overflow
+    on the way to such a one, so that callers run them under ``np.errstate``.
+    """
 
     mid: Floats
     rad: Radius = None
     _size: Floats | None = field(default=None, repr=False)
 
     most_turned: ClassVar[float] = 1.5
-    """The radius of an argument up to which a sine is followed."""
+    """The radius of an argument, in radians, from which on nothing is said of its sine and cosine."""
 
     kind: ClassVar[type[np.floating[Any]]] = np.float64
-    """What midpoints are made of."""
+    """The type of midpoints."""
 
-    error: ClassVar[float] = STEP
-    """The relative error of + - * / and sqrt, twice over."""
+    error: ClassVar[float] = STEP_ERROR
+    """The relative error granted to + - * / and sqrt, as STEP_ERROR is for float64."""
 
-    function_error: ClassVar[float] = FUNCTION
-    """The relative error that is granted to a function of numpy or math."""
+    function_error: ClassVar[float] = FUNCTION_ERROR
+    """The relative error granted to a function of numpy or math, as FUNCTION_ERROR is for float64."""
 
     least: ClassVar[Any] = LEAST
-    """What an operation may lose to underflow, and more."""
+    """More than an operation may lose to underflow."""
 
     vanishing: ClassVar[float] = -745.0
-    """Below its exponential there is only 0."""
+    """An argument below which the exponential is less than `least`."""
 
-    own: ClassVar[float] = OWN
+    own: ClassVar[float] = OWN_SHARE
     """The part of a reach that the arithmetic's own errors stay below."""
 
     lacks: ClassVar[frozenset[str]] = frozenset()
-    """Functions that there are in float64 alone."""
+    """The functions that balls of this kind lack, by their names in sympy."""
 
     @classmethod
     def _made(cls, mid: Floats, spread: Radius, error: float | None = None, *, underflows: bool = True) -> Self:
-        """Make the result of a step, of what becomes of the radii of its operands and of the step's own error."""
+        """Make the result of a step: its radius is what the operands' radii become, and the step's own error.
+
+        Sums do not underflow: one that is subnormal is exact.
+        """
         result = cls(mid)
+        # relative to the value as computed: that it is not the true one is within the factor of two in `error`
         own = result.size * (cls.error if error is None else error)
         if underflows:
             own += cls.least
@@ -156,7 +175,7 @@ class Balls:
 
     @classmethod
     def of(cls, value: Operand) -> Self:
-        """Convert a constant."""
+        """Convert a constant of flint's or Python's; balls of this kind are returned as they are."""
         if isinstance(value, cls):
             return value
         assert not isinstance(value, Balls)
@@ -164,9 +183,9 @@ class Balls:
         high = float(ball.mid())
         rest = ball.mid() - high
         more = float(rest) if rest.is_finite() else 0.0
-        mid = cls.kind(high) + cls.kind(more)  # float64 has no bits for it
+        mid = cls.kind(high) + cls.kind(more)  # long doubles keep the rest; in float64 this is `high` again
         away = ball.rad() + abs(rest - float(mid - cls.kind(high)) if rest.is_finite() else rest)
-        return cls(np.array(mid), None if away == 0 else np.array(float(away.upper()) * (1 + STEP)))
+        return cls(np.array(mid), None if away == 0 else np.array(float(away.upper()) * (1 + STEP_ERROR)))
 
     @classmethod
     def joined(cls, parts: Sequence[Self]) -> Self:
@@ -179,7 +198,7 @@ class Balls:
 
     @property
     def size(self) -> Floats:
-        """The magnitude of the midpoint, which is kept: a cached property takes longer than it does."""
+        """The magnitude of the midpoint, which is kept in a field: `cached_property` costs more than computing it."""
         if self._size is None:
             self._size = np.abs(self.mid)
         return self._size
@@ -202,23 +221,24 @@ class Balls:
         """Give the elements another shape."""
         return self if self.mid.shape == shape else self.moved(lambda part: part.reshape(shape))
 
-    def picked(self, places: np.ndarray[tuple[int], np.dtype[np.int64]]) -> Self:
-        """Take some elements of a column."""
-        return self.moved(lambda part: part[places])
+    def picked(self, numbers: np.ndarray[tuple[int], np.dtype[np.int64]]) -> Self:
+        """Take the elements of a column that have these numbers."""
+        return self.moved(lambda part: part[numbers])
 
     def outer(self) -> Radius:
-        """Return the radius, and a little more for the rounding of radii themselves."""
+        """Return an upper bound of the radius, which itself was rounded."""
         return None if self.rad is None else self.rad * (1 + SLACK)
 
     def low(self) -> Floats:
         """Return a lower bound of the magnitude."""
         radius = self.outer()
-        return self.size if radius is None else np.maximum((self.size - radius) * (1 - STEP), 0)
+        # rounded down, as `high` is rounded up
+        return self.size if radius is None else np.maximum((self.size - radius) * (1 - STEP_ERROR), 0)
 
     def high(self) -> Floats:
         """Return an upper bound of the magnitude."""
         radius = self.outer()
-        return self.size if radius is None else (self.size + radius) * (1 + STEP)
+        return self.size if radius is None else (self.size + radius) * (1 + STEP_ERROR)
 
     def __add__(self, other: Operand) -> Self:
         """Add: no sum underflows, and one that is 0 is exact."""
@@ -236,15 +256,17 @@ class Balls:
         mid = self.mid * other.mid
         if other.rad is None:
             return self._made(mid, times(other.size, self.rad))
+        # (a + s)(b + t) - a b = a t + (b + t) s
         return self._made(mid, plus(times(self.size, other.rad), times(other.size + other.rad, self.rad)))
 
     def __truediv__(self, other: Operand) -> Self:
         """Divide."""
         other = self.of(other)
         mid = self.mid / other.mid
+        # with q = a / b: (a + s) / (b + t) - q = (s - q t) / (b + t)
         numerator = plus(self.rad, times(np.abs(mid), other.rad))
         if numerator is not None:
-            numerator = numerator * (1 / other.low())  # where it may be 0, nothing is said
+            numerator = numerator * (1 / other.low())  # infinite where the divisor may be 0
         return self._made(mid, numerator)
 
     def __pow__(self, other: Operand) -> Self:
@@ -252,8 +274,10 @@ class Balls:
         other = self.of(other)
         mid = np.power(self.mid, other.mid)
         of_log = self._of_log()
+        # a^b is exp(b log a): the exponent moves by b d + (|log a| + d) t, where log a moves by d and b by t
         relative = plus(times(other.size, of_log), times(np.abs(np.log(self.mid)) + or_nil(of_log), other.rad))
-        wide = 0.0 if relative is None else mid * np.expm1(relative * (1 + FUNCTION))
+        # exp is convex, so that it moves furthest upwards
+        wide = 0.0 if relative is None else mid * np.expm1(relative * (1 + FUNCTION_ERROR))
         return self._made(mid, np.where((self.mid > 0) & (self.low() > 0), wide, np.inf), self.function_error)
 
     __radd__, __rmul__ = __add__, __mul__
@@ -284,6 +308,10 @@ class Balls:
         compare: Callable[[Floats, Floats], np.ndarray[tuple[int], np.dtype[np.bool_]]],
         side: int,
     ) -> bool:
+        """Compare the near ends of both, so that it holds for certain: `side` is 1 if ours is to be the greater.
+
+        Raises MixedError where it holds for some elements only.
+        """
         other = self.of(other)
         holds = compare(self.mid - side * or_nil(self.outer()), other.mid + side * or_nil(other.outer()))
         if holds.any() and not holds.all():
@@ -307,7 +335,7 @@ class Balls:
         return self._compared(other, np.less_equal, -1)
 
     def __eq__(self, other: object) -> bool:
-        """Refuse: no program for flint's balls means the same by it."""
+        """Refuse: equality of flint's balls, that both are exact and equal, is not what an array could mean by it."""
         raise TypeError
 
     __hash__ = None  # type: ignore[assignment]  # what defines no equality has no hash, as Python itself has it
@@ -320,16 +348,20 @@ class Balls:
         return self._made((low + high) / 2, (high - low) / 2)
 
     def _function(self, function: Callable[[Floats], Floats], slope: Callable[[], Floats]) -> Self:
-        """Apply a function whose derivative is nowhere steeper than the slope; where that is NaN, say nothing."""
+        """Apply a function whose derivative on the ball is at most the slope in magnitude: the mean value theorem.
+
+        The slope is NaN, and the radius infinite, where the ball leaves the domain.
+        """
         mid = np.asarray(function(self.mid), dtype=self.kind)
         if self.rad is None:
             return self._made(mid, None, self.function_error)
-        wide = np.where(self.rad == 0, 0, self.rad * slope() * (1 + FUNCTION))
+        wide = np.where(self.rad == 0, 0, self.rad * slope() * (1 + FUNCTION_ERROR))  # 0 of an infinite slope too
         return self._made(mid, np.where(np.isnan(wide), np.inf, wide), self.function_error)
 
     def sqrt(self) -> Self:
         """Return the square root."""
         root = np.sqrt(self.mid)
+        # the secant to the lower end of the ball is the steepest: it is finite where that end is 0
         return self._function(np.sqrt, lambda: 1 / (root + np.sqrt(self.mid - or_nil(self.outer()))))
 
     def rsqrt(self) -> Self:
@@ -337,30 +369,32 @@ class Balls:
         return 1 / self.sqrt()
 
     def exp(self) -> Self:
-        """Return the exponential.
-
-        A midpoint that underflows says nothing of a wide ball, whose far end may be large.
-        """
+        """Return the exponential: it is convex, so that it moves furthest upwards, by expm1 of the radius."""
         mid = np.exp(self.mid)
         if self.rad is None:
             return self._made(mid, None, self.function_error)
-        wide = np.expm1(self.rad) * (1 + FUNCTION) * mid
+        wide = np.expm1(self.rad) * (1 + FUNCTION_ERROR) * mid
         if (mid == 0).any():
+            # of a wide ball the upper end may be large though the midpoint underflows, and 0 times infinity is NaN
             wide = np.where((mid > 0) | (self.mid + self.rad < self.vanishing), wide, np.inf)
         return self._made(mid, wide, self.function_error)
 
     def _of_log(self) -> Radius:
-        """Return how far the logarithm may be from that of the midpoint."""
+        """Return how far the logarithm may be from that of the midpoint: furthest downwards, since it is concave."""
         if self.rad is None:
             return None
-        return np.where(self.mid > self.rad, -np.log1p(-self.rad / self.mid) * (1 + FUNCTION), np.inf)
+        return np.where(self.mid > self.rad, -np.log1p(-self.rad / self.mid) * (1 + FUNCTION_ERROR), np.inf)
 
     def log(self) -> Self:
         """Return the natural logarithm."""
         return self._made(np.log(self.mid), self._of_log(), self.function_error)
 
     def _turned(self, value: Floats, other: Floats) -> Self:
-        """Spread a sine or cosine by the radius: |value| (1 - cos t) + |other| |sin t| for t no greater."""
+        """Return a sine or cosine, `other` being the cosine or sine of the same midpoint.
+
+        For an angle t no greater than the radius, sin(x + t) - sin x = sin x (cos t - 1) + cos x sin t, in which
+        1 - cos t is at most t^2 / 2 and sin t at most t.
+        """
         if self.rad is None:
             return self._made(value, None, self.function_error)
         wide = np.abs(value) * self.rad**2 / 2 + np.abs(other) * self.rad
@@ -380,6 +414,7 @@ class Balls:
 
     def sinh(self) -> Self:
         """Return the hyperbolic sine."""
+        # of this slope and those below the steepest is at the end with the greatest magnitude, or with the least
         return self._function(np.sinh, lambda: np.cosh(self.high()))
 
     def cosh(self) -> Self:
@@ -399,6 +434,7 @@ class Balls:
         return self._function(np.arccos, self._slope_of_arc)
 
     def _slope_of_arc(self) -> Floats:
+        """Return the steepest slope of the arc sine on each ball; NaN where that leaves [-1, 1]."""
         high = self.high()
         return 1 / np.sqrt((1 - high) * (1 + high))
 
@@ -419,6 +455,7 @@ class Balls:
         return self._function(np.arctanh, lambda: self._slope_of_arc() ** 2)
 
     def _slope_of_erf(self) -> Floats:
+        """Return the steepest slope of the error function on each ball."""
         return 2 / math.sqrt(math.pi) * np.exp(-(self.low() ** 2))
 
     def erf(self) -> Self:
@@ -426,47 +463,59 @@ class Balls:
         return self._function(erf, self._slope_of_erf)
 
     def erfc(self) -> Self:
-        """Return what the error function lacks to 1; near its underflow nothing is said of a wide ball."""
-        return self._function(erfc, lambda: np.where(self.mid + or_nil(self.rad) < TAIL, self._slope_of_erf(), np.inf))
+        """Return the complement of the error function to 1.
+
+        Of a wide ball that reaches where it underflows nothing is said, since there its slope underflows too.
+        """
+        return self._function(
+            erfc, lambda: np.where(self.mid + or_nil(self.rad) < LAST_NORMAL_ERFC, self._slope_of_erf(), np.inf)
+        )
 
     def floor(self) -> Self:
         """Return the largest integer that is no greater."""
         outer = or_nil(self.outer())
-        low, high = np.floor(self.mid - outer), np.floor(self.mid + outer)
+        low, high = np.floor(self.mid - outer), np.floor(self.mid + outer)  # a step lies between where they differ
         return type(self)(low, np.where(low == high, 0, np.inf))
 
     def sgn(self) -> Self:
         """Return the sign."""
+        # certain off 0, and at a 0 that is exact
         return type(self)(np.sign(self.mid), np.where((self.low() > 0) | (self.high() == 0), 0, np.inf))
 
     @classmethod
     def total(cls, terms: Sequence[Self], *_: float) -> Self:
-        """Add balls up."""
+        """Add balls up. What it takes besides them is for widened balls, and does not matter here."""
         return reduce(operator.add, terms)
 
 
 class Widened(Balls):
-    """Balls whose radius is the reach of rounding to a format, at each step that says so."""
+    """Balls whose radius is the reach: how far rounding of earlier steps to a format may have moved the value.
 
-    most_turned = 2.0**-4  # of a wider one the sine has no symmetric reach
+    A step itself is rounded by `rounded`, which compiled code calls where the step of a kernel rounds.
+    """
+
+    most_turned = 2.0**-4  # further on the sine bends, and its reach is not symmetric about the midpoint
 
     @classmethod
     def _made(cls, mid: Floats, spread: Radius, error: float | None = None, *, underflows: bool = True) -> Self:
-        """Make the result of a step, of what becomes of the reaches of its operands."""
-        del error, underflows  # they are a part of the reach
+        """Make the result of a step: its reach is what the operands' reaches become."""
+        del error, underflows  # the arithmetic's own errors are the part `own` of the reach
         return cls(mid, spread)
 
     @classmethod
     def of(cls, value: Operand) -> Self:
-        """Convert a constant; what its midpoint is off by is a part of the reach that the step has which rounds it."""
+        """Convert a constant, whose error counts as the arithmetic's own where it is no larger than that of a step."""
         if isinstance(value, cls):
             return value
         found = super().of(value)
-        inexact = found.rad is not None and not bool((found.rad > cls.error * found.size).any())
-        return cls(found.mid) if inexact else found
+        is_own = found.rad is not None and not bool((found.rad > cls.error * found.size).any())
+        return cls(found.mid) if is_own else found
 
     def rounded(self, share: float, least: float) -> Self:
-        """Widen the reach for one rounding: by a share of the value, and by what is lost where it underflows."""
+        """Widen the reach for one step that rounds: by a share of the value, and by `least` for its underflow.
+
+        The value may be anywhere in the ball when it is rounded, so that the share is of the reach too.
+        """
         wide = self.size * share
         if least:
             wide += least
@@ -475,35 +524,40 @@ class Widened(Balls):
         return type(self)(self.mid, wide, self.size)
 
     def amplified(self, seeds: Balls, least: float) -> Self:
-        """Widen the reach for what underflowed before a factor above 1 met it."""
+        """Widen the reach for a product in which a factor above 1 met last what had underflowed before.
+
+        `seeds` are those factors, and `least` what was lost: sources are multiplied in any order.
+        """
         return type(self)(self.mid, plus(seeds.above * least, self.rad))
 
     def union(self, other: Operand) -> Self:
-        """Say nothing: of which branch the value is one does not know, and a reach is around the value."""
+        """Say nothing: a reach is around one value, and which of two branches gives that is not known."""
         return type(self)(np.full(np.broadcast_shapes(self.mid.shape, self.of(other).mid.shape), np.nan))
 
     @classmethod
     def total(cls, terms: Sequence[Self], *widening: float) -> Self:
-        """Add balls up in any order.
+        """Add balls up, in any order of summation.
 
-        The reach grows by a share of the sum, and by the roundings times all magnitudes.
+        `widening` is the share of the sum that its last step may be off by, and the roundings of partial sums: their
+        number times the unit roundoff, to be multiplied by the sum of all magnitudes.
         """
         share, roundings = widening
         result = reduce(operator.add, terms)
+        # each partial sum, wherever the terms lie in their balls, is no larger than this
         magnitude = reduce(np.add, (term.size + or_nil(term.rad) for term in terms))
         return cls(result.mid, plus(result.rounded(share, 0.0).rad, magnitude * roundings))
 
 
 class _Long:
-    """What long doubles have in the place of float64's: 11 bits more, of a value and of an exponent's range."""
+    """The constants of x87's long doubles: a significand of 64 bits, and an exponent of 15."""
 
     kind = np.longdouble
     error = 2.0**-63
     function_error = 2.0**-61  # 4 ulp, where one or two are measured
     least = np.longdouble(2) ** -16300  # a normal number: x87 takes a hundred times as long to add a subnormal one
     vanishing = -11_400.0
-    own = 2.0**-7
-    lacks = frozenset({"erf", "erfc"})  # which are math's
+    own = 2.0**-7  # 2^-61 of a step beside 2^-51 are 2^-10 of the reach; the other three bits are a margin
+    lacks = frozenset({"erf", "erfc"})  # numpy lacks them, and those of the module math are float64's
 
 
 class LongBalls(_Long, Balls):
@@ -511,7 +565,4 @@ class LongBalls(_Long, Balls):
 
 
 class LongWidened(_Long, Widened):
-    """Widened balls in long doubles.
-
-    A step is widened by 2^-51 of its value at least, and long doubles are off by 2^-61 at most.
-    """
+    """Widened balls in long doubles, for the roundings of float64."""

@@ -13,36 +13,35 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from reference.format import Floats, Format
-    from reference.op import Shape
+    from reference.graph import Shape
     from reference.tree import Tree
 
 PROMISES = ("wide", "operands", "saved", "format")
-"""What an op of a 16-bit format computes in, the sharpest first.
+"""What an op of a 16-bit format computes in, the sharpest promise first.
 
-`wide`: every step in float32, and each result rounded once; `operands`: so, but what enters a product of matrices is
-rounded first, as tensor cores want it; `saved`: so, but what the forward pass keeps for the backward is rounded too;
+`wide`: every step is taken in float32, and each result rounded once. `operands`: what enters a product of matrices is
+rounded as well, as tensor cores want it. `saved`: what the forward pass keeps for the backward is rounded too.
 `format`: every step is rounded to the format.
 """
 
 ROOTS = ("cotangent", "sum", "mean")
-"""How a derivative of a non-scalar is asked for: with a cotangent, or of its sum or mean."""
+"""How the derivative of an output that is no scalar is asked for: with a cotangent, or of its sum or mean."""
 
 NARROW = 16
-"""Bits of the formats in which an op may compute in more."""
+"""The bits of a format up to which an op may compute in a wider one inside."""
 
 LAYOUTS: dict[str, Callable[[Shape], bool]] = {
     "contiguous": lambda _: True,
     "transposed": lambda shape: len(shape) > 1,
     "strided": lambda shape: len(shape) > 0,
-    "expanded": lambda shape: len(shape) > 0 and shape[0] > 1,
+    "expanded": lambda shape: len(shape) > 0 and shape[0] > 1,  # every row is the first one, with a stride of 0
     "offset": lambda _: True,
     "channels_last": lambda shape: len(shape) == 4,
 }
-"""How the elements of an input lie in memory, and which shapes can be laid out so."""
-
+"""How the elements of an input may lie in memory, each with the predicate of the shapes that can lie so."""
 
 Layout: TypeAlias = "str | tuple[tuple[int, ...], int]"
-"""One of LAYOUTS, or strides and an offset in elements."""
+"""One of LAYOUTS by name, or strides and an offset, both counted in elements."""
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -60,47 +59,48 @@ class Case:
     """Exact values of the format, held as float64; shapes are batch + leaf."""
 
     cotangent: Floats
-    """Exact values of the format, in the shape of the output; ones unless root is cotangent."""
+    """Exact values of the format, in the shape of the output; ones unless `root` is "cotangent"."""
 
     root: str = "cotangent"
     layouts: tuple[Layout, ...] = ()
-    """One of LAYOUTS for each input, and one for the cotangent, or strides and an offset; contiguous where none is."""
+    """The layout of each input, and after them that of the cotangent; contiguous where the tuple has none."""
 
     wrt: tuple[int, ...] | None = None
     """The numbers of the inputs that require grad; None for all that the op differentiates."""
 
     silent: tuple[int, ...] = ()
-    """The outputs of an op of several that have no cotangent; it is 0 there."""
+    """The numbers of the outputs that have no cotangent, where an op has several; `cotangent` is 0 there."""
 
     along: int | None = None
-    """For a derivative of higher order: the number of the input by which the function is differentiated first."""
+    """The number of the input by which the function is differentiated first; None for a first derivative."""
 
     direction: Floats | None = None
-    """The cotangent of that gradient, or the tangent of that input, in the shape of the input."""
+    """The cotangent of the gradient by that input, or the tangent of that input, in its shape."""
 
     word: str = "r"
-    """The derivative, the last letter first: r where a cotangent is pulled back, f where a tangent is pushed."""
+    """The derivative in the order in which operators are written: "fr" pulls a cotangent back (r), then pushes a
+    tangent through that (f)."""
 
     units: bool = False
     """Whether the derivative is asked for with every unit cotangent in turn: a whole Jacobian, or part of a Hessian."""
 
     only_tangent: tuple[int, int] | None = None
-    """Of which input which element has a tangent of 1, and no other: for one column of a Jacobian."""
+    """The number of an input, and that of its one element with a tangent of 1: for one column of a Jacobian."""
 
     each: bool = False
     """Whether each point of the batch has a derivative of its own, by all inputs."""
 
     seed: int = 0
-    """What the tensors that are not differentiated are drawn with."""
+    """The seed from which an entry draws its contexts: the tensors that are not differentiated."""
 
     independent: bool = False
-    """Whether the bits of the inputs are drawn: the rounding errors of a long sum are then as good as independent."""
+    """Whether all bits of the inputs are drawn at random, so that rounding errors of a sum count as independent."""
 
     promise: str | None = None
-    """One of PROMISES: what is rounded to a 16-bit format; that of the op unless it is said."""
+    """One of PROMISES, to be held to; None for that of the op's entry."""
 
     stated: tuple[Floats, ...] = ()
-    """What the entry says to be due of each input that is asked for, NaN where that follows from the formula."""
+    """The gradient by each input asked for, where the entry states it; NaN where it follows from the formula."""
 
     def __repr__(self) -> str:
         """Say what is asked, without the values of large inputs."""
@@ -114,9 +114,10 @@ class Case:
 
     @cached_property
     def question(self) -> tuple[object, ...]:
-        """All that the answer depends on."""
+        """All that the answer depends on, which layouts are no part of; arrays are compared by their bytes."""
+        # bytes tell 0 from -0, and one NaN from another, which values do not
         arrays = [*self.primals, self.cotangent, *([] if self.direction is None else [self.direction]), *self.stated]
-        said = (
+        stated = (
             self.tree,
             self.form,
             self.root,
@@ -129,14 +130,14 @@ class Case:
             self.only_tangent,
             self.asked,
         )
-        return (*said, self.inside, *((array.shape, array.tobytes()) for array in arrays))
+        return (*stated, self.inside, *((array.shape, array.tobytes()) for array in arrays))
 
     def __eq__(self, other: object) -> bool:
-        """Say whether both ask the same."""
+        """Say whether both cases have the same answer."""
         return isinstance(other, Case) and self.question == other.question
 
     def __hash__(self) -> int:
-        """Hash what is asked."""
+        """Hash the question."""
         return hash(self.question)
 
     @cached_property
@@ -157,11 +158,12 @@ class Case:
         return self.tree.root.outputs
 
     def layout(self, number: int) -> Layout:
-        """Return how an input lies in memory; after the last of them, how the cotangent does."""
+        """Return how the input of a number lies in memory; the number after the last is that of the cotangent."""
         return self.layouts[number] if number < len(self.layouts) else "contiguous"
 
     def without(self, *silent: int) -> Case:
-        """Return the case in which some outputs of an op of several have no cotangent."""
+        """Return the case in which the outputs with these numbers have no cotangent."""
+        # several outputs lie one behind the other along the last axis, as `reference.trace.joined` lays them
         ends = np.cumsum([0, *(prod(shape) for shape in self.outputs)])
         cotangent = self.cotangent.copy()
         for number in silent:
@@ -182,8 +184,8 @@ class Case:
         return np.broadcast_shapes(*self.batches)
 
     @property
-    def points(self) -> int:
-        """The number of places at which the tree is evaluated."""
+    def point_count(self) -> int:
+        """The number of points of the batch: how often the tree is evaluated."""
         return int(np.prod(self.batch, dtype=np.int64))
 
     @property
@@ -193,7 +195,8 @@ class Case:
 
     @property
     def is_pointwise(self) -> bool:
-        """Whether each entry of the gradient comes from one point of the batch."""
+        """Whether each entry of the gradient comes from one point of the batch: of scalars, none of them broadcast."""
+        # of inputs that broadcast an entry of the gradient is a sum over points
         scalar = all(shape == () for shape in (*(leaf.shape for leaf in self.tree.leaves), self.tree.root.shape))
         return scalar and self.root == "cotangent" and len(set(self.batches)) == 1
 
@@ -207,30 +210,36 @@ class Case:
         """Which promise is asked to hold: the op's own, in plain reverse mode; others round every step."""
         if self.form.bits > NARROW:
             return PROMISES[-1]
+        # a promise is of one backward: trees, other words and vectorised modes are several, whose steps all round
         is_plain = self.tree.is_single and self.word == "r" and not (self.each or self.units)
         own = self.tree.root.op.inside if is_plain else PROMISES[-1]
         return self.promise or own
 
     @property
     def tangents(self) -> tuple[Floats, ...]:
-        """The tangent of each input: one unit, or the values of the cotangent in turn."""
+        """The tangent of each input, in its shape: one unit, or else the values of the cotangent in turn."""
         if self.only_tangent is None:
-            values = self.cotangent if self.cotangent.size else np.ones(1)
+            values = self.cotangent if self.cotangent.size else np.ones(1)  # else np.resize makes zeros
             return tuple(np.resize(values, primal.shape) for primal in self.primals)
-        number, place = self.only_tangent
+        # one element of one input: a column of the Jacobian
+        number, element = self.only_tangent
         tangents = tuple(np.zeros(primal.shape) for primal in self.primals)
-        tangents[number].ravel()[place] = 1
+        tangents[number].ravel()[element] = 1
         return tangents
 
     @property
     def last_direction(self) -> Floats:
-        """The cotangent of a second gradient, of which the third derivative is: the other way round, point by point."""
+        """The cotangent of the second gradient, which a third derivative differentiates.
+
+        It has at each point the opposite one of DIRECTIONS to the first cotangent's, so that the two differ. It is
+        looked up by value, since points may have been left out since the directions were dealt out.
+        """
         assert self.direction is not None
-        places = np.abs(self.direction[..., None] - DIRECTIONS).argmin(-1)
-        return DIRECTIONS[::-1][places]
+        numbers = np.abs(self.direction[..., None] - DIRECTIONS).argmin(-1)
+        return DIRECTIONS[::-1][numbers]
 
     def repeated(self, count: int) -> Case:
-        """Return the case with every input and cotangent that often, along a new first dimension."""
+        """Return the case with `count` copies of every input and cotangent along a new first dimension."""
 
         def often(values: Floats) -> Floats:
             return np.repeat(values[None], count, axis=0)
@@ -248,15 +257,16 @@ class Case:
     def at(self, index: Shape) -> Case:
         """Return the case at one point of the batch alone, asked with its cotangent."""
 
-        def place(batch: Shape) -> Shape:
+        def own(batch: Shape) -> Shape:
+            """Return the index into a batch that broadcasts to that of the output: 0 along what is repeated."""
             offset = len(self.batch) - len(batch)
             return tuple(0 if n == 1 else i for n, i in zip(batch, index[offset:], strict=True))
 
-        primals = tuple(primal[place(batch)].copy() for primal, batch in zip(self.primals, self.batches, strict=True))
+        primals = tuple(primal[own(batch)].copy() for primal, batch in zip(self.primals, self.batches, strict=True))
         direction = (
             None
             if self.direction is None or self.along is None
-            else self.direction[place(self.batches[self.along])].copy()
+            else self.direction[own(self.batches[self.along])].copy()
         )
         return replace(
             self,
@@ -266,7 +276,7 @@ class Case:
             layouts=(),
             direction=direction,
             stated=tuple(
-                due[place(self.batches[n])] for n, due in zip(self.asked, self.stated, strict=bool(self.stated))
+                due[own(self.batches[n])] for n, due in zip(self.asked, self.stated, strict=bool(self.stated))
             ),
         )
 
@@ -285,17 +295,18 @@ class Case:
 
 @dataclass(frozen=True)
 class Sized:
-    """A case that is named for what is large in it, and made when it is asked."""
+    """A large case, which is made only when it is asked: its name says what is large in it."""
 
     name: str
     elements: int
     """How many elements its inputs have together."""
 
     made: Callable[[], Case]
+    """The function that makes it."""
 
 
 DIRECTIONS = np.array([1.0, -2.0, 0.5])
-"""The cotangents of a gradient that is differentiated again, in turn."""
+"""The values, in turn, of the cotangent of a gradient that is differentiated again: arbitrary, and exact everywhere."""
 
 
 def repeated_order(case: Case, word: str) -> Iterator[Case]:

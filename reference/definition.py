@@ -14,7 +14,7 @@ from reference.compiler import UnsupportedExpressionError
 from reference.convention import critical
 from reference.derivative import given, of_case, value_of
 from reference.evaluation import Arrays, Exact, evaluate
-from reference.format import precision
+from reference.format import EXACT_BITS, precision
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,39 +24,41 @@ if TYPE_CHECKING:
 
     Mask = np.ndarray[Shape, np.dtype[np.bool_]]
 
-BITS = 2200
-"""Bits by which it is asked what float64 has no value of: sums and products of a few values of any format are exact."""
+MOST_EXACT_ELEMENTS = 2**12
+"""The elements of all inputs up to which flint is asked too; of more, float64 has the last word.
 
-MOST_ELEMENTS = 2**12
-"""Elements of inputs up to which that is asked; of more, float64 has the last word."""
+The bound is arbitrary; flint takes long for many.
+"""
 
 
 def is_defined(case: Case) -> Mask:
     """Say of each point of the batch whether the formula has a finite value there, or a rule says what is due.
 
-    The log of a negative number has none, nor has 1/0 or the inverse of a singular matrix. What float64 alone cannot
-    hold has one. There are rules for infinite inputs, and for the kinks of an elementwise op; elsewhere that has to
-    have a finite gradient, too, as a root has not at 0.
+    The logarithm of a negative number has no value, nor has 1/0 or the inverse of a singular matrix; a value that is
+    too large for float64 is one. Rules say what is due at infinite inputs and at the kinks of an elementwise op;
+    elsewhere an elementwise op has to have a finite gradient too, as a square root has not at 0.
     """
-    found = _in_float64(case)
+    found = _in_float64(case)  # which is fast, and settles nearly all
     if found.all():
         return found
     if case.is_pointwise:
         rest = case.only(~found.ravel())
         rows = zip(*(map(arb, primal.tolist()) for primal in rest.primals), strict=True)
         found[~found] = _exactly(rest) | critical(case.tree.root.op, list(rows))
-    elif sum(primal.size for primal in case.primals) <= MOST_ELEMENTS:
+    # of a tensor op the whole is asked again, since its points may share inputs
+    elif sum(primal.size for primal in case.primals) <= MOST_EXACT_ELEMENTS:
         found = _exactly(case)
     return found | _has_infinite(case)
 
 
 def _asked(case: Case) -> list[Step]:
-    """Return what has to be finite: the value, and the gradient of an elementwise op."""
+    """Return the steps that have to be finite: the value, and the gradient of an elementwise op."""
     asked = of_case(replace(case, word="r", along=None), saved=False)
     return [value_of(case).output, *(asked.results if case.is_pointwise else ())]
 
 
 def _in_float64(case: Case) -> Mask:
+    """Say of which points float64 finds all finite; of none where it lacks a function."""
     try:
         with np.errstate(all="ignore"):
             found = evaluate(_asked(case), given(case), Arrays())
@@ -66,22 +68,23 @@ def _in_float64(case: Case) -> Mask:
 
 
 def _exactly(case: Case) -> Mask:
-    with precision(BITS):
+    """Say of which points flint encloses all in finite balls."""
+    with precision(EXACT_BITS):
         found = evaluate(_asked(case), given(case), Exact())
     return _of_points(case, [np.vectorize(arb.is_finite, otypes=[bool])(each) for each in found])
 
 
 def _of_points(case: Case, finite: Sequence[Mask]) -> Mask:
-    """Say of each point whether all that comes of it is finite."""
+    """Say of each point of the batch whether all elements of `_asked` that belong to it are finite."""
     whole = np.ones(case.batch, dtype=bool)
     for step, each in zip(_asked(case), finite, strict=True):
-        size = prod(step.shape[len(case.batch) :])
+        size = prod(step.shape[len(case.batch) :])  # steps have the batch in front, or broadcast to it
         whole &= np.broadcast_to(each, step.shape).reshape(*case.batch, size).all(-1)
     return whole
 
 
 def _has_infinite(case: Case) -> Mask:
-    """Say at which points an input is infinite: what comes there is a limit, or by torch's rule."""
+    """Say at which points an input is infinite: there the value is a limit, and the gradient torch's rule."""
     rows = (
         np.isinf(primal).reshape(*batch, prod(primal.shape[len(batch) :])).any(-1)
         for primal, batch in zip(case.primals, case.batches, strict=True)

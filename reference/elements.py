@@ -1,7 +1,8 @@
-"""A graph over arrays of symbols: each element as an expression, which sympy differentiates by itself.
+"""A graph over arrays of symbols: each element is an expression, which sympy differentiates by itself.
 
-It costs seconds for some dozen elements, and shares nothing with the pullback but the formula: the second route,
-at tiny shapes, and what is shown to people.
+This is the second route to a derivative: it shares the formula with `reference.transform.pullback`, and the slope of a
+scalar expression, and nothing else. It takes seconds for a dozen elements, so it is for tiny shapes, and for the
+formulas that are shown to people.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ def _names(prefix: str, count: int) -> tuple[Symbol, ...]:
 
 
 def symbols(prefix: str, shape: Shape) -> Array:
-    """Return an array of this shape of real symbols, the same at each call."""
+    """Return an array of a shape of real symbols, the same ones at each call."""
     array = np.empty(shape, dtype=object)
     array.ravel()[:] = _names(f"{prefix}_", array.size)
     return array
@@ -45,12 +46,13 @@ def vjp(outputs: Array, cotangents: Array, inputs: Sequence[Array]) -> tuple[Arr
 
     The result has an array of expressions for each input, of the input's shape.
     """
+    # one expression, whose derivative by each symbol is an entry of the gradient
     contraction = sympy.Add(*(c * o for c, o in zip(cotangents.flat, outputs.flat, strict=True)))
     return tuple(_filled(array.shape, [slope(contraction, v) for v in array.flat]) for array in inputs)
 
 
 def derivative(expression: Expr, variable: Symbol, order: int = 1) -> Expr:
-    """Return the n-th derivative of an expression in one variable."""
+    """Return a derivative of an expression in one variable. Raises ValueError where the order is below 1."""
     if order < 1:
         message = f"order={order}: a derivative has order 1 or more"
         raise ValueError(message)
@@ -62,15 +64,21 @@ class Elements:
     """One op at small shapes, in symbols: its values, and its vector-Jacobian product."""
 
     inputs: tuple[Array, ...]
+    """Symbols, in the shape of each input."""
+
     outputs: Array
+    """Expressions in those."""
+
     cotangents: Array
+    """Symbols, in the shape of the outputs."""
+
     gradients: tuple[Array, ...]
-    """In the inputs and cotangents."""
+    """Expressions in the inputs and cotangents, in the shape of each input."""
 
 
 @cache
 def elements(op: Op, shapes: tuple[Shape, ...]) -> Elements:
-    """Differentiate an op at these shapes of its inputs, element by element, once.
+    """Differentiate an op at these shapes of its inputs, element by element; a second call costs nothing.
 
     Raises TraceError where the op does not take these shapes.
     """
@@ -81,7 +89,7 @@ def elements(op: Op, shapes: tuple[Shape, ...]) -> Elements:
 
 
 def values(op: Op, arrays: Sequence[Array]) -> Array:
-    """Return what an op makes of arrays of expressions."""
+    """Return the values of an op at arrays of expressions, with contexts of seed 0; several outputs are in one row."""
     sources = [Input((), array.shape, name) for name, array in zip(op.inputs, arrays, strict=True)]
     given: Any = dict(zip(op.inputs, arrays, strict=True))
     (outputs,) = evaluate([applied(op, sources, 0)], given, Symbols())
@@ -89,7 +97,7 @@ def values(op: Op, arrays: Sequence[Array]) -> Array:
 
 
 class Symbols:
-    """Expressions in arrays of objects, exact."""
+    """The arithmetic of expressions, in arrays of objects: exact."""
 
     def of(self, values: Floats) -> Array:
         """Take exact numbers, or expressions, in."""
@@ -97,20 +105,23 @@ class Symbols:
             return values.astype(object)
         return np.vectorize(exact, otypes=[object])(values)
 
-    def kept(self, value: Array) -> Array:
-        """Round nothing."""
+    def saved(self, value: Array) -> Array:
+        """Return the value: nothing is rounded."""
         return value
 
-    result = kept
+    result = saved
 
     def step(self, step: Step, sources: Sequence[Array]) -> Array:
-        """Write a step in the expressions of its sources."""
+        """Write a step in the expressions of its sources.
+
+        Raises NotImplementedError for a kind of step that has no meaning here.
+        """
         match step:
             case Map():
                 columns = [np.broadcast_to(source, step.shape).ravel() for source in sources]
                 rows = zip(*columns, strict=True) if columns else [()]
-                places = [dict(zip(step.variables, row, strict=True)) for row in rows]
-                return _filled(step.shape, [step.expression.xreplace(place) for place in places])
+                values = [dict(zip(step.variables, row, strict=True)) for row in rows]
+                return _filled(step.shape, [step.expression.xreplace(each) for each in values])
             case Contract():
                 return np.asarray(
                     np.einsum(f"{','.join(step.labels)}->{step.kept}", *sources, optimize=False), dtype=object
@@ -122,6 +133,7 @@ class Symbols:
             case Select():
                 return _selected(sources[0], step)
             case Shift():
+                # the function does not depend on a shift, which is for the range of exponentials alone
                 return _filled(step.shape, [sympy.S.Zero] * step.size)
             case Through() | Detached():
                 return sources[0]
@@ -129,6 +141,7 @@ class Symbols:
 
 
 def _filled(shape: Shape, elements: Sequence[Expr]) -> Array:
+    """Return an array of a shape of these elements."""
     array = np.empty(shape, dtype=object)
     array.ravel()[:] = elements
     return array
@@ -137,15 +150,15 @@ def _filled(shape: Shape, elements: Sequence[Expr]) -> Array:
 def _gathered(source: Array, step: Gather) -> Array:
     if step.move:
         return moved(source, step)
-    padded = np.append(source.ravel(), sympy.S.Zero)
+    padded = np.append(source.ravel(), sympy.S.Zero)  # which -1, the number of no element, is the index of
     return padded[step.table]
 
 
 def _scattered(source: Array, step: Scatter) -> Array:
     result = _filled((step.size,), [sympy.S.Zero] * step.size)
-    for place, element in zip(step.table.ravel(), source.ravel(), strict=True):
-        if place >= 0:
-            result[place] += element
+    for index, element in zip(step.table.ravel(), source.ravel(), strict=True):
+        if index >= 0:
+            result[index] += element
     return result.reshape(step.shape)
 
 
@@ -157,5 +170,6 @@ def _selected(source: Array, step: Select) -> Array:
         row = rows[place]
         for i, element in enumerate(row):
             rest = [element > other if step.rank else element < other for j, other in enumerate(row) if j != i]
+            # strict on both sides, so that none has the weight where two are equal
             weights[(*place, i)] = sympy.Piecewise((1, sympy.And(*rest)), (0, True))
     return np.moveaxis(weights, -1, step.axis)

@@ -1,8 +1,9 @@
-"""A graph evaluated: in float64 balls on whole arrays, or in flint's at any precision, and as rounding may change it.
+"""A graph evaluated: in balls on whole arrays, or in flint's at any precision; the value, or what rounding makes of it.
 
-Both arithmetics walk the steps in the same way. A sum of n terms rounds n - 1 times, in any order; of terms
-whose bits are drawn, the rounding errors are as good as independent, and Higham and Mary's bound (SIAM J. Sci.
-Comput. 41(5), 2019) has 8 sqrt(n) in place of n - 1, with a failure less likely than 1e-13 a sum.
+Both arithmetics walk the steps in the same way. A sum of n terms rounds n - 1 times, in any order, and its error is at
+most n - 1 times u times the sum of the terms' magnitudes, to first order. Where the bits of the terms are drawn at
+random, rounding errors are as good as independent, and Higham and Mary's probabilistic bound (SIAM J. Sci. Comput.
+41(5), 2019) has 8 sqrt(n) in place of n - 1, which fails with a probability below 1e-13 for a sum.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ import numpy as np
 from flint import arb, arb_mat
 
 from reference.balls import Balls, LongBalls, LongWidened, Widened, evaluated
-from reference.compiler import STEPS, UnsupportedExpressionError, compiled
+from reference.compiler import ROUNDINGS, UnsupportedExpressionError, compiled
 from reference.convention import (
-    WHOLE,
+    EXACT_SLOPES,
     conventional,
     critical,
     critical_expressions,
@@ -54,138 +55,142 @@ if TYPE_CHECKING:
     Mask = np.ndarray[Shape, np.dtype[np.bool_]]
 
 LAMBDA = 8
-"""Higham and Mary's: how unlikely a sum is to exceed the bound."""
+"""The lambda of Higham and Mary's bound, which fails with a probability of 2 exp(-lambda^2 / 2) at most: 3e-14."""
 
 PAIRWISE = 32
-"""Additions that a term takes part in at most, where numpy adds n up in pairs, less log2 n: it halves above 128."""
+"""More additions than a term takes part in, less log2 n, where numpy adds n numbers up in pairs.
+
+It halves down to blocks of at most 128, which it adds up in eight partial sums of at most 16 terms each.
+"""
 
 
 @dataclass(frozen=True)
 class Rounding:
-    """What is rounded to which format: nothing where there is none."""
+    """What is rounded, and to which format: it is not rounded where that is None."""
 
     steps: Format | None = None
-    """Every step."""
+    """The format of every step."""
 
     operands: Format | None = None
-    """What enters a product of matrices, once more."""
+    """The format that the operands of a product of matrices are rounded to, once more."""
 
-    kept: Format | None = None
-    """What the forward pass keeps for the backward, once more."""
+    saved: Format | None = None
+    """The format that what the forward pass saves for the backward is rounded to, once more."""
 
     results: Format | None = None
-    """What comes out, once more."""
+    """The format that results are rounded to, once more."""
 
     independent: bool = False
-    """Whether the bits of what is summed are drawn."""
+    """Whether the bits of what is summed are drawn at random, so that rounding errors are as good as independent."""
 
     def roundings(self, count: int) -> float:
-        """Return how many units of roundoff a sum of so many terms may be off by, of the sum of their magnitudes."""
+        """Return the error of a sum of `count` terms, in unit roundoffs times the sum of their magnitudes."""
         if count < 2:
             return 0.0
         return min(count - 1.0, LAMBDA * math.sqrt(count)) if self.independent else count - 1.0
 
 
-EXACT = Rounding()
+NO_ROUNDING = Rounding()
 
 
 class Arithmetic(Protocol):
-    """How values of steps are made."""
+    """What values of steps are, and how one is made of others."""
 
     def of(self, values: Floats) -> Any:
-        """Take exact numbers in."""
+        """Return exact numbers as a value."""
 
     def step(self, step: Step, sources: Sequence[Any]) -> Any:
-        """Evaluate a step of the values of its sources."""
+        """Evaluate a step at the values of its sources."""
 
-    def kept(self, value: Any) -> Any:
-        """Round what is kept for the backward pass."""
+    def saved(self, value: Any) -> Any:
+        """Round what the forward pass saves for the backward, if that is rounded."""
 
     def result(self, value: Any) -> Any:
-        """Round what comes out."""
+        """Round a result, if that is rounded."""
 
 
 def evaluate(
     roots: Sequence[Step], given: Mapping[str, Floats], arithmetic: Arithmetic, forward: Sequence[Step] = ()
 ) -> list[Any]:
-    """Evaluate steps, with the values of the inputs by name.
+    """Return the values of some steps; `given` has those of the inputs, by name.
 
-    `forward` are the outputs of the function that was differentiated: what it hands on is kept for the backward.
-    A value is let go of as soon as no step needs it.
+    `forward` are the outputs of the function that was differentiated: what other steps take from theirs is saved for
+    the backward pass.
     """
     values: dict[Step, Any] = {}
-    for step, is_kept, done in _plan(tuple(roots), tuple(forward)):
+    for step, is_saved, done in _plan(tuple(roots), tuple(forward)):
         if isinstance(step, Input):
             values[step] = arithmetic.of(given[step.name])
         elif isinstance(step, Constant):
             values[step] = arithmetic.of(step.values)
         else:
             values[step] = arithmetic.step(step, [values[source] for source in step.sources])
-        if is_kept:
-            values[step] = arithmetic.kept(values[step])
-        for source in done:
+        if is_saved:
+            values[step] = arithmetic.saved(values[step])
+        for source in done:  # arrays are large, and a graph has many
             del values[source]
     return [arithmetic.result(values[root]) for root in roots]
 
 
 @lru_cache(maxsize=256)
 def _plan(roots: tuple[Step, ...], forward: tuple[Step, ...]) -> list[tuple[Step, bool, list[Step]]]:
-    """Return the steps in order: each, whether a backward step refers to it, and which sources nothing needs after."""
+    """Return the steps in order: each, whether it is saved for a backward step, and the sources not needed after it."""
     order, first = ordered(roots), set(ordered(forward))
-    kept = {
-        source for step in order if step not in first for source in step.sources if source in first and source.sources
-    }
+    handed_on = {source for step in order if step not in first for source in step.sources}
+    saved = {source for source in handed_on & first if source.sources}  # inputs are as exact as they were given
     last = {source: step for step in order for source in step.sources}
-    return [
-        (step, step in kept, [s for s in dict.fromkeys(step.sources) if last[s] is step and s not in roots])
-        for step in order
-    ]
+
+    def done(step: Step) -> list[Step]:
+        return [source for source in dict.fromkeys(step.sources) if last[source] is step and source not in roots]
+
+    return [(step, step in saved, done(step)) for step in order]
 
 
 @lru_cache(maxsize=4096)
 def _program(
     expression: Expr, variables: tuple[Symbol, ...], form: Format | None, arrays: type[Balls] | None = None
 ) -> Program:
+    """Return the program of a map: graphs are made anew for each shape, and their expressions recur."""
     return compiled([expression], variables, form, arrays)
 
 
 @dataclass(frozen=True)
 class Arrays:
-    """Balls on whole arrays: the values, or with a format for the steps the reach of rounding around them.
+    """The arithmetic of balls on whole arrays: values, or the reach of rounding around them if steps are rounded.
 
-    They are of float64, or of long doubles. Raises UnsupportedExpressionError for a step with a function which these
-    lack, or with a sum that is too long for them.
+    Balls are of float64, or of long doubles where `long` is set. A step raises UnsupportedExpressionError where they
+    lack its function, or where it is a sum too long for their own errors to be small beside those of the format.
     """
 
-    rounding: Rounding = EXACT
+    rounding: Rounding = NO_ROUNDING
     long: bool = False
     ruled: dict[Step, Mask] = field(default_factory=dict, compare=False)
-    """Where a rule gave the value of a step: that for kinks and edges, or that for ties."""
+    """Where a rule gave the value of a step, by the step: the rule for kinks and edges, or that for ties."""
 
     @property
     def kind(self) -> type[Balls]:
-        """What values are."""
+        """The kind of balls that values are."""
         if self.long:
             return LongBalls if self.rounding.steps is None else LongWidened
         return Balls if self.rounding.steps is None else Widened
 
     def of(self, values: Floats) -> Balls:
-        """Take exact numbers in."""
+        """Return exact numbers as balls."""
         return self.kind(values.astype(self.kind.kind, copy=False))
 
-    def kept(self, value: Balls) -> Balls:
-        """Round what is kept for the backward pass."""
-        return self._rounded(value, self.rounding.kept)
+    def saved(self, value: Balls) -> Balls:
+        """Round what the forward pass saves for the backward, if that is rounded."""
+        return self._rounded(value, self.rounding.saved)
 
     def result(self, value: Balls) -> Balls:
-        """Round what comes out."""
+        """Round a result, if that is rounded."""
         return self._rounded(value, self.rounding.results)
 
     def _rounded(self, value: Balls, form: Format | None) -> Balls:
         return value.rounded(form.unit, form.smallest_subnormal) if form and isinstance(value, Widened) else value
 
     def step(self, step: Step, sources: Sequence[Balls]) -> Balls:
-        """Evaluate a step of the values of its sources."""
+        """Evaluate a step at the values of its sources."""
         match step:
             case Map():
                 return self._map(step, sources)
@@ -200,6 +205,7 @@ class Arrays:
                 self._note(step, tied)
                 return value
             case Shift():
+                # any float near the largest will do, and one that is exact keeps radii small
                 return self.of(sources[0].mid.max(step.axis, keepdims=True))
             case Through() | Detached():
                 return sources[0]
@@ -207,12 +213,14 @@ class Arrays:
 
     def _map(self, step: Map, sources: Sequence[Balls]) -> Balls:
         form = None if step.exact else self.rounding.steps
+        # what rounds nothing is plain code, which widened balls run as they are: they are balls too
         kind = self.kind if form is not None or self.rounding.steps is None else Balls
         program = _program(step.expression, step.variables, form, kind)  # type: ignore[arg-type]  # a class has a hash
         if not sources:
             return self.kind.of(*program())
         (value,) = evaluated(program, sources)
         if form is not None:
+            # of a product a kernel may multiply by the seed last, and what had underflowed is then that much larger
             for seed in step.seeds:
                 assert isinstance(value, Widened)
                 value = value.amplified(sources[step.variables.index(seed)], form.smallest_subnormal)
@@ -220,22 +228,23 @@ class Arrays:
             value = self._by_rule(value, step, sources)
         return value
 
-    def _note(self, step: Step, places: Mask) -> None:
-        if places.any():
-            self.ruled[step] = places
+    def _note(self, step: Step, decided: Mask) -> None:
+        """Note where a rule gave the value of a step."""
+        if decided.any():
+            self.ruled[step] = decided
 
     def _by_rule(self, value: Balls, step: Map, sources: Sequence[Balls]) -> Balls:
-        """Put what torch's rule says where an op is at a kink or an edge for certain; where it may be, say nothing.
+        """Put in what torch's rule gives where an op certainly is at a kink or an edge.
 
-        It is so for certain at inputs of which no step has lost anything: x - y where both are equal, say.
-        An infinite derivative is left to flint too.
+        That is certain only of inputs that are exact: x - y, for one, where x and y are equal. Where an op may be at a
+        kink, and where the rule gives an infinite derivative, nothing is said, so that flint is asked.
         """
         assert step.ruled is not None
         op, shape = step.ruled.op, value.mid.shape
         inputs = [Balls(source.mid, source.rad).repeated(shape) for source in sources[: len(op.inputs)]]
-        apart = np.ones(shape, dtype=bool)
-        for place in evaluated(critical_program(op), inputs):
-            apart &= np.abs(place.mid) > (0 if place.rad is None else place.rad)
+        apart = np.ones(shape, dtype=bool)  # where no expression may vanish
+        for each in evaluated(critical_program(op), inputs):
+            apart &= np.abs(each.mid) > (0 if each.rad is None else each.rad)
         if apart.all():
             return value
         mid = np.array(np.where(apart, value.mid, np.nan))
@@ -248,42 +257,46 @@ class Arrays:
             slopes, errors = _slopes(op, points.astype(np.float64), step.ruled.number)
             seed = sources[len(op.inputs)].repeated(shape).moved(lambda part: part[sure])
             mid[sure], rad[sure] = self._times(slopes, errors, seed)
-            sure[sure] = np.isfinite(slopes)
+            sure[sure] = np.isfinite(slopes)  # of an infinite slope the midpoint is NaN
             self._note(step, sure)
         return type(value)(mid, rad)
 
     def _times(self, slopes: Floats, errors: Floats, seed: Balls) -> tuple[Floats, Floats]:
-        """Multiply slopes, which are off by so much, with cotangents or tangents; return midpoints and radii.
+        """Multiply slopes, known to within `errors`, with cotangents or tangents; return midpoints and radii.
 
         A product with -1, 0 or 1 does not underflow.
         """
         form, kind, reach = self.rounding.steps, self.kind, np.zeros(()) if seed.rad is None else seed.rad
-        share, least = (kind.error, kind.least) if form is None else (STEPS * form.unit, form.smallest_subnormal)
+        share, least = (kind.error, kind.least) if form is None else (ROUNDINGS * form.unit, form.smallest_subnormal)
         with np.errstate(invalid="ignore", over="ignore"):
             mid = slopes * seed.mid
             spread = np.abs(slopes) * reach + errors * (seed.size + reach)
-            return mid, spread * (1 + share) + np.abs(mid) * share + np.where(np.isin(slopes, WHOLE), 0.0, least)
+            return mid, spread * (1 + share) + np.abs(mid) * share + np.where(np.isin(slopes, EXACT_SLOPES), 0.0, least)
 
     def _contract(self, step: Contract, sources: Sequence[Balls]) -> Balls:
+        """Sum products, and bound the errors of these sums: the arithmetic's own, or those of the format."""
         if step.is_product_of_matrices and self.rounding.operands:
+            # what has no radius was given, and is of the format already
             sources = [s if s.rad is None else self._rounded(s, self.rounding.operands) for s in sources]
         mid = contraction(step, [source.mid for source in sources])
         spread = _spread(step, sources)
         count, form = step.count, self.rounding.steps
         if count < 2 and len(sources) == 1:
-            return self.kind(mid, spread)
+            return self.kind(mid, spread)  # nothing is added or multiplied
         magnitude = contraction(step, [source.size for source in sources])
+        # else numpy may add up one after the other: float64 along an outer axis, and products in matmul
         is_pairwise = self.long and len(sources) == 1
         longest = min(count, PAIRWISE + math.log2(count)) if is_pairwise else count
-        own = (longest + len(sources)) * self.kind.error / 2
+        own = (longest + len(sources)) * self.kind.error / 2  # `error` is two unit roundoffs
         if form is None:
             wide = magnitude * own + count * self.kind.least
             return self.kind(mid, wide if spread is None else wide + spread)
-        products = STEPS if len(sources) > 1 else 0
+        products = ROUNDINGS if len(sources) > 1 else 0
         share = form.unit * (self.rounding.roundings(count) + products)
-        if own > share * self.kind.own:
+        if own > share * self.kind.own:  # then radii, which leave these errors out, would not cover them
             message = f"a sum of {count} terms: its rounding errors are too large beside those of {form.name}"
             raise UnsupportedExpressionError(message)
+        # each of the terms rounds where it is a product, and each partial sum
         wide = magnitude * share
         if spread is not None:
             wide += spread * (1 + share)
@@ -291,14 +304,15 @@ class Arrays:
             wide += count * form.smallest_subnormal
         found = self.kind(mid, wide)
         assert isinstance(found, Widened)
-        return found if count < 2 else found.rounded(STEPS * form.unit, 0.0)
+        return found if count < 2 else found.rounded(ROUNDINGS * form.unit, 0.0)
 
     def _scatter(self, step: Scatter, source: Balls) -> Balls:
+        """Add elements up, and bound the errors of sums of several."""
         table = step.table.ravel()
         counts = np.bincount(table[table >= 0], minlength=step.size).reshape(step.shape)
 
         def added(part: Floats) -> Floats:
-            return scattered(part, step)
+            return scatter_sums(part, step)
 
         whole = source.moved(added)
         if counts.size == 0 or counts.max() < 2:
@@ -308,14 +322,17 @@ class Arrays:
         form = self.rounding.steps
         if form is None:
             return self.kind(whole.mid, magnitude * counts * (self.kind.error / 2) + spread)
-        several = counts > 1
+        several = counts > 1  # one element alone is moved, which rounds nothing
         roundings = np.array([self.rounding.roundings(count) for count in range(int(counts.max()) + 1)])[counts]
         wide = spread + (magnitude + spread) * roundings * form.unit
-        return self.kind(whole.mid, wide + np.where(several, STEPS * form.unit * whole.size, 0.0))
+        return self.kind(whole.mid, wide + np.where(several, ROUNDINGS * form.unit * whole.size, 0.0))
 
 
 def _spread(step: Contract, sources: Sequence[Balls]) -> Floats | None:
-    """Return what radii of the sources come to in a sum of products."""
+    """Return what the radii of the sources become in a sum of products; None for 0.
+
+    As of a single product, it is the sum of |a| t + (|b| + t) s for factors a ± s and b ± t.
+    """
     radii = [None if s.rad is None else np.broadcast_to(s.rad, s.mid.shape) for s in sources]
     if len(sources) == 1:
         return None if radii[0] is None else contraction(step, [radii[0]])
@@ -328,11 +345,11 @@ def _spread(step: Contract, sources: Sequence[Balls]) -> Floats | None:
 
 
 def _slopes(op: Op, points: Floats, number: int) -> tuple[Floats, Floats]:
-    """Return the slope by an input that the rule gives at each of some exact points, and how far float64 is off.
+    """Return the slope by one input that the rule gives at each of some exact points, and the errors of these floats.
 
-    Where there is no finite one it is NaN.
+    `points` has a row for each point. The slope is NaN where the rule gives none, or an infinite one.
     """
-    rows, which = np.unique(points, axis=0, return_inverse=True)
+    rows, which = np.unique(points, axis=0, return_inverse=True)  # ties are often all at 0
     found = [None if each is None else each[number] for each in slopes_at(op, rows.tolist())]
     balls = [Balls.of(arb.nan() if slope is None or not slope.is_finite() else slope) for slope in found]
     mids = np.array([float(ball.mid) for ball in balls])
@@ -341,22 +358,23 @@ def _slopes(op: Op, points: Floats, number: int) -> tuple[Floats, Floats]:
 
 
 def _selected(step: Select, keys: Balls) -> tuple[Balls, Mask]:
-    """Find the elements of a rank, and those that are tied; where the order is not certain, say nothing."""
+    """Return weights as a `Select` has them, and where a tie has them; NaN where the order is uncertain."""
     chosen = np.sort(keys.mid, axis=step.axis).take([step.rank], axis=step.axis)
     at = keys.mid == chosen
     counts = at.sum(step.axis, keepdims=True)
     weights = at / counts.astype(keys.kind) if step.shares else at & (np.cumsum(at, step.axis) == 1)
+    # no other ball may overlap the chosen one, and ties are known of exact values only
     gap = np.where(at, np.inf, np.abs(keys.mid - chosen)).min(step.axis, keepdims=True)
     outer = np.broadcast_to(0.0 if keys.rad is None else keys.rad, keys.mid.shape)
     widest = outer.max(step.axis, keepdims=True, initial=0.0)
     certain = (gap > 2 * widest) & ((counts == 1) | (widest == 0))
-    inexact = step.shares and bool((np.log2(counts) % 1 != 0).any())
+    inexact = step.shares and bool((np.log2(counts) % 1 != 0).any())  # a share of a power of two is exact
     off = weights * keys.error if inexact and not isinstance(keys, Widened) else None
     return type(keys)(np.where(certain, weights, np.nan).astype(keys.kind), off), at & certain & (counts > 1)
 
 
 def moved(part: np.ndarray[Any, Any], step: Gather) -> np.ndarray[Any, Any]:
-    """Move elements as a gather does."""
+    """Move the elements of an array as a gather does."""
     match step.move:
         case ("reshape", shape):
             return part.reshape(shape)
@@ -366,21 +384,20 @@ def moved(part: np.ndarray[Any, Any], step: Gather) -> np.ndarray[Any, Any]:
             return np.broadcast_to(part, shape)
     if not part.size:
         return np.zeros(step.shape, dtype=part.dtype)
+    # -1 takes the last element, in the place of which a 0 is put below
     found = part.ravel()[step.table.ravel()].reshape(step.shape)  # a table of no axes takes an element, no array
     if (step.table < 0).any():
         found[step.table < 0] = 0 if part.dtype != object else arb(0)
     return found
 
 
-def scattered(part: Floats, step: Scatter) -> Floats:
-    """Add elements up as a scatter does."""
+def scatter_sums(part: Floats, step: Scatter) -> Floats:
+    """Add the elements of an array up as a scatter does."""
     table = step.table.ravel()
     sent = table >= 0
-    if part.dtype == np.longdouble:
-        sums = np.zeros(step.size, part.dtype)
-        np.add.at(sums, table[sent], part.ravel()[sent])
-        return sums.reshape(step.shape)
-    return np.bincount(table[sent], part.ravel()[sent], step.size).reshape(step.shape).astype(np.float64, copy=False)
+    sums = np.zeros(step.size, part.dtype)
+    np.add.at(sums, table[sent], part.ravel()[sent])  # one after the other: an index may occur again
+    return sums.reshape(step.shape)
 
 
 def arranged(
@@ -388,19 +405,17 @@ def arranged(
 ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], tuple[str, str, str]]:
     """Arrange two arrays as stacks of matrices, whose products are the contraction.
 
-    The shapes are stack × rows × inner and stack × inner × columns; the letters of stack, rows and columns come too.
+    Their shapes are stack × rows × inner and stack × inner × columns. The letters of the axes that make up stack, rows
+    and columns are returned as well.
     """
     (ours, theirs), kept = step.labels, step.kept
-    left, right = (
-        _presummed(labels, other, kept, part)
-        for labels, other, part in ((ours, theirs, arrays[0]), (theirs, ours, arrays[1]))
-    )
-    ours, theirs = (
-        "".join(c for c in labels if c in other or c in kept) for labels, other in ((ours, theirs), (theirs, ours))
-    )
-    stack = "".join(c for c in kept if c in ours and c in theirs)
+    # axes that one array alone has, and the result has not, are summed before the product
+    left, right = _presummed(ours, theirs, kept, arrays[0]), _presummed(theirs, ours, kept, arrays[1])
+    ours, theirs = _letters_of(ours, theirs + kept), _letters_of(theirs, ours + kept)
+    stack = _letters_of(_letters_of(kept, ours), theirs)
     inner = "".join(c for c in ours if c in theirs and c not in kept)
-    rows, columns = ("".join(c for c in kept if c in labels and c not in stack) for labels in (ours, theirs))
+    rows = "".join(c for c in kept if c in ours and c not in stack)
+    columns = "".join(c for c in kept if c in theirs and c not in stack)
     extents = step.extents
 
     def length(letters: str) -> int:
@@ -415,20 +430,26 @@ def arranged(
     return first, second, (stack, rows, columns)
 
 
+def _letters_of(labels: Labels, others: Labels) -> Labels:
+    """Return the letters that are among others too, in their order."""
+    return "".join(c for c in labels if c in others)
+
+
 def _presummed(labels: Labels, other: Labels, kept: Labels, part: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Sum an array over the axes that neither the other array nor the result has."""
     axes = tuple(i for i, c in enumerate(labels) if c not in other and c not in kept)
     return np.asarray(part.sum(axis=axes), dtype=part.dtype) if axes else part
 
 
 def restored(step: Contract, product: np.ndarray[Any, Any], names: tuple[str, str, str]) -> np.ndarray[Any, Any]:
-    """Give a stack of products the axes of the contraction."""
+    """Give a stack of products the axes of the contraction, in its order."""
     letters = "".join(names)
     whole = product.reshape([step.extents[c] for c in letters])
     return whole.transpose([letters.index(c) for c in step.kept])
 
 
 def contraction(step: Contract, parts: Sequence[Floats]) -> Floats:
-    """Sum products of floats over named axes."""
+    """Return the sums of products over named axes that a contraction is, in floats."""
     if len(parts) == 1:
         (labels,) = step.labels
         axes = tuple(i for i, c in enumerate(labels) if c not in step.kept)
@@ -442,52 +463,54 @@ def contraction(step: Contract, parts: Sequence[Floats]) -> Floats:
             sums = np.asarray(parts[0].sum(axis=axes))
         return sums.transpose([left.index(c) for c in step.kept])
     first, second, names = arranged(step, parts)
-    if first.shape[1] == second.shape[2] == 1:
+    if first.shape[1] == second.shape[2] == 1:  # a dot product for each element of the stack
         return restored(step, (first[:, 0, :] * second[:, :, 0]).sum(-1), names)
     return restored(step, np.matmul(first, second), names)
 
 
 @dataclass
 class Exact:
-    """Flint's balls in arrays of objects, at the precision of the context.
+    """The arithmetic of flint's balls, in arrays of objects, at flint's working precision.
 
-    They are values alone, or what rounding may make of them.
+    They enclose the values, or what rounding may make of them if something is rounded.
     """
 
-    rounding: Rounding = EXACT
+    rounding: Rounding = NO_ROUNDING
     form: Format | None = None
-    """The format whose rule for kinks and edges is asked for; none where that does not matter."""
+    """The format in which torch's rule for kinks and edges is applied; None where it is not."""
 
     def __post_init__(self) -> None:
-        """Start without any step at which a rule decided: that for kinks and edges, or that for ties."""
+        """Start with no step at which a rule decided, be it the rule for kinks and edges or that for ties."""
         self.ruled: dict[Step, Mask] = {}
         self.has_infinite = False
 
     def of(self, values: Any) -> Array:
-        """Take exact numbers in, or balls as they are."""
+        """Return exact numbers as balls; balls are returned as they are."""
         if values.dtype == object:
             return values
         self.has_infinite |= not np.isfinite(values).all()
         if values.size and (values == values.flat[0]).all():
-            return objects([arb(float(values.flat[0]))] * values.size, values.shape)  # ones, mostly
+            # ones, mostly: balls never change, so that one will do
+            return objects([arb(float(values.flat[0]))] * values.size, values.shape)
         return objects(list(map(arb, values.ravel().tolist())), values.shape)
 
     def _widened(self, value: Array, form: Format | None) -> Array:
+        """Widen balls for one rounding to a format, half an ulp of which is at most u of the value."""
         if form is None:
             return value
         wide, least = arb(1, form.unit), arb(0, form.smallest_subnormal)
         return objects([ball * wide + least for ball in value.ravel().tolist()], value.shape)
 
-    def kept(self, value: Array) -> Array:
-        """Round what is kept for the backward pass."""
-        return self._widened(value, self.rounding.kept)
+    def saved(self, value: Array) -> Array:
+        """Round what the forward pass saves for the backward, if that is rounded."""
+        return self._widened(value, self.rounding.saved)
 
     def result(self, value: Array) -> Array:
-        """Round what comes out."""
+        """Round a result, if that is rounded."""
         return self._widened(value, self.rounding.results)
 
     def step(self, step: Step, sources: Sequence[Array]) -> Array:
-        """Evaluate a step of the values of its sources."""
+        """Evaluate a step at the values of its sources."""
         match step:
             case Map():
                 return self._map(step, sources)
@@ -517,6 +540,7 @@ class Exact:
         rows = list(zip(*columns, strict=True)) if columns else [()]
         (results,) = program.at(rows)
         if form is not None:
+            # as `Widened.amplified` does: a kernel may multiply by the seed last
             least, one = arb(0, form.smallest_subnormal), arb(1)
             for column in (columns[step.variables.index(seed)] for seed in step.seeds):
                 results = [
@@ -528,10 +552,11 @@ class Exact:
         return objects(results, step.shape)
 
     def _rule(self, step: Map, rows: Sequence[Sequence[arb]], results: list[arb]) -> None:
-        """Put what torch's rule says in the place of derivatives at kinks, edges and infinite inputs."""
+        """Put in what torch's rule gives for derivatives at kinks, edges and infinite inputs, where it decides."""
         assert step.ruled is not None
         assert self.form is not None
         count = len(step.ruled.op.inputs)
+        # nearly always no row can be critical, which is seen without flint
         if not (self.has_infinite or critical_expressions(step.ruled.op)) or (
             count == 1 and marked(step.ruled.op).isdisjoint(float(row[0]) for row in rows)
         ):
@@ -559,23 +584,24 @@ class Exact:
         sizes = _contracted(
             step, [objects([abs(ball) for ball in source.ravel().tolist()], source.shape) for source in sources]
         )
-        products = STEPS if len(sources) > 1 else 0
+        products = ROUNDINGS if len(sources) > 1 else 0
         off = arb(0, form.unit * (self.rounding.roundings(count) + products))
-        wide = arb(1, STEPS * form.unit) if count > 1 else arb(1)
+        wide = arb(1, ROUNDINGS * form.unit) if count > 1 else arb(1)
         least = arb(0, count * form.smallest_subnormal) if products else arb(0)
         pairs = zip(whole.ravel().tolist(), sizes.ravel().tolist(), strict=True)
         return objects([value * wide + size * off + least for value, size in pairs], step.shape)
 
     def _scatter(self, step: Scatter, source: Array) -> Array:
+        """Add elements up, and widen sums of several."""
         sums, form = [arb(0)] * step.size, self.rounding.steps
         sizes, counts = [arb(0)] * step.size, [0] * step.size
-        for place, ball in zip(step.table.ravel().tolist(), source.ravel().tolist(), strict=True):
-            if place >= 0:
-                sums[place] += ball
-                sizes[place] += abs(ball)
-                counts[place] += 1
+        for index, ball in zip(step.table.ravel().tolist(), source.ravel().tolist(), strict=True):
+            if index >= 0:
+                sums[index] += ball
+                sizes[index] += abs(ball)
+                counts[index] += 1
         if form is not None:
-            wide = arb(1, STEPS * form.unit)
+            wide = arb(1, ROUNDINGS * form.unit)
             sums = [
                 value if count < 2 else value * wide + size * arb(0, form.unit * self.rounding.roundings(count))
                 for value, size, count in zip(sums, sizes, counts, strict=True)
@@ -584,7 +610,7 @@ class Exact:
 
 
 def _contracted(step: Contract, sources: Sequence[Array]) -> Array:
-    """Sum products of flint's balls over named axes: products of matrices by flint's own."""
+    """Return the sums of products over named axes that a contraction is, in flint's balls and its matrices."""
     if len(sources) == 1:
         (labels,) = step.labels
         rest = "".join(c for c in labels if c not in step.kept)
@@ -594,7 +620,7 @@ def _contracted(step: Contract, sources: Sequence[Array]) -> Array:
     first, second, names = arranged(step, sources)
     found = np.empty((first.shape[0], first.shape[1], second.shape[2]), dtype=object)
     for i, (left, right) in enumerate(zip(first, second, strict=True)):
-        if left.shape[0] == right.shape[1] == 1:
+        if left.shape[0] == right.shape[1] == 1:  # twice as fast as matrices of one row and one column
             found[i, 0, 0] = sum((a * b for a, b in zip(left[0].tolist(), right[:, 0].tolist(), strict=True)), arb(0))
         elif left.size and right.size:
             product = arb_mat(left.tolist()) * arb_mat(right.tolist())
@@ -605,12 +631,12 @@ def _contracted(step: Contract, sources: Sequence[Array]) -> Array:
 
 
 def _is_known(point: Sequence[arb]) -> bool:
-    """Say whether a point is known exactly, with at most one coordinate infinite: there are limits then, or none."""
+    """Say whether a point is known exactly, and has at most one infinite coordinate, as the rule requires."""
     return all(map(arb.is_exact, point)) and sum(not ball.is_finite() for ball in point) < 2
 
 
 def _selected_exactly(step: Select, keys: Array) -> tuple[Array, Mask]:
-    """Find the elements of a rank, and those that are tied; where the order is not certain, nothing is."""
+    """Return weights as a `Select` has them, and where a tie has them; NaN where the order is uncertain."""
     rows = np.moveaxis(keys, step.axis, -1)
     weights = np.empty(rows.shape, dtype=object)
     tied = np.zeros(rows.shape, dtype=bool)
@@ -632,12 +658,12 @@ def _selected_exactly(step: Select, keys: Array) -> tuple[Array, Mask]:
 
 
 def objects(balls: Sequence[arb], shape: Shape) -> Array:
-    """Return balls as an array of a shape."""
+    """Return balls as an array of a shape; `np.array` would look into each of them for a sequence."""
     return np.fromiter(balls, dtype=object, count=len(balls)).reshape(shape)
 
 
 def flagged(roots: Sequence[Step], ruled: Mapping[Step, Mask]) -> list[Mask]:
-    """Say which entries of the roots an entry of some steps contributed to."""
+    """Say to which entries of the roots a value contributed that a rule gave; `ruled` has these values, by step."""
     flags: dict[Step, Mask] = {}
     for step in ordered(roots):
         sources = [flags[source] for source in step.sources]
@@ -649,7 +675,8 @@ def flagged(roots: Sequence[Step], ruled: Mapping[Step, Mask]) -> list[Mask]:
                 flags[step] = own
             case Contract():
                 if isinstance(step.sources[0], Select) and step.sources[0].sources[0] is step.sources[-1]:
-                    sources = [np.zeros_like(sources[0]), sources[1]]  # that largest itself, which is no derivative
+                    # the weights meet the array that they were found in: this is its largest, and no derivative
+                    sources = [np.zeros_like(sources[0]), sources[1]]
                 counts = [source.astype(np.float64) for source in sources]
                 ones = [np.ones_like(count) for count in counts]
                 parts = [contraction(step, [*ones[:i], count, *ones[i + 1 :]]) for i, count in enumerate(counts)]
@@ -657,7 +684,7 @@ def flagged(roots: Sequence[Step], ruled: Mapping[Step, Mask]) -> list[Mask]:
             case Gather():
                 flags[step] = moved(sources[0].astype(np.float64), step) > 0
             case Scatter():
-                flags[step] = scattered(sources[0].astype(np.float64), step) > 0
+                flags[step] = scatter_sums(sources[0].astype(np.float64), step) > 0
             case Select():
                 flags[step] = ruled.get(step, np.zeros(step.shape, dtype=bool))
             case _:

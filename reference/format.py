@@ -31,7 +31,7 @@ class Format:
     """The name of torch's dtype, without the module."""
 
     precision: int
-    """Bits in the significand, the implicit one included."""
+    """Bits of the significand, the implicit one included."""
 
     emax: int
     """Exponent of the largest binade: values there lie in [2**emax, 2**(emax + 1))."""
@@ -62,20 +62,22 @@ class Format:
         return 2.0 ** (self.emin - self.precision + 1)
 
     def ulp(self, values: Floats) -> Floats:
-        """Return the spacing of the format at each value (that of the subnormals near 0)."""
+        """Return the unit in the last place at each value: the spacing of the format there, or of its subnormals."""
         magnitude = np.minimum(np.abs(values), self.largest)
+        # frexp has mantissas from 1/2 to 1, and so exponents one above those of binades
         exponent = np.frexp(np.where(magnitude > 0, magnitude, self.smallest_normal))[1] - 1
         spacing = np.ldexp(1.0, np.maximum(exponent, self.emin) - self.precision + 1)
         return np.asarray(spacing, dtype=np.float64)
 
     def _encode(self, values: Floats) -> Integers:
+        """Return the bit patterns of values that are not negative, as integers: they are in the order of the values."""
         with np.errstate(over="ignore"):
             match self.name:
                 case "float16":
                     return values.astype(np.float16).view(np.int16).astype(np.int64)
                 case "bfloat16":
                     bits = values.astype(np.float32).view(np.int32).astype(np.int64)
-                    return bits >> 16
+                    return bits >> 16  # bfloat16 is the upper half of a float32
                 case "float32":
                     return values.astype(np.float32).view(np.int32).astype(np.int64)
                 case _:
@@ -84,7 +86,8 @@ class Format:
     def ordinals(self, values: Floats) -> Integers:
         """Return the numbers of values of the format in order: 0 for zero, 1 for the smallest positive.
 
-        Both zeros are number 0. Values outside the format are truncated to it.
+        Both zeros are number 0. Values that are not of the format are rounded to nearest; to bfloat16 they are rounded
+        to float32 first, and then towards zero.
         """
         values = np.asarray(values, dtype=np.float64)
         magnitude = self._encode(np.abs(values))
@@ -107,7 +110,7 @@ class Format:
 
     @property
     def bits(self) -> int:
-        """The bits of a value: significand without its implicit bit, exponent and sign."""
+        """The width of a value in bits: of the significand less its implicit bit, of the exponent and of the sign."""
         return self.precision + self.emax.bit_length() + 1
 
     @property
@@ -116,34 +119,43 @@ class Format:
         return int(self.ordinals(np.array([self.largest]))[0])
 
     def round(self, value: Fraction) -> float:
-        """Round an exact number to nearest, ties to even, overflowing to infinity."""
+        """Round an exact number to nearest, ties to even; it overflows to infinity, as IEEE 754 has it."""
         if value == 0:
             return 0.0
         magnitude = abs(value)
         exponent = magnitude.numerator.bit_length() - magnitude.denominator.bit_length()
+        # the lengths give the exponent of the binade or the next one
         if Fraction(2) ** exponent > magnitude:
             exponent -= 1
         quantum = Fraction(2) ** (max(exponent, self.emin) - self.precision + 1)
-        rounded = round(magnitude / quantum) * quantum
+        rounded = round(magnitude / quantum) * quantum  # Python rounds a fraction to even too
         if rounded > Fraction(self.largest):
             return float("inf") if value > 0 else float("-inf")
         return float(rounded) if value > 0 else -float(rounded)
 
     def round_enclosure(self, ball: arb) -> float | None:
-        """Round the number inside a ball, or None while the ball does not decide it."""
+        """Return the number inside a ball, rounded; None where the ball is too wide to decide that."""
         if not ball.is_finite():
             return None
         if abs(ball) * 4 < self.smallest_subnormal:
-            return 0.0  # exp(-1e30) has no fraction that fits in memory
+            return 0.0  # the fraction of a number like exp(-1e30) does not fit in memory
         if abs(ball) > arb(2) ** (self.emax + 2):
             return float("inf") if ball > 0 else float("-inf")
+        # rounding is monotone: what both ends of the ball agree on holds inside
         low, high = (self.round(fraction(end)) for end in (ball.lower(), ball.upper()))
         return low if low == high else None
 
 
+EXACT_BITS = 2200
+"""Bits of precision at which flint adds a few values of any format exactly.
+
+The bits of float64 lie between 2^-1074 and 2^1023, 2,098 in all; a hundred more are for carries and small factors.
+"""
+
+
 @contextmanager
 def precision(bits: int) -> Iterator[None]:
-    """Have flint work with so many bits inside."""
+    """Have flint work with so many bits inside the context, and as before after it."""
     before, ctx.prec = ctx.prec, bits
     try:
         yield

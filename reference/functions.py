@@ -1,4 +1,4 @@
-"""Functions that sympy lacks, with the derivatives that define them."""
+"""Functions that sympy lacks, with their derivatives, and their enclosures in flint's balls."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from sympy.core.function import ArgumentIndexError
 
 
 class Flat(Function):
-    """A function of one argument that is constant between jumps, and infinite at infinity."""
+    """A function of one argument that is constant between its jumps: the derivative is 0 wherever it has one."""
 
     @classmethod
     def eval(cls, argument: Expr) -> Expr | None:
-        """Return infinity at infinity."""
+        """Return plus or minus infinity there."""
         return argument if argument.is_infinite else None
 
     def fdiff(self, argindex: int = 1) -> Expr:
-        """Return 0."""
+        """Return 0, the derivative by the one argument."""
         return sympy.Integer(argindex - 1)
 
 
-class Step(Flat):
-    """The largest integer below: floor, with the derivative that it has between the integers."""
+class Floor(Flat):
+    """The largest integer that is no greater, with the derivative that it has between the integers."""
 
 
 class Nearest(Flat):
@@ -41,13 +41,14 @@ class Sign(Flat):
 
 
 class ScaledBesselI(Function):
-    """exp(-|x|) I_n(x), the modified Bessel function of integer order without its growth: of n and x."""
+    """exp(-|x|) I_n(x), a function of n and x: the modified Bessel function of integer order, without its growth."""
 
     def fdiff(self, argindex: int = 2) -> Expr:
-        """Return the derivative by x."""
+        """Return the derivative by x. Raises ArgumentIndexError for the one by n."""
         if argindex != 2:
             raise ArgumentIndexError(self, argindex)
         n, x = self.args
+        # I_n' = (I_(n-1) + I_(n+1)) / 2 (DLMF 10.29.1), I_(-1) being I_1, and the slope of exp(-|x|)
         return (ScaledBesselI(abs(n - 1), x) + ScaledBesselI(n + 1, x)) / 2 - Sign(x) * self
 
     @classmethod
@@ -58,12 +59,12 @@ class ScaledBesselI(Function):
 
 
 class ScaledErfc(Function):
-    """exp(x^2) erfc(x), which does not underflow as its factors do."""
+    """exp(x^2) erfc(x), of which the one factor overflows and the other underflows."""
 
     def fdiff(self, argindex: int = 1) -> Expr:
         """Return 2 x erfcx(x) - 2/sqrt(pi)."""
         (x,) = self.args
-        return argindex * (2 * x * self - 2 / sqrt(pi))
+        return argindex * (2 * x * self - 2 / sqrt(pi))  # `argindex` is 1
 
     @classmethod
     def eval(cls, argument: Expr) -> Expr | None:
@@ -72,23 +73,24 @@ class ScaledErfc(Function):
 
 
 def tractable(expression: Expr) -> Expr:
-    """Write an expression in functions of which sympy knows the limits."""
+    """Write an expression in functions whose limits at infinity sympy knows."""
     return expression.replace(ScaledErfc, lambda x: sympy.exp(x**2) * sympy.erfc(x)).replace(
         sympy.tanh, lambda x: 1 - 2 / (sympy.exp(2 * x) + 1)
     )
 
 
-def nearest(ball: arb) -> arb:
-    """Return the nearest integer, ties to even."""
-    below = (ball + arb(0.5)).floor()
+def nearest_integer(ball: arb) -> arb:
+    """Return the nearest integer of an exact ball, ties to even; of another, a ball that holds it."""
+    below = (ball + arb(0.5)).floor()  # a tie has come up, which is wrong where that is odd
     tie = below - ball == arb(0.5)
     return below - 1 if tie and (below / 2).floor() * 2 != below else below
 
 
 def poly_gamma(order: int, ball: arb) -> arb:
-    """Return the derivative of that order of digamma.
+    """Return the derivative of an order of digamma.
 
-    It is Hurwitz's zeta function, left of 0 by the reflection formula.
+    Right of 0 it is a multiple of Hurwitz's zeta function (DLMF 25.11.12), and left of 0 the derivative of an order of
+    the reflection formula, psi(1 - x) - psi(x) = pi cot(pi x) (DLMF 5.5.4).
     """
     if order == 0:
         return ball.digamma()
@@ -104,6 +106,7 @@ def poly_gamma(order: int, ball: arb) -> arb:
 def _slope_of_cotangent(order: int) -> fmpz_poly:
     """Return the derivative of that order of the cotangent, as a polynomial in the cotangent."""
     slope = fmpz_poly([0, 1])
+    # the derivative of c = cot is -1 - c^2, and the chain rule does the rest
     for _ in range(order):
         slope = fmpz_poly([-1, 0, -1]) * slope.derivative()
     return slope
@@ -116,12 +119,13 @@ def scaled_bessel_i(order: arb, ball: arb) -> arb:
     if ball < 0:
         mirrored = (-ball).bessel_i(order, scaled=True)
         return mirrored if (order / 2).is_integer() else -mirrored
+    # the ball has 0 inside, and the factors are moderate unless it is wide
     return ball.bessel_i(order) * (-abs(ball)).exp()
 
 
 def scaled_erfc(ball: arb) -> arb:
-    """Return exp(x^2) erfc(x): for positive x by Tricomi's function, U(1/2, 1/2, x^2)/sqrt(pi)."""
-    if not ball > 1:
+    """Return exp(x^2) erfc(x): for x above 1 by Tricomi's function, U(1/2, 1/2, x^2)/sqrt(pi) (DLMF 7.11.5)."""
+    if not ball > 1:  # where the factors are moderate, or both large
         return (ball * ball).exp() * ball.erfc()
     half = arb(0.5)
     return (ball * ball).hypgeom_u(half, half) / arb.pi().sqrt()

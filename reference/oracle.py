@@ -1,14 +1,15 @@
-"""How a case becomes an answer: the certified derivative, and how far rounding may take one from it.
+"""How a case becomes an answer: its certified derivative, and how far rounding may move that.
 
-1. The case's word and shapes make a graph (`reference.derivative`).
-2. It is evaluated on whole arrays, in float64 for narrower formats and in long doubles for float64 itself. They carry
-   the value and the reach of rounding, of which their own errors are a small part (`reference.balls`). Where both are
-   finite, this decides; at the points of one elementwise op, which are hard, only where the reach is small too, in
-   float32 and float64. In float64 that answer is rough: flint has the last word on what it does not allow.
+1. The word and the shapes of the case make a graph (`reference.derivative`).
+2. The graph is evaluated on whole arrays, in float64 for narrower formats and in long doubles for float64 itself. They
+   carry the value and the reach of rounding, of which their own errors are a small part (`reference.balls`). Where both
+   are finite, they decide. The points of one elementwise op are drawn to be hard: there arrays decide only in float32
+   and float64, and only where the reach is small too. In float64 such an answer is rough, and flint has the last word
+   on a gradient that it does not allow.
 3. What arrays do not decide is evaluated by flint, with the precision doubled until the enclosure is tight; otherwise
-   UncertifiedError is raised, never a pass. At kinks and edges torch's rule says what the derivative is
+   UncertifiedError is raised, never a pass. At kinks and edges torch's rule gives the derivative
    (`reference.convention`).
-4. The answer is arrays of floats: the truth as two of them, and the centre and radius of the allowance.
+4. The answer is arrays of floats: the truth as the sum of two, and the centre and radius of the allowance.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ from flint import arb
 
 from reference import derivative
 from reference.balls import HAS_LONG, Balls, LongWidened, Widened, or_nil
-from reference.compiler import STEPS, UnsupportedExpressionError
-from reference.evaluation import EXACT, Arrays, Exact, Rounding, evaluate, flagged, objects
+from reference.compiler import ROUNDINGS, UnsupportedExpressionError
+from reference.evaluation import NO_ROUNDING, Arrays, Exact, Rounding, evaluate, flagged, objects
 from reference.format import FORMATS, precision
 from reference.graph import ordered
 
@@ -42,118 +43,123 @@ if TYPE_CHECKING:
     Mask = np.ndarray[Shape, np.dtype[np.bool_]]
 
 GUARD_BITS = 12
-"""Bits that a certified value must have beyond its format's."""
+"""Bits that a certified value must have beyond its format's, so that its error is about 2^-12 of an ulp. Arbitrary."""
 
 MOST_BITS = 16384
-"""The precision at which certification gives up; sin at float64's largest value needs 1,200."""
+"""The precision at which certification gives up: arbitrary, and ample. sin of float64's largest value needs 1,200."""
 
 FILTERED_BITS = 24
 """The precision of the widest format that float64 certifies values for."""
 
-FEWEST = 1000
-"""Points of one elementwise op from which float64 is worth its cost; fewer go to flint."""
+FEWEST_POINTS = 1000
+"""Points of one elementwise op from which the filter in float64 saves time; fewer go to flint."""
 
 CONDITION = 16
-"""Bits by which a reach is smaller than a value of a hard op that arrays decide: it is no wider than flint's then.
+"""Bits by which the reach must be smaller than the value for arrays to decide a hard point.
 
-In float32 the error of the value is as small then as that of a certified one.
+Terms of second order in the reach, which flint encloses more tightly, do not matter then. The error of the value, the
+part 2^-21 of the reach in float64, is 2^-37 of it: in float32 that is as tight as certified.
 """
 
 ROUGH = 2.0**-3
-"""Half ulps that the value of a hard op in float64 may be off by at first; where that matters, flint is asked."""
+"""The error, in half ulps, that a rough value of a hard point in float64 may have: flint is asked where it matters."""
 
-CONSTANTS = 96
-"""Bits of constants in arrays: more than long doubles hold."""
+CONSTANT_BITS = 96
+"""Bits to which constants are enclosed before arrays take them: more than long doubles hold."""
 
 MOST_KEPT = 2**24
-"""Floats of answers that are kept for the next one who asks the same: in every mode the same is asked."""
+"""Floats that the cached answers have together, at most: 128 MiB. Every mode of a test asks for the same answers."""
 
 UNCERTIFIED = f"no enclosure within {MOST_BITS} bits is tight enough for {{}}"
 
 
 class UncertifiedError(ArithmeticError):
-    """No enclosure was tight enough: an error of the oracle, never a pass."""
+    """No enclosure was tight enough to judge by: an error of the oracle, never a pass."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """What one derivative is, and may be."""
+    """The derivative by one input, and its allowance: arrays of one shape, that of the derivative."""
 
     centre: Floats
-    """The truth, rounded to float64; plus or minus infinity at an edge."""
+    """The truth, rounded to float64; plus or minus infinity where the derivative is."""
 
     rest: Floats
-    """The truth less that."""
+    """The truth less `centre`: together they have up to 106 bits of it."""
 
     offset: Floats
     """The centre of the allowance less the truth."""
 
     radius: Floats
-    """That of the allowance, and the little of the truth; infinite where rounding may make anything of it."""
+    """The radius of the allowance and of the truth's enclosure; infinite where rounding may make anything of it."""
 
     by_convention: Mask
-    """Where the truth is what the rule for non-differentiable points gives."""
+    """Where torch's rule for non-differentiable points gave the truth."""
 
     @property
     def parts(self) -> tuple[np.ndarray[Any, Any], ...]:
-        """The arrays, in order."""
+        """The arrays, in the order of the fields."""
         return (self.centre, self.rest, self.offset, self.radius, self.by_convention)
 
 
 EMPTY = Found(np.zeros(0), np.zeros(0), np.zeros(0), np.zeros(0), np.zeros(0, dtype=bool))
 
 Answer = tuple[Found, ...]
-"""What is found for each input of a case."""
+"""What is found for each input that a case asks for."""
 
 
 def rounding(form: Format, promise: str, *, independent: bool = False) -> Rounding:
-    """Return what is rounded to which format, where a promise is kept."""
+    """Return what is rounded to which format by an op that keeps a promise, one of `reference.case.PROMISES`."""
     if promise == "format":
         return Rounding(form, independent=independent)
-    rounded = {"wide": (None, None), "operands": (form, None), "saved": (form, form)}
+    rounded = {"wide": (None, None), "operands": (form, None), "saved": (form, form)}  # operands, and what is saved
     return Rounding(FORMATS["float32"], *rounded[promise], form, independent)
 
 
-class Kept:
-    """The latest answers, as many as a number of floats allows."""
+class AnswerCache:
+    """A cache of the latest answers by their cases, bounded by the number of their floats."""
 
     def __init__(self) -> None:
         """Start with none."""
         self.clear()
 
     def clear(self) -> None:
-        """Forget all."""
+        """Forget all answers."""
         self._answers: OrderedDict[Case, Answer] = OrderedDict()
         self._floats = 0
 
     def get(self, case: Case) -> Answer:
-        """Return the answer to a case, which is kept for the next one who asks the same."""
+        """Return the answer to a case: the one that is cached, or a new one, which is cached from now on."""
         found = self._answers.get(case)
         if found is None:
             found = self._answers[case] = _answered(case)
             self._floats += _size(found)
         self._answers.move_to_end(case)
+        # the oldest go first; the one that was just asked for stays, however large
         while self._floats > MOST_KEPT and len(self._answers) > 1:
             self._floats -= _size(self._answers.popitem(last=False)[1])
         return found
 
 
 def _size(found: Answer) -> int:
+    """Return about how many floats an answer takes: four arrays, and the objects, which count for a hundred."""
     return 100 + 4 * sum(each.centre.size for each in found)
 
 
-kept = Kept()
+answer_cache = AnswerCache()
 
 
 def answer(case: Case) -> Answer:
-    """Return the certified derivative of a case, by each input that is asked for, and what rounding may make of it.
+    """Return the certified derivative of a case by each input that it asks for, with its allowance.
 
-    Raises UncertifiedError where no enclosure is tight enough.
+    A derivative has the shape of the input where a cotangent was pulled back, else that of the output; a whole Jacobian
+    has an axis for its unit cotangents or tangents besides. Raises UncertifiedError where no enclosure is tight enough.
     """
-    return kept.get(case)
+    return answer_cache.get(case)
 
 
 def _answered(case: Case) -> Answer:
+    """Answer a case: by its pieces, whose answers are stacked as the case asks for them."""
     if case.stated:
         return tuple(_stated(case))
     parts = list(pieces(case))
@@ -161,46 +167,51 @@ def _answered(case: Case) -> Answer:
         return _evaluated(case)
     answers = [_evaluated(part) for part in parts]
     if case.units and case.word in {"f", "ff"}:
+        # each unit tangent gives a column of the Jacobian; those of one input lie side by side
         ends = np.cumsum([0, *(prod(shape) for shape in case.asked_shapes)]).tolist()
         return tuple(
-            _shaped(_stacked([each[place] for each in answers[start:end]], -1), (case.cotangent.size, *shape))
-            for place, (shape, start, end) in enumerate(zip(case.asked_shapes, ends, ends[1:], strict=False))
+            _shaped(_stacked(answers[start:end], number, -1), (case.cotangent.size, *shape))
+            for number, (shape, start, end) in enumerate(zip(case.asked_shapes, ends, ends[1:], strict=False))
         )
+    # each unit cotangent gives a row; without units there is an answer for each point of the batch
     lead = (len(parts),) if case.units else ()
     return tuple(
-        _shaped(_stacked([each[place] for each in answers], 0) if parts else EMPTY, (*lead, *shape))
-        for place, shape in enumerate(case.asked_shapes)
+        _shaped(_stacked(answers, number, 0) if parts else EMPTY, (*lead, *shape))
+        for number, shape in enumerate(case.asked_shapes)
     )
 
 
 def _stated(case: Case) -> Iterator[Found]:
-    """Yield what an entry says to be due at a point, rounded by the steps of one product; the rest by the formula."""
+    """Yield the gradients that an entry states, allowed the roundings of one step; the others are derived."""
     silent = replace(case, stated=())
     is_whole = not any(np.isnan(due).any() for due in case.stated)
     others = [None] * len(case.stated) if is_whole else answer(silent)
     for due, other in zip(case.stated, others, strict=True):
         zeros = np.zeros(due.shape)
-        radius = np.where(due == 0, 0, STEPS * case.form.unit * np.abs(due) + case.form.smallest_subnormal)
+        radius = np.where(due == 0, 0, ROUNDINGS * case.form.unit * np.abs(due) + case.form.smallest_subnormal)
         found = Found(due, zeros, zeros, radius, np.ones(due.shape, dtype=bool))
         if other is None:
             yield found
         else:
-            mine = ~np.isnan(due)
-            yield Found(*(np.where(mine, a, b) for a, b in zip(found.parts, other.parts, strict=True)))
+            is_stated = ~np.isnan(due)
+            yield Found(*(np.where(is_stated, a, b) for a, b in zip(found.parts, other.parts, strict=True)))
 
 
 def _shaped(found: Found, shape: Shape) -> Found:
+    """Give all arrays a shape."""
     return Found(*(part.reshape(shape) for part in found.parts))
 
 
-def _stacked(found: Sequence[Found], axis: int) -> Found:
-    return Found(*(np.stack(parts, axis) for parts in zip(*(each.parts for each in found), strict=True)))
+def _stacked(answers: Sequence[Answer], number: int, axis: int) -> Found:
+    """Stack what several answers have for the input of a number."""
+    columns = zip(*(each[number].parts for each in answers), strict=True)
+    return Found(*(np.stack(parts, axis) for parts in columns))
 
 
 def pieces(case: Case) -> Iterator[Case]:
-    """Yield the cases that a case is made of.
+    """Yield the cases that a case is made of: one for each unit cotangent or tangent, or for each point of the batch.
 
-    There is one for each unit cotangent or tangent, or for each point of the batch.
+    A case that asks for neither, and a pointwise one, which is answered as it is, are their own only pieces.
     """
     if case.units and not case.is_pointwise:
         yield from _unit_cases(case)
@@ -212,19 +223,21 @@ def pieces(case: Case) -> Iterator[Case]:
 
 
 def _unit_cases(case: Case) -> Iterator[Case]:
+    """Yield a case for each unit tangent of the inputs that are asked for, or for each unit cotangent."""
     one = replace(case, units=False, promise=case.inside)
     if case.word in {"f", "ff"}:
         for number in case.asked:
-            for place in range(case.primals[number].size):
-                yield replace(one, only_tangent=(number, place))
+            for element in range(case.primals[number].size):
+                yield replace(one, only_tangent=(number, element))
         return
-    for place in range(case.cotangent.size):
+    for element in range(case.cotangent.size):
         unit = np.zeros(case.cotangent.size)
-        unit[place] = 1
+        unit[element] = 1
         yield replace(one, cotangent=unit.reshape(case.cotangent.shape))
 
 
 def _evaluated(case: Case) -> Answer:
+    """Answer a case that is one piece: by arrays if they may decide, and by flint where they do not."""
     if is_for_arrays(case) and (rough := in_arrays(case)) is not None:
         if is_rough(case):
             found, undecided = _from_long(case, rough)
@@ -232,44 +245,49 @@ def _evaluated(case: Case) -> Answer:
             found = tuple(_from_balls(*each) for each in rough)
             undecided = [~_is_decided(balls, is_hard=is_hard(case)) for balls, _ in rough]
         if is_hard(case):
-            undecided += [~np.isfinite(primal) for primal in case.primals]  # torch's rule decides there
+            undecided += [
+                ~np.isfinite(primal) for primal in case.primals
+            ]  # there torch's rule decides, which flint asks
         return sharpened(case, found, undecided)
     return by_flint(case)
 
 
-def _replaced(found: Answer, better: Answer, places: Mask) -> Answer:
-    """Put better answers in the place of some points of a pointwise case."""
+def _replaced(found: Answer, better: Answer, doubtful: Mask) -> Answer:
+    """Put better answers in the place of the doubtful points of a pointwise case."""
     for rough, good in zip(found, better, strict=True):
         for part, mended in zip(rough.parts, good.parts, strict=True):
-            part.ravel()[places] = mended
+            part.ravel()[doubtful] = mended  # a view: parts are contiguous
     return found
 
 
 def sharpened(case: Case, found: Answer, doubtful: Sequence[Mask]) -> Answer:
-    """Have flint answer a case anew where its answer, which is rough, does not do: there is a mask for each input."""
+    """Have flint answer a case anew where its answer is doubtful: `doubtful` has masks over the points.
+
+    A case that is not pointwise is answered as a whole by flint, if any of it is doubtful.
+    """
     if not any(mask.any() for mask in doubtful):
         return found
     if not case.is_pointwise:
         return by_flint(case)
-    places = np.any([mask.ravel() for mask in doubtful], axis=0)
-    return _replaced(found, by_flint(case.only(places)), places)
+    pending = np.any([mask.ravel() for mask in doubtful], axis=0)
+    return _replaced(found, by_flint(case.only(pending)), pending)
 
 
 def in_arrays(case: Case, *, widened: bool = True) -> tuple[tuple[Balls, Mask], ...] | None:
     """Evaluate a case in balls on whole arrays, widened by rounding or not, and say where a rule gave the value.
 
-    Of hard points nothing is said where the rule for kinks and edges decides. Returns None where numpy lacks a
-    function, or floats wide enough.
+    Of hard points at which the rule for kinks and edges decides nothing is said: the midpoint is NaN. Returns None
+    where numpy lacks a function, or long doubles are no wider than float64.
     """
     is_long = case.form.precision > FILTERED_BITS
     if is_long and not HAS_LONG:
         return None
-    asked = derivative.of_case(case, saved=True)
+    asked = derivative.of_case(case, saved=True)  # of the same value as the textbook's, and rounded as torch rounds
     ruled: dict[Step, Mask] = {}
-    rounded = rounding(case.form, case.inside, independent=case.independent) if widened else EXACT
+    rounded = rounding(case.form, case.inside, independent=case.independent) if widened else NO_ROUNDING
     arithmetic = Arrays(rounded, is_long, ruled)
     try:
-        with precision(CONSTANTS), np.errstate(all="ignore"):
+        with precision(CONSTANT_BITS), np.errstate(all="ignore"):
             found = evaluate(asked.results, derivative.given(case), arithmetic, [asked.function.output])
     except UnsupportedExpressionError:
         return None
@@ -281,10 +299,7 @@ def in_arrays(case: Case, *, widened: bool = True) -> tuple[tuple[Balls, Mask], 
 
 
 def _is_decided(balls: Balls, *, is_hard: bool) -> Mask:
-    """Say where float64 knows the value, and what rounding may make of it: float64's own errors are a part of that.
-
-    Of a hard op they must be as small beside the value as what certifies one.
-    """
+    """Say where arrays decide: where value and reach are finite, and the reach of a hard point is small beside it."""
     largest = np.finfo(np.float64).max
     most = balls.size * 2.0**-CONDITION if is_hard else largest
     decided: Mask = (balls.size <= largest) & (True if balls.rad is None else balls.rad <= most)
@@ -292,24 +307,26 @@ def _is_decided(balls: Balls, *, is_hard: bool) -> Mask:
 
 
 def _from_balls(balls: Balls, by_convention: Mask) -> Found:
+    """Answer by widened balls: the midpoint is the truth, whose error is the part `own` of the reach."""
     outer = balls.outer()
     radius = np.zeros(balls.mid.shape) if outer is None else np.broadcast_to(outer * (1 + balls.own), balls.mid.shape)
     return _found(balls.mid, radius, by_convention)
 
 
 def _found(mid: Floats, radius: Floats, by_convention: Mask) -> Found:
-    """Put an answer together, of a midpoint that may have more bits than float64."""
+    """Return what is found, of a midpoint that may have more bits than float64."""
     with np.errstate(all="ignore"):
         centre = mid.astype(np.float64)
         rest = np.zeros(mid.shape) if mid.dtype == centre.dtype else (mid - centre).astype(np.float64)
         found = Found(centre, rest, np.zeros(mid.shape), radius.astype(np.float64), by_convention)
-    return Found(*map(np.array, found.parts))  # of a single point too, for which numpy has scalars: parts are replaced
+    return Found(*map(np.array, found.parts))  # copies, which are mended in place; of a scalar too, an array
 
 
 def _from_long(case: Case, rough: Sequence[tuple[Balls, Mask]]) -> tuple[Answer, list[Mask]]:
-    """Answer for a hard op in float64 by long doubles, and say where they do not decide.
+    """Answer a case of hard points in float64 by long doubles, and say where they do not decide.
 
-    The truth has a ball of its own here. The allowance is less than flint's by what both may be off.
+    The truth has balls of its own here. The allowance is smaller than flint's by all that the two may be off by, so
+    that what it allows flint allows too.
     """
     truths = in_arrays(case, widened=False)
     assert truths is not None
@@ -325,32 +342,35 @@ def _from_long(case: Case, rough: Sequence[tuple[Balls, Mask]]) -> tuple[Answer,
 
 
 def by_flint(case: Case) -> Answer:
-    """Evaluate a case by flint alone: the truth at the precision that certifies it, and what rounding makes of it."""
+    """Answer a case by flint alone: the truth at a precision that certifies it, and the allowance around it."""
     truths, flags = certified(case)
     return tuple(_reached(*each) for each in zip(truths, allowed(case), flags, strict=True))
 
 
 def is_hard(case: Case) -> bool:
-    """Say whether the points are hard: those of one elementwise op."""
+    """Say whether the points are hard: those of one elementwise op, which are drawn where gradients go wrong."""
     return case.tree.is_single and case.tree.root.op.elementwise and case.promise is None
 
 
 def is_for_arrays(case: Case) -> bool:
-    """Say whether arrays are asked first: always, but for 16-bit formats where points are hard.
+    """Say whether arrays are asked first: always, but not for hard points in 16-bit formats, nor in a sine of a sum.
 
-    In those the second order of a reach counts, which flint encloses more tightly; so it does of a sine of a sum.
+    There terms of second order in the reach count, which flint encloses more tightly.
     """
     return not is_hard(case) or (case.form.precision >= FILTERED_BITS and not _turns(case.tree.root.op))
 
 
 def is_rough(case: Case) -> bool:
-    """Say whether an answer's truth may be off by so much that it matters to a figure: that of hard ops in float64."""
+    """Say whether an answer is rough: that of hard points in float64, whose truth may be off by ROUGH half ulps."""
     is_whole = case.is_pointwise or not (case.units or case.each)
     return is_whole and is_hard(case) and case.form.precision > FILTERED_BITS and is_for_arrays(case)
 
 
 def doubt(case: Case) -> float:
-    """Return the part of an allowance that an answer's truth may be off by, where flint was not asked."""
+    """Return the part of its allowance that an answer's truth may be off by, where arrays decided; 0 else.
+
+    For a rough answer it is 0, since its allowance is smaller by that error already.
+    """
     if not is_for_arrays(case) or is_rough(case):
         return 0.0
     return LongWidened.own if case.form.precision > FILTERED_BITS else Widened.own
@@ -358,33 +378,33 @@ def doubt(case: Case) -> float:
 
 @cache
 def _turns(op: Op) -> bool:
-    """Say whether an op has a sine of what it computes: it is near 1 on one side only, which a reach does not say."""
+    """Say whether an op has a sine or cosine of an expression: near an extreme it moves to one side alone."""
     return any(not each.args[0].is_Symbol for each in sympy.S(op.formula).atoms(sympy.sin, sympy.cos))
 
 
 def _split(truth: Array) -> tuple[Floats, Floats]:
-    """Return the floats next to balls, and the rest."""
+    """Return the floats nearest to the midpoints of balls, and what is left of these."""
     balls = truth.ravel().tolist()
     centre = np.fromiter(map(float, balls), np.float64, len(balls))
     with precision(160):
         rest = np.fromiter(map(float, map(arb.__sub__, balls, centre.tolist())), np.float64, len(balls))
     if not np.isfinite(centre).all():
-        rest[~np.isfinite(centre)] = 0
+        rest[~np.isfinite(centre)] = 0  # infinity less infinity is NaN
     return centre.reshape(truth.shape), rest.reshape(truth.shape)
 
 
 def certified(case: Case, bits: int = 0) -> tuple[list[Array], list[Mask]]:
-    """Return the certified derivative, by each input, and where the rule for kinks and edges gave it.
+    """Return the certified derivative by each input, in flint's balls, and where torch's rule gave it.
 
-    Raises UncertifiedError.
+    `bits` is the precision to begin with, by default enough where nothing cancels. Raises UncertifiedError.
     """
     asked = derivative.of_case(case, saved=False)
     given, form = derivative.given(case), case.form
     if not case.is_pointwise:
         return certified_steps(asked.results, given, form, bits)
     bits = bits or form.precision + 2 * GUARD_BITS
-    values, flags = _enclosed(asked.results, given, form, bits)
-    pending = np.zeros(case.points, dtype=bool)
+    values, flags = _enclosed_by_flint(asked.results, given, form, bits)
+    pending = np.zeros(case.point_count, dtype=bool)
     for value, flag in zip(values, flags, strict=True):
         sure = (is_sure or is_certified(ball, form) for ball, is_sure in zip(value.flat, flag.flat, strict=True))
         if not _are_certified(value, flag, form):
@@ -392,6 +412,7 @@ def certified(case: Case, bits: int = 0) -> tuple[list[Array], list[Mask]]:
     if pending.any():
         if bits >= MOST_BITS:
             raise UncertifiedError(UNCERTIFIED.format(form.name))
+        # of a pointwise case only the points that are not certified yet are asked at a higher precision
         for value, better in zip(values, certified(case.only(pending), 2 * bits)[0], strict=True):
             value.ravel()[pending] = better
     return values, flags
@@ -400,10 +421,13 @@ def certified(case: Case, bits: int = 0) -> tuple[list[Array], list[Mask]]:
 def certified_steps(
     roots: Sequence[Step], given: Mapping[str, Any], form: Format, bits: int = 0
 ) -> tuple[list[Array], list[Mask]]:
-    """Evaluate steps by flint, with so many bits or as many as certify each entry; raises UncertifiedError."""
+    """Evaluate steps by flint, from `bits` of precision on, doubled until each entry is certified.
+
+    Also says where torch's rule gave a value. Raises UncertifiedError.
+    """
     bits = bits or form.precision + 2 * GUARD_BITS
     while bits <= MOST_BITS:
-        values, flags = _enclosed(roots, given, form, bits)
+        values, flags = _enclosed_by_flint(roots, given, form, bits)
         if all(_are_certified(value, flag, form) for value, flag in zip(values, flags, strict=True)):
             return values, flags
         bits *= 2
@@ -411,16 +435,19 @@ def certified_steps(
 
 
 def has_limits(case: Case) -> bool:
-    """Say whether the derivative is finite at infinite inputs: each step is continuous there, so that it is a limit."""
+    """Say whether the derivative of a case at infinite inputs is finite in balls: it is a limit there.
+
+    Steps that have no limit are NaN in balls, and all others are continuous.
+    """
     asked = derivative.of_case(case, saved=False)
-    values, _ = _enclosed(asked.results, derivative.given(case), case.form, 2 * case.form.precision)
+    values, _ = _enclosed_by_flint(asked.results, derivative.given(case), case.form, 2 * case.form.precision)
     return all(ball.is_finite() for value in values for ball in value.ravel().tolist())
 
 
-def _enclosed(
+def _enclosed_by_flint(
     roots: Sequence[Step], given: Mapping[str, Any], form: Format, bits: int
 ) -> tuple[list[Array], list[Mask]]:
-    """Evaluate steps by flint with so many bits; say too where the rule for kinks and edges gave a value."""
+    """Evaluate steps by flint at a precision, and say where a rule gave the value."""
     arithmetic = Exact(form=form)
     with precision(bits):
         values = evaluate(roots, given, arithmetic)
@@ -430,6 +457,7 @@ def _enclosed(
 
 
 def _are_certified(value: Array, flags: Mask, form: Format) -> bool:
+    """Say whether each ball is certified, or a rule gave it: first by what settles most arrays, then ball by ball."""
     balls = value.ravel().tolist()
     accuracies = list(map(arb.rel_accuracy_bits, balls))
     if not balls or (
@@ -441,9 +469,9 @@ def _are_certified(value: Array, flags: Mask, form: Format) -> bool:
 
 
 def is_certified(ball: arb, form: Format) -> bool:
-    """Say whether a ball is tight enough to judge a value of the format by.
+    """Say whether a ball is tight enough to judge a value of the format by, relative to it or to the least subnormal.
 
-    A NaN ball and a very wide one contain everything, so this comes before any `contains`.
+    A NaN ball and a very wide one contain everything, so that this must come before any `contains`.
     """
     if not ball.is_finite():
         return False
@@ -453,20 +481,21 @@ def is_certified(ball: arb, form: Format) -> bool:
 
 
 def allowed(case: Case) -> list[Array]:
-    """Return what rounding may make of the derivative, by each input: flint's balls."""
+    """Return what rounding may make of the derivative by each input, in flint's balls."""
     asked = derivative.of_case(case, saved=True)
     arithmetic = Exact(rounding(case.form, case.inside, independent=case.independent), case.form)
-    with precision(64):
+    with precision(64):  # little beside the widening, even of float64
         return evaluate(asked.results, derivative.given(case), arithmetic, [asked.function.output])
 
 
 def _reached(truth: Array, wide: Array, flags: Mask) -> Found:
+    """Return what is found, of the certified truth and of what rounding may make of it."""
     centre, rest = _split(truth)
     offset, radius = np.zeros(truth.size), np.zeros(truth.size)
-    with precision(160):
+    with precision(160):  # centre and rest have 106 bits, and what is left is small beside them
         for number, (true, ball) in enumerate(zip(truth.ravel().tolist(), wide.ravel().tolist(), strict=True)):
             if true.is_finite():
-                radius[number] = math.inf
+                radius[number] = math.inf  # rounding may make anything of it, unless its ball is finite
                 if ball.is_finite():
                     away = ball - true  # its radius is the sum of both
                     offset[number], radius[number] = float(away), float(away.rad().upper())
@@ -474,7 +503,10 @@ def _reached(truth: Array, wide: Array, flags: Mask) -> Found:
 
 
 def value(case: Case) -> Array:
-    """Return the certified value of the function of a case, before the sum or mean at its root."""
+    """Return the certified value of the function of a case, before the sum or mean at its root.
+
+    Raises UncertifiedError.
+    """
     ((found,), _) = certified_steps([derivative.value_of(case).output], derivative.given(case), case.form)
     return found
 
@@ -487,14 +519,15 @@ def value_allowance(case: Case) -> Array:
 
 
 def filtered(case: Case) -> tuple[Balls, ...] | None:
-    """Return what float64 can say of an op at many points; None where there are few, or where it is no filter.
+    """Return the allowance of one op at many points, by float64 alone: what lies well within needs no certificate.
 
-    What it says of a point at which it is not certain enough, or where the rule for kinks and edges may decide, is NaN.
+    The midpoint is NaN where float64 is not certain enough, and where the rule for kinks and edges may decide. Returns
+    None where there are few points, or where the case is none that float64 can filter.
     """
     if (
         case.stated
         or not (case.is_pointwise and case.tree.is_single)
-        or case.points < FEWEST
+        or case.point_count < FEWEST_POINTS
         or case.form.precision > FILTERED_BITS
     ):
         return None
@@ -505,35 +538,37 @@ def filtered(case: Case) -> tuple[Balls, ...] | None:
     with np.errstate(over="ignore", invalid="ignore"):
         for balls, _ in found:
             reach = np.zeros(balls.mid.shape) if balls.rad is None else balls.rad
+            # a reach of a quarter of the value, or of some subnormals: beyond, its second order matters; arbitrary
             trusted &= np.isfinite(balls.mid) & (reach * 4 <= balls.size + 32 * form.smallest_subnormal)
     return tuple(type(balls)(np.where(trusted & ~ruled, balls.mid, np.nan), balls.rad) for balls, ruled in found)
 
 
-def overflows(case: Case, *, results: bool) -> bool:
-    """Say whether a value on the way to a derivative is one that its format cannot hold.
+def has_overflow(case: Case, *, results: bool) -> bool:
+    """Say whether a value on the way to the derivative of a case overflows: its format cannot hold it.
 
-    These are the function itself, derivatives of lower order, and every step between; the results too if they are
-    asked for, as the local derivatives that cotangents of 1 give.
+    These values are the function itself, derivatives of lower order, and every step between. With `results`, the
+    derivative counts too: with cotangents of 1 it is the local derivative, which a kernel may compute first.
     """
     asked = derivative.of_case(case, saved=False)
+    # the gradient counts for every word, though a pushforward of a pushforward does without it
     lower = derivative.of_case(replace(case, word="r"), saved=False).results if case.order > 1 else ()
     rounded = {asked.function.output, *asked.before, *lower}
     last = set(asked.results) - rounded
     steps = [step for step in ordered([*rounded, *last]) if results or step not in last]
-    inside = rounding(case.form, case.inside).steps or case.form
+    inside = rounding(case.form, case.inside).steps or case.form  # what steps in between are held in
     is_long = case.form.precision > FILTERED_BITS
     values = None if case.is_pointwise or (is_long and not HAS_LONG) else _rough_sizes(case, steps)
     if values is None:
         values = [_sizes(array) for array in _evaluated_steps(case, steps)]
     largest = [float(np.nanmax(sizes, initial=0.0)) for sizes in values]
-    rounded |= last
+    rounded |= last  # results are held in the format of the case, whatever the op computes in
     return any(
         size > (case.form if step in rounded else inside).largest for step, size in zip(steps, largest, strict=True)
     )
 
 
 def _rough_sizes(case: Case, steps: Sequence[Step]) -> list[Floats] | None:
-    """Return the magnitudes of steps by float64; None where numpy lacks a function that they need."""
+    """Return the magnitudes of steps by arrays; None where numpy lacks a function that they need."""
     try:
         with np.errstate(all="ignore"):
             arithmetic = Arrays(long=case.form.precision > FILTERED_BITS)
@@ -543,7 +578,7 @@ def _rough_sizes(case: Case, steps: Sequence[Step]) -> list[Floats] | None:
 
 
 def _evaluated_steps(case: Case, steps: Sequence[Step]) -> list[Array]:
-    """Evaluate steps by flint, with more bits where that is needed to enclose a large argument's exponential."""
+    """Evaluate steps by flint; with more bits where a ball stays vague, as the exponential of a large argument does."""
     for bits in (case.form.precision + 2 * GUARD_BITS, MOST_BITS // 4):
         with precision(bits):
             values = evaluate(steps, derivative.given(case), Exact(form=case.form))
@@ -563,11 +598,11 @@ def _sizes(array: Array) -> Floats:
 
 
 def may_be_zero(case: Case, number: int, share: float) -> bool:
-    """Say whether the derivative by an input is 0 at some inputs whose values are off by a share of themselves."""
+    """Say whether the derivative by the input of a number may be 0 where each input is off by a share of itself."""
     asked = derivative.of_case(case, saved=False)
     nearby = arb(1, share)
     values: dict[str, Any] = dict(derivative.given(case))
-    with precision(4 * case.form.precision):
+    with precision(4 * case.form.precision):  # ample: the shares are as wide as an ulp
         for name, primal in ((f"x{i}", p) for i, p in enumerate(case.primals)):
             values[name] = objects([arb(v) * nearby for v in primal.ravel().tolist()], primal.shape)
         (found,) = evaluate([asked.results[case.asked.index(number)]], values, Exact())

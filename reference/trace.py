@@ -1,8 +1,8 @@
-"""Formulas in plain numpy, traced: a function is called with arrays that note what is done to them.
+"""Formulas in plain numpy, traced to a graph: a function is called with arrays that record what is done to them.
 
-`Traced` speaks numpy's protocols, so that ``np.exp(x) / np.sum(np.exp(x), axis=-1, keepdims=True)`` makes
-steps of a graph. Nothing is computed, and no value is known: a formula that asks for one is told what to
-write instead.
+`Traced` implements numpy's protocols `__array_ufunc__` and `__array_function__`, so that a formula such as
+``np.exp(x) / np.sum(np.exp(x), axis=-1, keepdims=True)`` makes steps of a graph. Nothing is computed, and no value is
+known: a formula that asks for one is told what to write instead.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import inspect
 import linecache
 import traceback
 from functools import lru_cache
+from itertools import combinations
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -49,7 +50,11 @@ if TYPE_CHECKING:
 
 
 MOST_FACTORS = 16
-"""Factors of a product that rounds as often in a tree, four times a step, as one after the other."""
+"""The most factors of np.prod.
+
+A kernel that multiplies 16 of them one after the other rounds 15 times, and the tree of products has 4 levels, each of
+which allows four roundings. Of 32 it would allow 20, where 31 may be needed.
+"""
 
 
 class TraceError(TypeError):
@@ -57,7 +62,11 @@ class TraceError(TypeError):
 
 
 class Traced(mixins.NDArrayOperatorsMixin):
-    """An array of a formula: numpy's functions make steps of a graph of it."""
+    """An array in a formula, of which numpy's functions make steps of a graph.
+
+    Its attributes and methods are numpy's, as far as they can be traced; docstrings say what differs. What cannot be
+    traced raises TraceError.
+    """
 
     def __init__(self, step: Step) -> None:
         """Stand for the result of a step."""
@@ -65,7 +74,7 @@ class Traced(mixins.NDArrayOperatorsMixin):
 
     @property
     def shape(self) -> Shape:
-        """The shape."""
+        """The shape, which is known though no value is."""
         return self.step.shape
 
     @property
@@ -88,11 +97,11 @@ class Traced(mixins.NDArrayOperatorsMixin):
         return self.shape[0]
 
     def __repr__(self) -> str:
-        """Say that it stands for an array."""
+        """Say that it stands for an array of a shape."""
         return f"<an array of shape {self.shape}, traced>"
 
     def __bool__(self) -> bool:
-        """Refuse: a truth would be that of one input."""
+        """Refuse: a formula that branches would be traced along one branch only."""
         message = (
             "a truth value of an array is asked for, in an `if`, `and` or `or`; accepted: np.where(condition, a, b)"
         )
@@ -110,26 +119,28 @@ class Traced(mixins.NDArrayOperatorsMixin):
         self.__float__()
 
     def _sympy_(self) -> Any:
-        """Refuse sympy's protocol: then a number of sympy on the left leaves the operation to the array."""
+        """Refuse sympy's protocol: a number of sympy on the left of an operator then leaves that to the array."""
         message = "an array is no number of sympy; accepted: + - * / ** with a number, and numpy's functions"
         raise SympifyError(message)
 
     def __getitem__(self, key: Any) -> Traced:
-        """Take elements: slices, integers, masks and arrays of integers, as numpy does."""
-        return _of_places(self, lambda places: places[key])
+        """Take elements by slices, integers, masks and arrays of integers."""
+        return _moved(self, lambda numbers: numbers[key])
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        """Refuse: steps are not changed once they are made."""
+        """Refuse: steps never change once they are made."""
         message = "elements of an array are assigned to; accepted: np.where(condition, a, b), or np.stack of the parts"
         raise TraceError(message)
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
-        """Apply a function of scalars to whole arrays."""
+        """Apply a universal function, or a reduction by one."""
+        # np.add.reduce and its like take the first axis by default, where np.sum takes all
         if method == "reduce" and ufunc in REDUCTIONS:
             return _called(f"{ufunc.__name__}.reduce", REDUCTIONS[ufunc], inputs, {"axis": 0} | kwargs)
+        # the operator @ comes here as well
         if ufunc is np.matmul and method == "__call__" and not kwargs:
             return matmul(*inputs)
-        if "out" in kwargs:
+        if "out" in kwargs:  # as `x += 1` passes it too
             message = "an array is overwritten; accepted: a new one, `x = 2 * x` in the place of `x *= 2`"
             raise TraceError(message)
         if method != "__call__" or ufunc.__name__ not in UFUNCS or kwargs:
@@ -141,13 +152,13 @@ class Traced(mixins.NDArrayOperatorsMixin):
     def __array_function__(self, function: Any, _: Any, args: Any, kwargs: Any) -> Any:
         """Apply a function of arrays."""
         name = function.__name__
-        if name not in FUNCTIONS:
-            message = f"np.{name} cannot be traced; accepted: {', '.join(sorted({*FUNCTIONS, *UFUNCS}))}"
+        if name not in ARRAY_FUNCTIONS:
+            message = f"np.{name} cannot be traced; accepted: {', '.join(sorted({*ARRAY_FUNCTIONS, *UFUNCS}))}"
             raise TraceError(message)
-        return _called(name, FUNCTIONS[name], args, kwargs)
+        return _called(name, ARRAY_FUNCTIONS[name], args, kwargs)
 
     def apply(self, op: Op, *arrays: Any) -> Traced:
-        """Apply an op of the catalogue: one step, or the steps of its formula."""
+        """Apply an op of the catalogue, which a formula may call as a function: one step, or those of its formula."""
         return Traced(applied(op, [step_of(array) for array in arrays], 0))
 
     def sum(self, axis: Any = None, *, keepdims: bool = False) -> Traced:
@@ -159,32 +170,32 @@ class Traced(mixins.NDArrayOperatorsMixin):
         return mean(self, axis, keepdims=keepdims)
 
     def max(self, axis: Any = None, *, keepdims: bool = False) -> Traced:
-        """Return the largest element."""
+        """Return the largest element; equal elements share its derivative."""
         return extreme(-1)(self, axis, keepdims=keepdims)
 
     def min(self, axis: Any = None, *, keepdims: bool = False) -> Traced:
-        """Return the smallest element."""
+        """Return the smallest element; equal elements share its derivative."""
         return extreme(0)(self, axis, keepdims=keepdims)
 
     def prod(self, axis: Any = None, *, keepdims: bool = False) -> Traced:
-        """Multiply elements."""
+        """Multiply elements, at most MOST_FACTORS of them."""
         return product(self, axis, keepdims=keepdims)
 
     def cumsum(self, axis: Any = None) -> Traced:
-        """Add elements up so far."""
+        """Return partial sums."""
         return cumsum(self, axis)
 
     def reshape(self, *shape: Any) -> Traced:
         """Give the elements another shape."""
-        return _of_places(self, lambda places: places.reshape(*shape))
+        return _moved(self, lambda numbers: numbers.reshape(*shape))
 
     def transpose(self, *axes: Any) -> Traced:
         """Permute axes."""
-        return _of_places(self, lambda places: places.transpose(*axes))
+        return _moved(self, lambda numbers: numbers.transpose(*axes))
 
     def swapaxes(self, one: int, other: int) -> Traced:
         """Exchange two axes."""
-        return _of_places(self, lambda places: places.swapaxes(one, other))
+        return _moved(self, lambda numbers: numbers.swapaxes(one, other))
 
     def ravel(self) -> Traced:
         """Lay the elements out in one row."""
@@ -192,18 +203,18 @@ class Traced(mixins.NDArrayOperatorsMixin):
 
     def squeeze(self, axis: Any = None) -> Traced:
         """Remove axes of length 1."""
-        return _of_places(self, lambda places: np.squeeze(places, axis=axis))
+        return _moved(self, lambda numbers: np.squeeze(numbers, axis=axis))
 
 
 def traced(formula: Any, arrays: Sequence[Any], name: str, known: Mapping[str, Any] | None = None) -> list[Step]:
-    """Call a formula with arrays, in order, and with what else it takes, by name; return the steps that it makes.
+    """Call a formula with arrays, in order, and with what else it takes, by name; return the step of each output.
 
-    Raises TraceError, which names the op, the line of the formula and what is accepted.
+    `name` is that of the op. Raises TraceError, which names it, the line of the formula, and what is accepted.
     """
     try:
         result = _call(formula, arrays, known or {})
     except (TraceError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
-        if isinstance(error.__cause__, TraceError):  # numpy's own of an element that is assigned
+        if isinstance(error.__cause__, TraceError):  # numpy raises its own where an element is assigned to its array
             error = error.__cause__
         extra = (
             "" if "accepted: " in str(error) else "; accepted: numpy's functions of whole arrays, as numpy takes them"
@@ -214,11 +225,12 @@ def traced(formula: Any, arrays: Sequence[Any], name: str, known: Mapping[str, A
     if not outputs or not all(isinstance(each, Traced | int | float | Expr | np.ndarray) for each in outputs):
         message = f"{name}: {start(formula)}the formula returns {result!r}; accepted: an array, or a tuple of arrays"
         raise TraceError(message)
+    # a number among the outputs is an array that depends on no input
     return [step_of(each) for each in outputs]
 
 
 def _call(formula: Callable[..., Any], arrays: Sequence[Any], known: Mapping[str, Any]) -> Any:
-    """Call a formula, by name where it takes some of its arrays by keyword only, or other things between them."""
+    """Call a formula: by keyword where it takes an array by keyword only, or `known` arguments between its arrays."""
     parameters = [each for each in inspect.signature(formula).parameters.values() if each.name not in known]
     by_name = [each for each in parameters if each.kind is each.KEYWORD_ONLY and each.default is each.empty]
     if (known or by_name) and len(arrays) <= len(parameters):
@@ -227,16 +239,17 @@ def _call(formula: Callable[..., Any], arrays: Sequence[Any], known: Mapping[str
 
 
 def _place(formula: Callable[..., Any], error: Exception) -> str:
-    """Say at which line of the file that has the formula an exception arose."""
+    """Say at which line of the file that has the formula an exception arose; nothing where it has no code."""
     code = getattr(formula, "__code__", None)
     frames = [
         f for f in traceback.extract_tb(error.__traceback__) if code is not None and f.filename == code.co_filename
     ]
+    # the last one is the innermost line that its author wrote
     return f"line {frames[-1].lineno}, `{frames[-1].line}`: " if frames else ""
 
 
 def start(formula: Callable[..., Any]) -> str:
-    """Say at which line of its file a formula begins."""
+    """Say at which line of its file a formula begins; nothing where it has no code."""
     code = getattr(formula, "__code__", None)
     if code is None:
         return ""
@@ -255,7 +268,7 @@ def _called(name: str, function: Callable[..., Any], args: Sequence[Any], kwargs
 
 
 def step_of(value: Any) -> Step:
-    """Return what a formula may use as an array as a step: traced, exact numbers, or numpy's."""
+    """Return as a step what a formula may use as an array: one that is traced, a number, or an array of numpy."""
     if isinstance(value, Traced):
         return value.step
     if isinstance(value, Expr):
@@ -266,15 +279,15 @@ def step_of(value: Any) -> Step:
 
 
 RULED = {"absolute", "fabs", "maximum", "minimum", "clip", "sqrt"}
-"""Functions with kinks or an edge, at which torch's rule says what the derivative is.
+"""numpy's functions with kinks or an edge, at which torch's rule gives the derivative.
 
-The branches of a `where` its author chose, and the derivative is that of the branch.
+`where` is none of them: its author chose the branches, and the derivative is that of the branch taken.
 """
 
 
 @lru_cache(maxsize=4096)
 def _ruled(name: str, expression: Expr, variables: tuple[Symbol, ...]) -> Op | None:
-    """Return a function of numpy as an op, whose kinks and edges the rule knows; None where it has none."""
+    """Return a function of numpy as an op, to whose kinks and edges the rule applies; None where it has none."""
     edged = {variables[0].name: NON_NEGATIVE} if name == "sqrt" else {}
     if expression.free_symbols != set(variables) or not (edged or turns(expression)):
         return None
@@ -283,10 +296,14 @@ def _ruled(name: str, expression: Expr, variables: tuple[Symbol, ...]) -> Op | N
 
 
 def _elementwise(function: Callable[..., Any], *inputs: Any, rule: str = "") -> Traced:
-    """Apply a function of expressions to arrays; numbers become part of the expression."""
+    """Apply a function of expressions to arrays, as one map; numbers become part of its expression.
+
+    `rule` is the name of the function if it is one of RULED. Raises TraceError where the shapes do not broadcast.
+    """
     steps = [step_of(value) for value in inputs]
     arguments = [_number(step) for step in steps]
     names = [sympy.Symbol(f"x{i}", real=True) for i in range(len(steps))]
+    # numbers are no sources: the expression of 2 * x has one variable
     used = [(name, step) for name, step, number in zip(names, steps, arguments, strict=True) if number is None]
     expression = sympy.sympify(
         function(*(name if number is None else number for name, number in zip(names, arguments, strict=True))),
@@ -302,7 +319,7 @@ def _elementwise(function: Callable[..., Any], *inputs: Any, rule: str = "") -> 
 
 
 def _number(step: Step) -> Expr | None:
-    """Return the one exact number that a step is, where it is one."""
+    """Return the exact number that a step is; None where it is an array, or depends on one."""
     if isinstance(step, Map) and not step.sources and not step.shape:
         return step.expression
     if isinstance(step, Constant) and not step.shape:
@@ -311,16 +328,15 @@ def _number(step: Step) -> Expr | None:
 
 
 def applied(op: Op, sources: Sequence[Step], seed: int) -> Step:
-    """Apply an op to arrays; several outputs lie one behind the other, along the last axis.
+    """Apply an op to arrays; several outputs are laid one behind the other along the last axis.
 
-    The seed is that of the tensors that are not differentiated. Raises TraceError where the op does not
-    take such arrays.
+    `seed` is that of the op's contexts. Raises TraceError where the op does not take such arrays.
     """
     return joined(results(op, sources, seed), len(sources[0].shape) - len(op.cores[0][0]))
 
 
 def joined(outputs: Sequence[Step], batch: int) -> Step:
-    """Lay several outputs one behind the other, along the last axis; `batch` is how many axes stay in front."""
+    """Lay several outputs one behind the other along the last axis, each flat but for `batch` axes in front."""
     if len(outputs) == 1:
         return outputs[0]
     flat = [reshaped(each, (*each.shape[:batch], prod(each.shape[batch:]))) for each in outputs]
@@ -330,7 +346,8 @@ def joined(outputs: Sequence[Step], batch: int) -> Step:
 def results(op: Op, sources: Sequence[Step], seed: int) -> list[Step]:
     """Apply an op to arrays, and return each output.
 
-    An elementwise op is one step, with its own kinks and what torch saves of it.
+    An elementwise op is one step, with its kinks and what torch saves of it. Raises TraceError where the op does not
+    take such arrays.
     """
     if isinstance(op.formula, Expr):
         try:
@@ -338,11 +355,13 @@ def results(op: Op, sources: Sequence[Step], seed: int) -> list[Step]:
         except ValueError as error:
             message = f"{op.name}: {error}; accepted: shapes that broadcast"
             raise TraceError(message) from error
+    # the formula of a tensor op is traced, and its steps become part of this graph
     known = op.known([source.shape for source in sources], seed)
     arrays = [Traced(source) for source in sources]
     outputs = traced(op.formula, arrays, op.name, known)
     if not callable(op.saved):
         return outputs
+    # of one input and one output: the op is applied again, to the input that `saved` makes of what torch saved
     (result,), (source,) = outputs, sources
     (value,) = outputs if op.saves is None else traced(op.saves, arrays, op.name)
     at = step_of(op.saved(*arrays, Traced(value)))
@@ -350,14 +369,15 @@ def results(op: Op, sources: Sequence[Step], seed: int) -> list[Step]:
     return [Through((result, source), result.shape, again, (at,))]
 
 
-def _of_places(array: Traced, move: Callable[[Any], Any]) -> Traced:
-    """Move elements as numpy moves their numbers."""
+def _moved(array: Traced, move: Callable[[Any], Any]) -> Traced:
+    """Move elements as numpy moves their flat indices: reshape and transpose where that is all, else a table."""
     source = array.step
     try:
-        table = np.asarray(move(graph.places(source.shape)))
+        table = np.asarray(move(graph.flat_indices(source.shape)))
     except (ValueError, TypeError) as error:  # not IndexError: it ends a loop over an array
         message = f"{error}, of an array of shape {source.shape}; accepted: what numpy takes for that shape"
         raise TraceError(message) from error
+    # moves that need no table are recognised by what they do to the indices
     if table.size == source.size and np.array_equal(table.ravel(), np.arange(source.size)):
         return Traced(reshaped(source, table.shape))
     if table.size == source.size and (axes := _permutation(source.shape, table)) is not None:
@@ -366,19 +386,23 @@ def _of_places(array: Traced, move: Callable[[Any], Any]) -> Traced:
 
 
 def _permutation(shape: Shape, table: Any) -> tuple[int, ...] | None:
-    """Return the permutation of axes that makes a table, if one of exchanging two or reversing all does."""
+    """Return the permutation of axes that makes a table, if an exchange of two axes or the reversal of all is one."""
     rank = len(shape)
     if table.ndim != rank:
         return None
-    swaps = [(i, j) for i in range(rank) for j in range(i + 1, rank)]
-    candidates = [tuple(j if k == i else i if k == j else k for k in range(rank)) for i, j in swaps] + [
-        tuple(range(rank))[::-1]
-    ]
-    places = graph.places(shape)
-    return next((axes for axes in candidates if np.array_equal(places.transpose(axes), table)), None)
+    identity = list(range(rank))
+    candidates = []
+    for i, j in combinations(identity, 2):
+        exchanged = identity.copy()
+        exchanged[i], exchanged[j] = j, i
+        candidates.append(exchanged)
+    candidates.append(identity[::-1])
+    numbers = graph.flat_indices(shape)
+    return next((tuple(axes) for axes in candidates if np.array_equal(numbers.transpose(axes), table)), None)
 
 
 def _axes(array: Traced, axis: Any) -> tuple[int, ...]:
+    """Return the numbers, from 0, of the axes that numpy's `axis` names: None names all."""
     if axis is None:
         return tuple(range(array.ndim))
     several = (axis,) if isinstance(axis, int | np.integer) else tuple(axis)
@@ -392,6 +416,7 @@ def _axes(array: Traced, axis: Any) -> tuple[int, ...]:
 
 
 def _kept(array: Traced, result: Step, axes: tuple[int, ...], *, keepdims: bool) -> Traced:
+    """Return what a reduction made of an array, with the reduced axes of length 1 if these are to be kept."""
     shape = tuple(1 if i in axes else n for i, n in enumerate(array.shape))
     return Traced(reshaped(result, shape) if keepdims else result)
 
@@ -405,20 +430,21 @@ def total(a: Traced, axis: Any = None, *, keepdims: bool = False) -> Traced:
 def mean(a: Traced, axis: Any = None, *, keepdims: bool = False) -> Traced:
     """Average elements."""
     count = np.prod([a.shape[i] for i in _axes(a, axis)], dtype=int)
+    # times an exact reciprocal, which a map takes into its expression: one step that rounds, as a division is
     return total(a, axis, keepdims=keepdims) * Rational(1, int(count))
 
 
 def var(a: Traced, axis: Any = None, *, ddof: int = 0, keepdims: bool = False) -> Traced:
-    """Average squared deviations from the mean."""
+    """Average squared deviations from the mean, dividing by `ddof` less than their number."""
     count = np.prod([a.shape[i] for i in _axes(a, axis)], dtype=int)
     deviation = a - mean(a, axis, keepdims=True)
     return total(deviation**2, axis, keepdims=keepdims) * Rational(1, int(count) - ddof)
 
 
 def product(a: Traced, axis: Any = None, *, keepdims: bool = False) -> Traced:
-    """Multiply elements, as a tree of products: no division, so that zeros are ordinary.
+    """Multiply elements, as a tree of products: its derivative divides by nothing, so that zeros are ordinary.
 
-    A kernel may multiply one after the other, which rounds more often than a tree of many factors allows for.
+    Raises TraceError for more than MOST_FACTORS.
     """
     axes = _axes(a, axis)
     rest = tuple(i for i in range(a.ndim) if i not in axes)
@@ -427,16 +453,18 @@ def product(a: Traced, axis: Any = None, *, keepdims: bool = False) -> Traced:
     if count > MOST_FACTORS:
         message = f"np.prod of {count} elements; accepted: at most {MOST_FACTORS}"
         raise TraceError(message)
+    # all axes that are reduced become one, the last
     row = a.transpose((*rest, *axes)).reshape((*(a.shape[i] for i in rest), count))
     while row.shape[-1] > 1:
         half = row.shape[-1] // 2
         products = row[..., :half] * row[..., half : 2 * half]
+        # an odd one waits for the next level
         row = concatenate([products, row[..., 2 * half :]], -1) if row.shape[-1] % 2 else products
     return row.reshape(kept)
 
 
 def cumsum(a: Traced, axis: Any = None) -> Traced:
-    """Add elements up so far: a product with a triangle of ones."""
+    """Return partial sums along an axis: the product with a triangle of ones."""
     a, at = (a.ravel(), 0) if axis is None else (a, _axes(a, axis)[0])
     letters = "".join(chr(ord("a") + i) for i in range(a.ndim))
     triangle = constant(np.triu(np.ones((a.shape[at], a.shape[at]))))
@@ -444,15 +472,17 @@ def cumsum(a: Traced, axis: Any = None) -> Traced:
 
 
 def extreme(rank: int) -> Callable[..., Traced]:
-    """Return the function that finds an element of a rank; equal elements share the derivative."""
+    """Return np.min for a rank of 0, np.max for one of -1: functions whose derivative equal elements share."""
 
     def found(a: Traced, axis: Any = None, *, keepdims: bool = False) -> Traced:
+        """Sum the elements with the weights of those of the rank, over all axes to be reduced laid out as one."""
         axes = _axes(a, axis)
         rest = tuple(i for i in range(a.ndim) if i not in axes)
         count = prod(a.shape[i] for i in axes)
         row = a.transpose((*rest, *axes)).reshape((*(a.shape[i] for i in rest), count)).step
         weights = Select((row,), row.shape, len(rest), rank, shares=True)
         letters = "".join(chr(ord("a") + i) for i in range(len(rest) + 1))
+        # one weight is 1, or those of equal elements share it, so that nothing is lost in the sum
         result = contracted([letters, letters], letters[:-1], [weights, row], terms=1)
         return _kept(a, result, axes, keepdims=keepdims)
 
@@ -460,9 +490,9 @@ def extreme(rank: int) -> Callable[..., Traced]:
 
 
 def shift(a: Any, axis: int = -1) -> Any:
-    """Return a value near the largest along an axis, kept with length 1, to subtract before exponentials.
+    """Return a value near the largest along an axis, kept with length 1, to subtract before exponentials are taken.
 
-    For functions that do not depend on it, since it has no derivative here.
+    The formula as a whole must not depend on it, since it has no derivative here.
     """
     (at,) = _axes(a, axis)
     shape = tuple(1 if i == at else n for i, n in enumerate(a.shape))
@@ -470,16 +500,16 @@ def shift(a: Any, axis: int = -1) -> Any:
 
 
 def detached(a: Any, *, tangents: bool = False) -> Any:
-    """Return an array that has no derivative here: where torch documents a gradient that is not the derivative.
+    """Return an array through which no gradient goes, for where torch documents that and mathematics has another.
 
-    With `tangents` those pass, and gradients alone do not: torch pushes the tangent of an embedding's padding row.
+    With `tangents`, tangents pass nevertheless, as torch pushes that of an embedding's padding row.
     """
     step = step_of(a)
     return Traced(Detached((step,), step.shape, pushes=tangents))
 
 
 def matmul(a: Any, b: Any) -> Traced:
-    """Multiply matrices, or stacks of them that broadcast."""
+    """Multiply matrices, or stacks of them that broadcast; a vector is a row on the left, a column on the right."""
     left, right = (value if isinstance(value, Traced) else Traced(step_of(value)) for value in (a, b))
     if not left.ndim or not right.ndim or left.shape[-1] != right.shape[-2 if right.ndim > 1 else 0]:
         accepted = "the last length of the one is the last but one of the other"
@@ -487,8 +517,10 @@ def matmul(a: Any, b: Any) -> Traced:
         raise TraceError(message)
     rank = max(left.ndim, right.ndim, 2) - 2
     letters = "".join(chr(ord("a") + i) for i in range(rank))
+    # stacks broadcast from the right, so that the shorter one has the last of the letters
     ours = letters[rank - max(left.ndim - 2, 0) :]
     theirs = letters[rank - max(right.ndim - 2, 0) :]
+    # a contraction does not broadcast along an axis that both have: that is done before
     if any(n != m for n, m in zip(left.shape[-3::-1], right.shape[-3::-1], strict=False)):
         whole = np.broadcast_shapes(left.shape[:-2], right.shape[:-2])
         left, right = (broadcast_to(v, (*whole, *v.shape[-2:])) for v in (left, right))
@@ -508,7 +540,7 @@ def dot(a: Any, b: Any) -> Traced:
 
 
 def inner(a: Any, b: Any) -> Traced:
-    """Multiply vectors."""
+    """Multiply along the last axes, of which one array at most has more."""
     if np.ndim(a) > 1 and np.ndim(b) > 1:
         message = f"np.inner of shapes {np.shape(a)} and {np.shape(b)}; accepted: a vector as one of them, or np.einsum"
         raise TraceError(message)
@@ -516,8 +548,8 @@ def inner(a: Any, b: Any) -> Traced:
 
 
 def einsum(equation: str, *operands: Any, optimize: Any = None) -> Traced:
-    """Sum products of elements over named axes; of more than two arrays, the first two first."""
-    del optimize
+    """Sum products of elements over named axes; of more than two arrays, the first two are contracted first."""
+    del optimize  # an order of contraction, which mathematics does not depend on
     arrows = equation.replace(" ", "").split("->")
     labels = arrows[0].split(",")
     if len(arrows) != 2 or "." in equation or len(labels) != len(operands) or any(len(set(n)) < len(n) for n in labels):
@@ -527,14 +559,16 @@ def einsum(equation: str, *operands: Any, optimize: Any = None) -> Traced:
         message = f"einsum({equation!r}); accepted: a result with axes of the arrays, each once"
         raise TraceError(message)
     steps = [step_of(operand) for operand in operands]
+    # of the first two, axes are kept that the result or a later array has
     while len(steps) > 2:
-        inner = "".join(sorted({c for c in labels[0] + labels[1] if c in arrows[1] or any(c in n for n in labels[2:])}))
+        later = arrows[1] + "".join(labels[2:])
+        inner = "".join(sorted(set(labels[0] + labels[1]) & set(later)))
         steps[:2], labels[:2] = [contracted(labels[:2], inner, steps[:2])], [inner]
     return Traced(contracted(labels, arrows[1], steps))
 
 
 def broadcast_to(array: Any, shape: Any) -> Traced:
-    """Repeat an array."""
+    """Repeat an array along axes that it lacks or has of length 1."""
     whole = (shape,) if isinstance(shape, int | np.integer) else tuple(shape)
     if np.broadcast_shapes(array.shape, whole) != whole:
         message = f"broadcast_to of shape {array.shape} to {whole}; accepted: a shape that it broadcasts to"
@@ -543,7 +577,7 @@ def broadcast_to(array: Any, shape: Any) -> Traced:
 
 
 def concatenate(arrays: Sequence[Any], axis: int = 0) -> Traced:
-    """Join arrays along an axis: each is gathered into its place, with zeros elsewhere, and they are added."""
+    """Join arrays along an axis: each is gathered to its range of that, with zeros elsewhere, and all are added."""
     steps = [step_of(array) for array in arrays]
     rank = len(steps[0].shape)
     if axis is None or not -rank <= axis < rank or any(len(step.shape) != rank for step in steps):
@@ -555,8 +589,9 @@ def concatenate(arrays: Sequence[Any], axis: int = 0) -> Traced:
     lengths = [step.shape[axis] for step in steps]
     tables = [np.full((*s.shape[:axis], sum(lengths), *s.shape[axis + 1 :]), -1) for s in steps]
     ends = np.cumsum([0, *lengths])
+    # in each table -1 stands for a 0 but in the range of its own array
     for step, table, start, end in zip(steps, tables, ends, ends[1:], strict=False):
-        np.moveaxis(table, axis, 0)[start:end] = np.moveaxis(graph.places(step.shape), axis, 0)
+        np.moveaxis(table, axis, 0)[start:end] = np.moveaxis(graph.flat_indices(step.shape), axis, 0)
     if len({table.shape for table in tables}) > 1:
         message = f"concatenate of shapes {[s.shape for s in steps]} along axis {axis}; accepted: equal other lengths"
         raise TraceError(message)
@@ -564,7 +599,7 @@ def concatenate(arrays: Sequence[Any], axis: int = 0) -> Traced:
 
 
 def _joined(parts: Sequence[Step]) -> Step:
-    """Add arrays of which at most one is not 0 at each place: no sum rounds."""
+    """Add arrays of which at most one has an element that is not 0 at the same index: no sum rounds."""
     names = [sympy.Symbol(f"part{i}", real=True) for i in range(len(parts))]
     return mapped(sympy.Add(*names), names, parts, exact=True)
 
@@ -576,11 +611,11 @@ def stack(arrays: Sequence[Any], axis: int = 0) -> Traced:
 
 def expand_dims(array: Any, axis: Any) -> Traced:
     """Add axes of length 1."""
-    return _of_places(Traced(step_of(array)), lambda places: np.expand_dims(places, axis))
+    return _moved(Traced(step_of(array)), lambda numbers: np.expand_dims(numbers, axis))
 
 
 MOVING = ("constant", "edge", "reflect", "symmetric", "wrap")
-"""Modes of np.pad that repeat elements, or put zeros: no arithmetic is done with them."""
+"""Modes of np.pad that repeat elements or put zeros, which flat indices can be padded with as well."""
 
 
 def pad(array: Traced, width: Any, mode: str = "constant", **kwargs: Any) -> Traced:
@@ -590,12 +625,12 @@ def pad(array: Traced, width: Any, mode: str = "constant", **kwargs: Any) -> Tra
             f"np.pad with mode={mode!r}, {kwargs}; accepted: zeros, or mode={', '.join(MOVING[1:])} with nothing else"
         )
         raise TraceError(message)
-    kwargs = {"constant_values": -1} if mode == "constant" else {}
-    return _of_places(array, lambda places: np.pad(places, width, mode, **kwargs))  # type: ignore[call-overload]
+    kwargs = {"constant_values": -1} if mode == "constant" else {}  # the number that a table has for a 0
+    return _moved(array, lambda numbers: np.pad(numbers, width, mode, **kwargs))  # type: ignore[call-overload]
 
 
 def where(condition: Any, a: Any, b: Any) -> Traced:
-    """Take elements of one array where a condition holds, of another elsewhere."""
+    """Take elements of one array where a condition holds, and of another elsewhere."""
     return _elementwise(SCALARS["where"], condition, a, b)
 
 
@@ -605,7 +640,7 @@ def clip(a: Any, a_min: Any, a_max: Any) -> Traced:
 
 
 def norm(a: Traced, ord: Any = None, axis: Any = None, *, keepdims: bool = False) -> Traced:  # noqa: A002 - numpy's name
-    """Return the Euclidean norm."""
+    """Return the Euclidean norm along an axis, or of a vector. Raises TraceError for any other norm."""
     if ord not in {None, 2} or (axis is None and a.ndim > 1) or (ord == 2 and len(_axes(a, axis)) > 1):
         message = f"np.linalg.norm with ord={ord}, axis={axis}; accepted: the Euclidean norm along an axis"
         raise TraceError(message)
@@ -614,8 +649,9 @@ def norm(a: Traced, ord: Any = None, axis: Any = None, *, keepdims: bool = False
 
 
 REDUCTIONS = {np.add: total, np.multiply: product, np.maximum: extreme(-1), np.minimum: extreme(0)}
+"""What reductions by universal functions are, as ``np.add.reduce`` and the methods of numpy's arrays call them."""
 
-FUNCTIONS: dict[str, Callable[..., Any]] = {
+ARRAY_FUNCTIONS: dict[str, Callable[..., Any]] = {
     "sum": total,
     "mean": mean,
     "average": mean,
@@ -636,21 +672,21 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "ravel": lambda a: a.ravel(),
     "transpose": lambda a, axes=None: a.transpose(axes),
     "swapaxes": lambda a, one, other: a.swapaxes(one, other),
-    "moveaxis": lambda a, source, to: _of_places(a, lambda p: np.moveaxis(p, source, to)),
+    "moveaxis": lambda a, source, to: _moved(a, lambda p: np.moveaxis(p, source, to)),
     "expand_dims": expand_dims,
     "squeeze": lambda a, axis=None: a.squeeze(axis),
     "broadcast_to": broadcast_to,
     "concatenate": concatenate,
     "stack": stack,
-    "flip": lambda a, axis=None: _of_places(a, lambda p: np.flip(p, axis)),
-    "roll": lambda a, by, axis=None: _of_places(a, lambda p: np.roll(p, by, axis)),
-    "rot90": lambda a, k=1, axes=(0, 1): _of_places(a, lambda p: np.rot90(p, k, axes)),
-    "take": lambda a, indices, axis=None: _of_places(a, lambda p: np.take(p, indices, axis)),
-    "take_along_axis": lambda a, indices, axis: _of_places(a, lambda p: np.take_along_axis(p, indices, axis)),
-    "repeat": lambda a, often, axis=None: _of_places(a, lambda p: np.repeat(p, often, axis)),
-    "tile": lambda a, often: _of_places(a, lambda p: np.tile(p, often)),
-    "diagonal": lambda a, *args, **kwargs: _of_places(a, lambda p: np.diagonal(p, *args, **kwargs)),
-    "trace": lambda a: total(_of_places(a, np.diagonal), -1),
+    "flip": lambda a, axis=None: _moved(a, lambda p: np.flip(p, axis)),
+    "roll": lambda a, by, axis=None: _moved(a, lambda p: np.roll(p, by, axis)),
+    "rot90": lambda a, k=1, axes=(0, 1): _moved(a, lambda p: np.rot90(p, k, axes)),
+    "take": lambda a, indices, axis=None: _moved(a, lambda p: np.take(p, indices, axis)),
+    "take_along_axis": lambda a, indices, axis: _moved(a, lambda p: np.take_along_axis(p, indices, axis)),
+    "repeat": lambda a, often, axis=None: _moved(a, lambda p: np.repeat(p, often, axis)),
+    "tile": lambda a, often: _moved(a, lambda p: np.tile(p, often)),
+    "diagonal": lambda a, *args, **kwargs: _moved(a, lambda p: np.diagonal(p, *args, **kwargs)),
+    "trace": lambda a: total(_moved(a, np.diagonal), -1),
     "tril": lambda a, k=0: a * np.tril(np.ones(a.shape), k),
     "triu": lambda a, k=0: a * np.triu(np.ones(a.shape), k),
     "pad": pad,
@@ -660,4 +696,4 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "ndim": lambda a: a.ndim,
     "size": lambda a: a.size,
 }
-"""Functions of arrays."""
+"""numpy's functions of arrays that can be traced, by name."""

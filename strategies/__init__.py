@@ -1,8 +1,8 @@
 """Where to look: Hypothesis strategies for points, shapes, trees and whole cases."""
 
 from strategies.cases import (
+    admissible,
     fixed_cases,
-    kept,
     manner_cases,
     manners,
     op_cases,
@@ -15,9 +15,9 @@ from strategies.shapes import batches, layouts
 from strategies.trees import trees
 
 __all__ = [
+    "admissible",
     "batches",
     "fixed_cases",
-    "kept",
     "layouts",
     "manner_cases",
     "manners",

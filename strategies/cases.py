@@ -1,4 +1,8 @@
-"""Whole cases: a function, a point, a cotangent, layouts."""
+"""Whole cases: a function, the values of its inputs, a cotangent and layouts; drawn, or by rule, the same each time.
+
+Strategies are composites over a `DrawFn`. What is by rule is a function that returns cases, with generators of numpy
+whose seeds are arbitrary.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +27,7 @@ from reference.tree import single
 from reference.turning import crossings, turns_of, undecided
 from strategies.points import bounds, hard, moderate, points
 from strategies.shapes import batches, broadcastable, layouts, wholes
-from strategies.trees import LARGEST, LEAF_RANGE, is_composable, trees
+from strategies.trees import LARGEST_NODE, LEAF_RANGE, is_composable, trees
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -33,80 +37,95 @@ if TYPE_CHECKING:
     from reference.op import Op
 
 COTANGENTS = (1.0, -1.0, 2.0, 0.5, -0.75)
+"""The values that a drawn cotangent has in turn: exact in every format, of either sign, and no two alike."""
+
 LENGTHS = (1, 2, 7, 8, 9, 31, 33, 127, 129, 255, 257, 1025)
 """Lengths of the axes of a tensor op: around vector registers and the blocks of kernels."""
 
 BLOCKS = (63, 64, 65, 1023, 2047, 2049, 4097, 8193)
-"""Further lengths around the blocks of kernels, which an op of a user's own is asked at."""
+"""Further lengths around the blocks of kernels, at which a user's own op is asked."""
 
-ROWS = (2, 63, 65, 257, 1025, 65_537)
-"""Rows of a batch, likewise: the last is past what a grid of a device has in its second dimension."""
+BATCH_ROWS = (2, 63, 65, 257, 1025, 65_537)
+"""Rows of a batch at which a user's own op is asked: the last exceeds the 65,535 that a grid's second dimension has."""
 
-MOST_ELEMENTS = 2**20
-"""Elements of the inputs up to which a case is asked for its size: a square matrix of 1,023, and not one of 2,047."""
+MOST_CASE_ELEMENTS = 2**20
+"""The most elements of the inputs of a case that is asked for its size: a square matrix of 1,023, but none of 2,047."""
 
-FEW = 3
-"""The length of the other axes, where one has a length to be tried."""
+OTHER_LENGTH = 3
+"""The length of the other axes where one has a length to be tried. Arbitrary, and small."""
 
 SHORT = 64
-"""The length up to which an axis of real use is not long."""
+"""The length in real use up to which an axis does not count as long."""
 
-STEPS, TENSOR_STEPS = 8, 5
-"""The most ops that a tree of scalars, or of tensors, has."""
+MOST_TREE_OPS, MOST_TENSOR_TREE_OPS = 8, 5
+"""The most ops that a drawn tree of scalars, or of tensors, has."""
 
 TENSOR_POINTS = 8
-"""Points at which a tree of tensors is evaluated."""
+"""The points of the batch at which a tree of tensors is evaluated."""
+
+OP_POINTS, TREE_POINTS = 256, 64
+"""The points of the largest drawn batch of an op, a fourth power, and of a tree of scalars."""
 
 FIXED, FIXED_COTANGENTS = 61, np.array([1.0, 2.0, -0.75])
-"""How many points of an op are the same each time, and the cotangents that they have in turn."""
+"""How many hard points of an op are asked each time, and the cotangents that they have in turn."""
 
-REACHED, NEAR = 24, 2.0
-"""How many points of an op stand for the whole range in which trees use it, and as many for that near 0."""
+REACHED, NEAR_ZERO = 24, 2.0
+"""How many points of an op stand for the whole range in which trees use it, and as many for that up to NEAR_ZERO."""
 
 RANKS: tuple[Shape, ...] = ((), (5,), (2, 3), (2, 1, 3), (2, 3, 4, 2))
-"""Batches of each rank, the last of one that has every layout."""
+"""A batch of each rank; the last has every layout."""
 
 MANY_ROWS = 4099
-"""Rows of a batch past what a kernel gives to one block or thread: a prime, so that the last one is not full."""
+"""More rows of a batch than a kernel gives to one block or thread: a prime, so that the last of these is not full."""
 
 MANY_COLUMNS = 1031
-"""A length past what a kernel gives to one block, a prime too."""
+"""A length of an axis beyond what a kernel gives to one block: a prime too."""
 
-MOST_INPUTS = 4
-"""Inputs of which every set is tried as those that require grad; of more, one alone and all but one."""
+MOST_SUBSET_INPUTS = 4
+"""The most inputs of which every subset is tried as those that require grad; of more, only one and all but one."""
 
 DOMINATING = 12.0
-"""An element beside which the others of a row, of which the largest is about 4, are small: exp(12) is 160,000."""
+"""An element that dominates the others of a row, which are up to about 4, in a sum of exponentials.
+
+exp(12) is 160,000, and exp(4) 55.
+"""
 
 TENSOR_RANGE = 2.5
-"""Inputs of tensor ops lie within this of 0, where their domain is the whole line."""
+"""The magnitude of inputs of tensor ops whose domain is the whole line. Arbitrary."""
 
 TURNING_ROWS = 8
-"""Rows of a batch whose elements lie where a formula turns, at odd multiples of 1/GRID: no kinks meet there."""
+"""The rows of a batch some of whose elements are put where a formula turns."""
 
-GRID = 16
+TURNING_GRID = 16
+"""The other elements of that batch are odd multiples of 1/TURNING_GRID, which few kinks are: kinks do not meet."""
 
 BEYOND = (1.0, -1.0, 32.0, -32.0)
-"""How far beyond a value at which a formula turns it is asked, besides there and next to it on either side."""
+"""The distances from a turn at which a formula is asked, besides at it and next to it on either side."""
 
 TRIES = 100
-"""How often inputs are drawn anew until they meet the condition of an entry."""
+"""How often inputs are drawn anew before an entry's condition counts as unmet. Arbitrary."""
 
 
 class UnmetError(ValueError):
-    """No inputs were found that meet the condition of an entry, or at which its formula has a value."""
+    """No inputs were found that meet the condition of an entry, or at which its formula has a value.
+
+    The message says which, and what is accepted.
+    """
 
 
 @st.composite
-def op_cases(draw: st.DrawFn, op: Op, form: Format, most: int = 256, order: int = 1) -> Case:
-    """Cases of one op. Shrinks towards one point at 1, a cotangent of 1 and contiguous inputs."""
-    case = _elementwise(draw, op, form, most, order) if op.elementwise else _tensor(draw, op, form, order)
-    laid_out = kept(_laid_out(draw, case))
+def op_cases(draw: st.DrawFn, op: Op, form: Format, order: int = 1) -> Case:
+    """Cases of one op, of at most OP_POINTS points. Shrinks towards one point at 1, a cotangent of 1, and contiguous.
+
+    Of an order above 1 they are of the word that repeats r. Raises UnmetError.
+    """
+    case = _drawn_elementwise(draw, op, form, order) if op.elementwise else _drawn_tensor(draw, op, form, order)
+    laid_out = admissible(_laid_out(draw, case))
     return laid_out if order == 1 else draw(st.sampled_from(list(repeated_order(laid_out, "r" * order))))
 
 
-def _tensor(draw: st.DrawFn, op: Op, form: Format, order: int) -> Case:
-    """Draw a case of a tensor op: small shapes and batches, with ties or none, or lengths around those of registers."""
+def _drawn_tensor(draw: st.DrawFn, op: Op, form: Format, order: int) -> Case:
+    """Draw a case of a tensor op: of small shapes and batches, with ties or without, or of lengths around registers."""
     is_tied = False
     if op.axes and not op.shapes and draw(st.booleans()):
         lengths = {letter: draw(st.sampled_from(lengths_of(op, letter))) for letter in op.letters}
@@ -130,7 +149,7 @@ def _tensor(draw: st.DrawFn, op: Op, form: Format, order: int) -> Case:
 
 @st.composite
 def _at_turns(draw: st.DrawFn, case: Case) -> Case:
-    """Move some elements of an input of a tensor op to where its formula turns. Shrinks towards moving none."""
+    """Cases of a tensor op with some elements of an input moved to where its formula turns. Shrinks towards none."""
     number = draw(st.sampled_from((None, *range(len(case.primals)))))
     if number is None:
         return case
@@ -142,7 +161,7 @@ def _at_turns(draw: st.DrawFn, case: Case) -> Case:
 
 
 def lengths_of(op: Op, letter: str) -> tuple[int, ...]:
-    """Return the lengths that an axis of a tensor op is tried at: those that its entry names, or around blocks."""
+    """Return the lengths that an axis of a tensor op is tried at: those that its entry names, or LENGTHS."""
     return op.named(letter) or tuple(length for length in LENGTHS if length >= op.shortest)
 
 
@@ -152,9 +171,9 @@ def free(op: Op) -> list[str]:
 
 
 def tied(op: Op, primals: Sequence[Floats], start: int = 0) -> tuple[Floats, ...]:
-    """Return inputs of a tensor op in which every row has its largest value twice, and a 0 where there is room.
+    """Return inputs of a tensor op with ties: every row has its largest value twice, and a 0 if it has three elements.
 
-    The first of a row is that of the input before, where it has the same shape. Rows are turned by so many places.
+    Rows are rolled by `start`. Where two inputs in turn have one shape, the first elements of their rows are equal.
     """
     found: list[Floats] = []
     for name, values in zip(op.inputs, primals, strict=True):
@@ -176,25 +195,26 @@ def tied(op: Op, primals: Sequence[Floats], start: int = 0) -> tuple[Floats, ...
 def fixed_cases(op: Op, form: Format, order: int = 1, *, whole: bool = False) -> tuple[Case, ...]:
     """Return cases of an op that are the same each time.
 
-    They are hard points of an elementwise op; of another its small shapes, once with ties, and, unless a whole
-    Jacobian is asked for, or a higher order of a variant, the lengths of real use.
+    They are hard points of an elementwise op. Of a tensor op they are its small shapes, once with ties, and those of
+    real use; these are left out where whole Jacobians are asked for, of the third order, and of a variant's second.
     """
     is_too_many = whole or order > 2 or (order > 1 and op.base)  # of its variants, an op stands for all
-    real = () if is_too_many else real_cases(op, form)[: 3 - order]
+    real = () if is_too_many else real_cases(op, form)[: 3 - order]  # of the second order, one of the two
     cases = [*_fixed(op, form, order), *real]
     if order == 1:
         if not op.elementwise:
             turns = [replace(cases[0], primals=tied(op, cases[0].primals))]
-            cases[1:1] = [case for case in turns if is_kept(case)]
+            cases[1:1] = [case for case in turns if is_admissible(case)]
         return tuple(cases)
     return tuple(each for case in cases for each in repeated_order(_smooth(case), "r" * order))
 
 
 @cache
 def real_cases(op: Op, form: Format) -> tuple[Case, ...]:
-    """Return cases of a tensor op in real use: all bits drawn, and one that probes the last element.
+    """Return cases of a tensor op in real use: one of random numbers, and a probe of the last element.
 
-    Its cotangent is that alone; where the outputs are sums of a whole row, the last element of the row dominates them.
+    The cotangent of the probe is 0 but for the last element of each row; where an output is a sum of a whole row, the
+    last element of the input dominates that instead.
     """
     if op.elementwise or not op.axes:
         return ()
@@ -204,7 +224,7 @@ def real_cases(op: Op, form: Format) -> tuple[Case, ...]:
         probed = case.primals[0].copy()
         probed[..., -1] = DOMINATING
         probing = replace(case, primals=(probed, *case.primals[1:]))
-        return (case, probing) if is_kept(probing) else (case,)
+        return (case, probing) if is_admissible(probing) else (case,)
     probe = np.zeros(case.cotangent.shape)
     probe[..., -1] = 1.0
     return case, replace(case, cotangent=probe)
@@ -212,13 +232,13 @@ def real_cases(op: Op, form: Format) -> tuple[Case, ...]:
 
 @cache
 def long_case(op: Op, form: Format, length: int) -> Case:
-    """Return a case of a tensor op whose long axes, if free, have so many elements; the others are as in real use."""
+    """Return a case of a tensor op whose long axes have a length, if they may; the others are as in real use."""
     sizes = {letter: length if size > SHORT and not op.named(letter) else size for letter, size in op.in_use.items()}
     return case_in_use(op, form, sizes, tuple(min(size, length) for size in op.rows))
 
 
 def case_in_use(op: Op, form: Format, sizes: Mapping[str, int], batch: Shape) -> Case:
-    """Draw inputs of the sizes and a cotangent, the same each time."""
+    """Return a case of a tensor op with axes of these sizes: random numbers, the same each time."""
     rng = np.random.default_rng(1)
     tree = single(op, op.shaped(sizes))
     primals = tuple(
@@ -226,11 +246,11 @@ def case_in_use(op: Op, form: Format, sizes: Mapping[str, int], batch: Shape) ->
         for i, leaf in enumerate(tree.leaves)
     )
     cotangent = _rounded(form, rng.standard_normal((*batch, *tree.root.shape)))
-    return kept(Case(tree, form, primals, cotangent, independent=True))
+    return admissible(Case(tree, form, primals, cotangent, independent=True))
 
 
 def _spread_out(op: Op, form: Format, name: str, rng: np.random.Generator, shape: Shape) -> Floats:
-    """Draw values as activations have them; within its domain where that is not the whole line."""
+    """Draw normal values, as activations are; uniform ones where the domain of the input is not the whole line."""
     if op.interval(name) == REAL:
         return _rounded(form, rng.standard_normal(shape))
     return _rounded(form, rng.uniform(*_tensor_range(op, name), size=shape))
@@ -243,96 +263,92 @@ def manner_cases(op: Op, form: Format) -> tuple[Case, ...]:
 
 @cache
 def manners(op: Op, form: Format) -> dict[str, tuple[Case, ...]]:
-    """Return cases by what they vary.
+    """Return cases by what they vary, one manner of asking an op.
 
-    There is one for each rank of the batch, for many rows, for many columns, for each length of each axis, for values
-    of all magnitudes, for each infinite value at which there are limits, for values at which the formula turns, and
-    beyond, for each layout of the inputs and of the cotangent, each set of inputs that require grad, and each output of
-    several alone.
+    There is a case for each rank of the batch, for many rows and many columns, for each length of each axis, for values
+    of all magnitudes, for each infinite input at which there are limits, for values at and beyond which the formula
+    turns, for each layout of the inputs and of the cotangent, for each set of inputs that require grad, and for each
+    output of several alone.
     """
     ranked = [_at_rank(op, form, batch) for batch in (RANKS if op.batched or op.elementwise else [()])]
     whole = ranked[-1]
-    is_quick = form.precision <= FILTERED_BITS  # where lengths go wrong does not hang on the format
+    is_quick = form.precision <= FILTERED_BITS  # float64 takes long, and lengths go wrong in other formats as well
     has_rows = op.batched and not op.elementwise and is_quick
-    inputs, cotangent = _places_in_memory(whole)
+    inputs, cotangent = _layout_numbers(whole)
     numbers, outputs = whole.asked, range(len(whole.outputs))
-    subsets = [set_ for count in range(1, len(numbers)) for set_ in combinations(numbers, count)]
-    if len(numbers) > MOST_INPUTS:
-        subsets = [set_ for set_ in subsets if len(set_) in {1, len(numbers) - 1}]
+    counts = range(1, len(numbers)) if len(numbers) <= MOST_SUBSET_INPUTS else (1, len(numbers) - 1)
+    subsets = [set_ for count in counts for set_ in combinations(numbers, count)]
+    lengths = [(letter, length) for letter in ("" if op.shapes else op.letters) for length in lengths_of(op, letter)]
+    alone = [whole.without(*(n for n in outputs if n != one)) for one in outputs] if len(outputs) > 1 else []
     found: dict[str, Iterable[Case | None]] = {
         "ranks": ranked,
         "rows": (_at_rank(op, form, (rows,)) for rows in (_named_rows(op) or (MANY_ROWS,)) if has_rows),
         "columns": [long_case(op, form, MANY_COLUMNS)] if free(op) and is_quick and _is_sharp(op, form) else [],
-        "lengths": (
-            _at_length(op, form, letter, length)
-            for letter in ("" if op.shapes else op.letters)
-            for length in lengths_of(op, letter)
-            if is_quick or length <= SHORT
-        ),
-        "magnitudes": [] if op.elementwise else [kept(_of_all_magnitudes(op, whole))],
-        "infinities": [] if op.elementwise else (case for case in _infinite(op, ranked[0]) if is_kept(case)),
-        "turns": [] if op.elementwise else (case for case in turning_cases(op, form) if is_kept(case)),
+        "lengths": (_at_length(op, form, *which) for which in lengths if is_quick or which[1] <= SHORT),
+        "magnitudes": [] if op.elementwise else [admissible(_of_all_magnitudes(op, whole))],
+        "infinities": [] if op.elementwise else (case for case in _infinite(op, ranked[0]) if is_admissible(case)),
+        "turns": [] if op.elementwise else (case for case in turning_cases(op, form) if is_admissible(case)),
         "layouts of inputs": (_in_layout(whole, layout, inputs) for layout in LAYOUTS),
         "layouts of the cotangent": (_in_layout(whole, layout, cotangent) for layout in LAYOUTS),
         "sets of inputs": (replace(whole, wrt=set_) for set_ in subsets),
-        "outputs alone": (
-            whole.without(*(other for other in outputs if other != one)) for one in outputs if len(outputs) > 1
-        ),
+        "outputs alone": alone,
     }
     return {manner: tuple(case for case in cases if case is not None) for manner, cases in found.items()}
 
 
 def _is_sharp(op: Op, form: Format) -> bool:
-    """Say whether rounding leaves something of long sums to be judged in a format, or no sharper format is taken.
+    """Say whether long sums can be judged in a format, or whether the op takes no sharper one.
 
-    Where every step is rounded to 16 bits, it may explain whatever comes, which takes minutes to find.
+    Where every step is rounded to 16 bits, rounding may explain anything, which it takes minutes to establish.
     """
     return form.precision == FILTERED_BITS or op.inside != "format" or not op.takes(FORMATS["float32"])
 
 
 def _at_rank(op: Op, form: Format, batch: Shape) -> Case:
-    """Return a small case with a batch."""
+    """Return a small case of an op with a batch of a shape."""
     rng = np.random.default_rng(2)
     if op.elementwise:
         columns = [
             np.resize(rng.permutation(hard(form, op.interval(name), op, FIXED)), batch).copy() for name in op.inputs
         ]
-        return kept(Case(single(op), form, tuple(columns), np.resize(FIXED_COTANGENTS, batch)))
+        return admissible(Case(single(op), form, tuple(columns), np.resize(FIXED_COTANGENTS, batch)))
     return _small(op, form, op.cores[0], batch, rng)
 
 
 def _at_length(op: Op, form: Format, letter: str, length: int) -> Case:
-    """Return a case in which one axis has a length, and the others few elements."""
+    """Return a case of a tensor op in which one axis has a length, and the others are short."""
     return case_in_use(op, form, _with_length(op, letter, length), (2,) if op.batched else ())
 
 
 def _with_length(op: Op, letter: str, length: int) -> dict[str, int]:
-    return {other: FEW if other in free(op) else op.named(other)[0] for other in op.letters} | {letter: length}
+    """Return lengths of all axes: one that is given, and short ones of the others."""
+    return {other: OTHER_LENGTH if other in free(op) else op.named(other)[0] for other in op.letters} | {letter: length}
 
 
 def _named_rows(op: Op) -> tuple[int, ...]:
+    """Return the rows of a batch that an entry names: by the axis m, where no input has that."""
     return op.named("m") if "m" in op.sizes and "m" not in op.axes else ()
 
 
 def sized_cases(op: Op, form: Format) -> list[Sized]:
-    """Return cases of sizes around the blocks of kernels, the smallest first, without those that an entry names.
+    """Return cases of sizes around the blocks of kernels, the smallest first, but of no axis whose lengths are named.
 
-    Their values are the same each time, and none of them is drawn by itself.
+    Their values are the same each time.
     """
     if op.elementwise:
-        sizes = sorted({*LENGTHS, *BLOCKS, *ROWS})
+        sizes = sorted({*LENGTHS, *BLOCKS, *BATCH_ROWS})
         return [Sized(f"{n:,} elements", n * len(op.inputs), partial(_at_rank, op, form, (n,))) for n in sizes]
     few = sum(map(prod, op.cores[0][: op.batched]))
-    rows = ROWS if op.batched and not _named_rows(op) else ()
+    rows = BATCH_ROWS if op.batched and not _named_rows(op) else ()
     cases = [Sized(f"{n:,} rows", n * few, partial(_at_rank, op, form, (n,))) for n in rows]
     for letter, length in product(free(op), BLOCKS):
         elements = sum(map(prod, op.shaped(_with_length(op, letter, length))))
         cases.append(Sized(f"{letter} of {length:,}", elements, partial(_at_length, op, form, letter, length)))
-    return sorted((case for case in cases if case.elements <= MOST_ELEMENTS), key=lambda case: case.elements)
+    return sorted((case for case in cases if case.elements <= MOST_CASE_ELEMENTS), key=lambda case: case.elements)
 
 
 def _of_all_magnitudes(op: Op, case: Case) -> Case:
-    """Spread the inputs that may be anything over many binades, small enough that fourth powers do not overflow."""
+    """Spread the inputs whose domain is the whole line over half of all binades: fourth powers do not overflow."""
     rng = np.random.default_rng(3)
     most = case.form.emax / 4
     primals = tuple(
@@ -345,7 +361,7 @@ def _of_all_magnitudes(op: Op, case: Case) -> Case:
 
 
 def _infinite(op: Op, case: Case) -> Iterator[Case]:
-    """Yield a case with the last element of each row of an input infinite, where the derivatives have limits there."""
+    """Yield cases with the last element of each row of an input infinite, if the derivatives have limits there."""
     for number, (name, primal) in enumerate(zip(op.inputs, case.primals, strict=True)):
         if op.interval(name) != REAL or not primal.shape:
             continue
@@ -358,14 +374,16 @@ def _infinite(op: Op, case: Case) -> Iterator[Case]:
 
 
 def turning_cases(op: Op, form: Format) -> Iterator[Case]:
-    """Yield cases of a tensor op with elements of an input where its formula turns, next to it, and beyond.
+    """Yield cases of a tensor op with elements of an input at, next to and beyond where its formula turns.
 
-    What turns is asked at each of these places by some element, of either sign if it turns at both. Elements that are
-    at a turn at which nothing says what is due, such as where two kinks meet, are left where they were.
+    Each turn is asked at each of these distances by some element, at either sign if it turns at both. Elements at which
+    nothing determines the derivative, such as where two kinks meet, stay where they were.
     """
     start = _small(op, form, op.cores[0], (TURNING_ROWS,) if op.batched else (), np.random.default_rng(4))
     primals = tuple(
-        np.floor(primal * (GRID / 2)) * (2 / GRID) + 1 / GRID if op.interval(name) == REAL else primal
+        np.floor(primal * (TURNING_GRID / 2)) * (2 / TURNING_GRID) + 1 / TURNING_GRID
+        if op.interval(name) == REAL
+        else primal
         for name, primal in zip(op.inputs, start.primals, strict=True)
     )
     start, asked = replace(start, primals=primals), set[int]()
@@ -373,17 +391,21 @@ def turning_cases(op: Op, form: Format) -> Iterator[Case]:
     for number in largest_first if turns_of(value_of(start).output) else ():
         near = _near_turns(start, number)
         waiting = dict.fromkeys(label for choices in near.values() for label, _ in choices if label[0] not in asked)
-        asked |= {turn for turn, *_ in waiting}  # through one input is enough
+        asked |= {turn for turn, *_ in waiting}  # each turn is asked through one input, the largest that reaches it
         while waiting:
             values = start.primals[number].copy()
             for element, choices in near.items():
+                # each element takes the first of its values that no element has stood for yet
                 label, values.ravel()[element] = next((c for c in choices if c[0] in waiting), choices[0])
                 waiting.pop(label, None)
             yield _decided(start, number, values)
 
 
 def _near_turns(case: Case, number: int) -> dict[int, list[tuple[tuple[int, bool, int], float]]]:
-    """Return the values of each element of an input at and near which a formula turns, with what each stands for."""
+    """Return by element of an input the values at and near which a formula turns, each with a label.
+
+    A label is the number of the turn, whether the value at the turn is negative, and the number of the distance.
+    """
     op, form = case.tree.root.op, case.form
     interval = op.interval(op.inputs[number])
     lower, upper = bounds(form, interval)
@@ -392,14 +414,14 @@ def _near_turns(case: Case, number: int) -> dict[int, list[tuple[tuple[int, bool
         (nearest,) = form.ordinals(np.array([value]))
         ordinals = np.array([nearest, nearest + 1, nearest - 1, *form.ordinals(value + np.array(BEYOND))])
         is_inside = (ordinals >= lower) & (ordinals <= upper) & ~interval.is_pole(form.values(ordinals))
-        for place in np.flatnonzero(is_inside).tolist():
-            label = (turn, value < 0, place)
-            near.setdefault(element, []).append((label, float(form.values(ordinals[place : place + 1])[0])))
+        for distance in np.flatnonzero(is_inside).tolist():
+            label = (turn, value < 0, distance)
+            near.setdefault(element, []).append((label, float(form.values(ordinals[distance : distance + 1])[0])))
     return near
 
 
 def _decided(case: Case, number: int, values: Floats) -> Case:
-    """Put values in the place of an input, but for elements at which nothing says what the derivative is."""
+    """Put values in the place of an input, but for elements at which nothing determines the derivative then."""
     output, primals = value_of(case).output, list(case.primals)
     primals[number] = values
     moved = replace(case, primals=tuple(primals))
@@ -407,14 +429,14 @@ def _decided(case: Case, number: int, values: Floats) -> Case:
     return replace(case, primals=tuple(primals))
 
 
-def _places_in_memory(case: Case) -> tuple[range, range]:
-    """Return the numbers of the inputs, and that of the cotangent, as layouts count them."""
+def _layout_numbers(case: Case) -> tuple[range, range]:
+    """Return the numbers of the inputs, and that of the cotangent, in the layouts of a case."""
     count = len(case.primals)
     return range(count), range(count, count + 1)
 
 
 def _in_layout(case: Case, layout: str, numbers: range) -> Case | None:
-    """Lay some tensors of a case out, those expanded with their first row; None where none of them can be."""
+    """Return a case with some tensors in a layout, an expanded one repeating its first row; None where none can be."""
     tensors = [*case.primals, case.cotangent]
     batches = [*case.batches, case.batch]
     fitting = [
@@ -427,37 +449,38 @@ def _in_layout(case: Case, layout: str, numbers: range) -> Case | None:
             tensors[n] = np.broadcast_to(tensors[n][:1], tensors[n].shape).copy()
     chosen = tuple(layout if n in fitting else "contiguous" for n in range(len(tensors)))
     laid = replace(case, primals=tuple(tensors[:-1]), cotangent=tensors[-1], layouts=chosen)
-    return laid if is_kept(laid) else None
+    return laid if is_admissible(laid) else None
 
 
 @cache
 def reached_cases(op: Op, form: Format) -> tuple[Case, ...]:
-    """Return cases of an op that stand for how drawn trees use it, the same each time.
+    """Return cases of an op in the ranges in which drawn trees use it, the same each time.
 
-    They are over the whole range, and near 0; there are none for an op that drawn trees do not use.
+    They are over the whole range, and near 0. There are none for an op that drawn trees do not use.
     """
     if not is_composable(op):
         return ()
-    cases = _spread(op, form) if op.elementwise else _fixed(op, form, 1)
-    return tuple(case for case in cases if case.points)
+    cases = _reached_points(op, form) if op.elementwise else _fixed(op, form, 1)
+    return tuple(case for case in cases if case.point_count)
 
 
-def _spread(op: Op, form: Format) -> Iterator[Case]:
+def _reached_points(op: Op, form: Format) -> Iterator[Case]:
+    """Yield a case of an elementwise op at random points at which its value is no larger than a node of a tree is."""
     rng = np.random.default_rng(0)
     columns = []
     for name in op.inputs:
         interval = op.interval(name)
         values = _rounded(
-            form, np.concatenate([rng.uniform(*interval.clipped(most), REACHED) for most in (LARGEST, NEAR)])
+            form, np.concatenate([rng.uniform(*interval.clipped(most), REACHED) for most in (LARGEST_NODE, NEAR_ZERO)])
         )
         columns.append(rng.permutation(values[[interval.encloses(value, value) for value in values.tolist()]]))
     count = min(map(len, columns))
     case = Case(single(op), form, tuple(column[:count] for column in columns), np.ones(count))
-    yield case.only(np.array([abs(ball) <= LARGEST for ball in value_allowance(case).tolist()], dtype=bool))
+    yield case.only(np.array([abs(ball) <= LARGEST_NODE for ball in value_allowance(case).tolist()], dtype=bool))
 
 
 def _smooth(case: Case) -> Case:
-    """Leave out the points of an op at which no rule says what its second derivative is: kinks, edges and seams."""
+    """Leave out points of an op at which nothing determines its second derivative: kinks, edges and seams."""
     if not case.is_pointwise:
         return case
     rows = list(zip(*(map(arb, primal.ravel().tolist()) for primal in case.primals), strict=True))
@@ -466,6 +489,7 @@ def _smooth(case: Case) -> Case:
 
 
 def _fixed(op: Op, form: Format, order: int) -> Iterator[Case]:
+    """Yield a case of hard points of an elementwise op, with some ties, or one of each small shape of a tensor op."""
     rng = np.random.default_rng(0)
     if op.elementwise:
         columns = [
@@ -473,7 +497,7 @@ def _fixed(op: Op, form: Format, order: int) -> Iterator[Case]:
         ]
         if op.kinks and len(columns) > 1:
             tie(op, columns, 3)
-        yield kept(Case(single(op), form, tuple(columns), np.resize(FIXED_COTANGENTS, FIXED)))
+        yield admissible(Case(single(op), form, tuple(columns), np.resize(FIXED_COTANGENTS, FIXED)))
         return
     yield from (_small(op, form, shapes, (2,) if op.batched else (), rng) for shapes in op.cores)
 
@@ -487,19 +511,21 @@ def _small(op: Op, form: Format, shapes: tuple[Shape, ...], batch: Shape, rng: n
         )
         for i, leaf in enumerate(tree.leaves)
     )
-    return kept(Case(tree, form, primals, np.resize(FIXED_COTANGENTS, (*batch, *tree.root.shape))))
+    return admissible(Case(tree, form, primals, np.resize(FIXED_COTANGENTS, (*batch, *tree.root.shape))))
 
 
 def _rounded(form: Format, values: Floats) -> Floats:
+    """Round values to a format, as `Format.ordinals` does."""
     return form.values(form.ordinals(values))
 
 
-def _elementwise(draw: st.DrawFn, op: Op, form: Format, most: int, order: int) -> Case:
+def _drawn_elementwise(draw: st.DrawFn, op: Op, form: Format, order: int) -> Case:
+    """Draw a case of an elementwise op: of inputs that broadcast, or of one shape, and with ties where it has kinks."""
     count = len(op.inputs)
     if count > 1 and op.broadcasts and op.where is None and not op.kinks and order == 1 and draw(st.booleans()):
         shapes = draw(broadcastable(count))
     else:
-        shapes = (draw(wholes(most) | batches()),) * count
+        shapes = (draw(wholes(OP_POINTS) | batches()),) * count
     primals = [
         draw(points(form, shape, op.interval(name, order), op)) for shape, name in zip(shapes, op.inputs, strict=True)
     ]
@@ -510,36 +536,36 @@ def _elementwise(draw: st.DrawFn, op: Op, form: Format, most: int, order: int) -
     return case if order == 1 else _smooth(case)
 
 
-def is_kept(case: Case) -> bool:
+def is_admissible(case: Case) -> bool:
     """Say whether the inputs of a case of one op meet the condition of its entry, and its formula has a value there."""
-    return bool(_held(case).all())
+    return bool(_met(case).all())
 
 
-def _held(case: Case) -> np.ndarray[Any, np.dtype[np.bool_]]:
+def _met(case: Case) -> np.ndarray[Any, np.dtype[np.bool_]]:
     """Say where the inputs of a case of one op meet the condition of its entry: of each point, or of the whole.
 
-    Where the entry says neither that nor a domain, its formula has to have a value.
+    Where the entry has neither a condition nor a domain, its formula has to have a value.
     """
     op = case.tree.root.op
     return is_defined(case) if op.where is None and not op.domain else op.holds(case.primals)
 
 
-def kept(case: Case) -> Case:
-    """Return a case of one op whose inputs meet the condition of its entry, or at which its formula has a value.
+def admissible(case: Case) -> Case:
+    """Return a case of one op with inputs that meet the condition of its entry, or at which its formula has a value.
 
-    Points or rows that do not are replaced by some that do; where none does, or it is the whole that has to, all inputs
-    are drawn anew, the same each time. Raises UnmetError where that does not help.
+    Points or rows that do not are replaced by others that do. Where none does, or the condition is on the whole, all
+    inputs are drawn anew, the same each time. Raises UnmetError where TRIES of that do not help.
     """
     op, rng = case.tree.root.op, np.random.default_rng(3)
     for _ in range(TRIES):
-        held = _held(case)
-        if held.all():
+        met = _met(case)
+        if met.all():
             return case
-        if op.elementwise:
+        if op.elementwise:  # inputs that broadcast share points, and are repeated to be replaced one by one
             case = replace(case, primals=tuple(np.broadcast_to(p, case.batch).copy() for p in case.primals))
         of_rows = bool(case.batch) and case.batches == (case.batch,) * len(case.primals)
-        if of_rows and held.shape == case.batch and held.any():
-            return _replacing(case, held)
+        if of_rows and met.shape == case.batch and met.any():
+            return _replacing(case, met)
         case = replace(
             case,
             primals=tuple(
@@ -558,29 +584,29 @@ def kept(case: Case) -> Case:
     raise UnmetError(message)
 
 
-def _replacing(case: Case, held: np.ndarray[Shape, np.dtype[np.bool_]]) -> Case:
-    """Put rows that are held in the places of the others, in turn."""
-    rows = np.arange(held.size)
-    rows[~held.ravel()] = np.resize(np.flatnonzero(held), held.size - held.sum())
-    primals = tuple(primal.reshape(held.size, *primal.shape[held.ndim :])[rows] for primal in case.primals)
+def _replacing(case: Case, met: np.ndarray[Shape, np.dtype[np.bool_]]) -> Case:
+    """Put rows that meet the condition, in turn, in the place of those that do not."""
+    rows = np.arange(met.size)
+    rows[~met.ravel()] = np.resize(np.flatnonzero(met), met.size - met.sum())
+    primals = tuple(primal.reshape(met.size, *primal.shape[met.ndim :])[rows] for primal in case.primals)
     return replace(case, primals=tuple(new.reshape(old.shape) for new, old in zip(primals, case.primals, strict=True)))
 
 
 def _anew(op: Op, form: Format, name: str, rng: np.random.Generator, shape: Shape) -> Floats:
-    """Draw an input anew: of hard values, or for a tensor op evenly."""
+    """Draw an input anew: of hard values, or of uniform ones for a tensor op."""
     if op.elementwise:
         return np.asarray(rng.choice(hard(form, op.interval(name), op), shape))
     return _rounded(form, rng.uniform(*_tensor_range(op, name), size=shape))
 
 
 def tie(op: Op, columns: Sequence[Floats], count: int) -> None:
-    """Have the first values of the second input be those of the first, where its domain has them."""
+    """Make the first `count` values of the second input, in place, those of the first, unless they are its poles."""
     tied = columns[0][:count]
     columns[1][:count] = np.where(op.interval(op.inputs[1]).is_pole(tied), columns[1][:count], tied)
 
 
 def _laid_out(draw: st.DrawFn, case: Case) -> Case:
-    """Draw how each input lies in memory; of one that is expanded, all rows are the first."""
+    """Draw how each input lies in memory; one that is expanded repeats its first row."""
     chosen = tuple(
         draw(layouts(primal.shape, expands=bool(batch)))
         for primal, batch in zip(case.primals, case.batches, strict=True)
@@ -593,10 +619,12 @@ def _laid_out(draw: st.DrawFn, case: Case) -> Case:
 
 
 def _tensor_input(draw: st.DrawFn, op: Op, form: Format, name: str, shape: Shape) -> Floats:
+    """Draw an input of a tensor op."""
     return draw(moderate(form, shape, *_tensor_range(op, name)))
 
 
 def _tensor_range(op: Op, name: str) -> tuple[float, float]:
+    """Return the range of an input of a tensor op: inside its domain by a sixteenth on either side."""
     lower, upper = op.interval(name).clipped(TENSOR_RANGE)
     margin = (upper - lower) / 16
     return lower + margin, upper - margin
@@ -608,16 +636,24 @@ def _cotangent(draw: st.DrawFn, form: Format, shape: Shape) -> Floats:
 
 
 @st.composite
-def tree_cases(draw: st.DrawFn, form: Format, ops: Sequence[Op] | None = None, most: int = 64, order: int = 1) -> Case:
-    """Cases of a drawn tree: broadcast inputs, shared nodes, reductions inside, a sum or mean at the root."""
+def tree_cases(draw: st.DrawFn, form: Format, ops: Sequence[Op] | None = None, order: int = 1) -> Case:
+    """Cases of a drawn tree: with inputs that broadcast, shared nodes, reductions, and a sum or mean at the root.
+
+    Of an order above 1 they are second derivatives. Shrinks as `trees` does, towards scalars. Raises ValueError where
+    no tree can be made of the ops.
+    """
     tensors = draw(st.sampled_from((False, False, True)))
     tree = draw(
         trees(
-            ops, inputs=draw(st.integers(1, 3)), most=TENSOR_STEPS if tensors else STEPS, tensors=tensors, order=order
+            ops,
+            inputs=draw(st.integers(1, 3)),
+            most=MOST_TENSOR_TREE_OPS if tensors else MOST_TREE_OPS,
+            tensors=tensors,
+            order=order,
         )
     )
     count = len(tree.leaves)
-    shapes = ((TENSOR_POINTS,),) * count if tensors else draw(broadcastable(count) | st.just(((most,),) * count))
+    shapes = ((TENSOR_POINTS,),) * count if tensors else draw(broadcastable(count) | st.just(((TREE_POINTS,),) * count))
     primals = tuple(
         draw(moderate(form, (*shape, *leaf.shape), *LEAF_RANGE))
         for shape, leaf in zip(shapes, tree.leaves, strict=True)

@@ -1,7 +1,8 @@
 """Points: arrays of values of a format, inside a domain, biased to where gradients go wrong.
 
-One draw of bytes makes a whole array, four bytes a value: Hypothesis spends one choice on it, and
-shrinks the bytes towards 0, which is the simplest value.
+One draw of bytes makes a whole array, of four bytes a value: Hypothesis spends one choice on it, and shrinks the bytes
+towards 0, which stands for the simplest value. Values are handled by their ordinals, as `Format.ordinals` numbers them:
+neighbours differ by 1, and an interval of values is one of integers.
 """
 
 from __future__ import annotations
@@ -19,13 +20,17 @@ from reference.domain import REAL
 if TYPE_CHECKING:
     from reference.domain import Interval
     from reference.format import Floats, Format, Integers
-    from reference.op import Op, Shape
+    from reference.graph import Shape
+    from reference.op import Op
 
 SIMPLE = (1.0, 2.0, 0.5, 3.0, 4.0, 0.25, -1.0, -2.0, -0.5, -3.0, 1.5, -1.5, 10.0, -10.0, 0.1, 0.0)
-"""Values that a reader can check by hand, simplest first; those of the domain are drawn."""
+"""Values that a reader can check by hand, the simplest first; those in the domain are drawn."""
 
 NEIGHBOURS = 8
-"""How many values either side of a critical one belong to its neighbourhood."""
+"""How many values on either side of a special one belong to its neighbourhood. Arbitrary."""
+
+STRATA = 100_000
+"""The least number of values that stand for an interval of which not all are asked. Arbitrary."""
 
 
 class EmptyDomainError(ValueError):
@@ -33,7 +38,10 @@ class EmptyDomainError(ValueError):
 
 
 def bounds(form: Format, interval: Interval) -> tuple[int, int]:
-    """Return the numbers of the first and last value of a format inside an interval."""
+    """Return the ordinals of the first and the last finite value of a format inside an interval.
+
+    Raises EmptyDomainError where there is none.
+    """
     last = form.last_ordinal
     lower, upper = -last, last
     if interval.lower.is_finite:
@@ -47,6 +55,11 @@ def bounds(form: Format, interval: Interval) -> tuple[int, int]:
 
 
 def _boundary(form: Format, end: sympy.Expr, *, inside: bool, side: int) -> int:
+    """Return the ordinal of the value nearest to an end of an interval that lies in it.
+
+    `inside` says whether the end itself does, and `side` is 1 for the lower end and -1 for the upper one. The float of
+    the end may have been rounded to either side, so that its neighbours are compared exactly.
+    """
     near = int(form.ordinals(np.array([float(end)]))[0])
     around = range(near - side, near + 3 * side, side)
     numbers = (sympy.Rational(value) for value in form.values(np.array(around)).tolist())
@@ -58,14 +71,14 @@ def _boundary(form: Format, end: sympy.Expr, *, inside: bool, side: int) -> int:
 
 
 @cache
-def places(op: Op | None, form: Format, interval: Interval) -> Integers:
-    """Return the numbers of the values where gradients go wrong.
+def special_ordinals(op: Op | None, form: Format, interval: Interval) -> Integers:
+    """Return the ordinals of values at which gradients go wrong.
 
-    These are the kinks and edges of the op, zero, the ends of the subnormals and of the range, and
-    the points where exp, the square or a saturating output leaves the format.
+    They are the kinks and edges of the op, zero, the ends of the subnormals and of the range, and arguments at which
+    exp, a square or a saturating output leaves the format.
     """
     found = [0.0, form.smallest_subnormal, form.smallest_normal, form.largest, 1.0, form.unit]
-    digits = form.precision * np.log(2)
+    digits = form.precision * np.log(2)  # exp(-digits) is u, so that 1 + exp(-x) is 1 from there on
     found += [np.log(form.largest), -np.log(form.smallest_subnormal), digits, digits / 2]
     found += [np.sqrt(form.largest), np.sqrt(form.smallest_subnormal), np.sqrt(digits)]
     found += (
@@ -73,7 +86,7 @@ def places(op: Op | None, form: Format, interval: Interval) -> Integers:
         + [float(pole) for pole in interval.without]
         + [3.0, 10.0] * interval.poles_of_gamma
     )
-    signed = [sign * place for place in found for sign in (1, -1)]
+    signed = [sign * value for value in found for sign in (1, -1)]
     if op is not None and len(op.inputs) == 1:
         signed += [float(r) for e in critical_expressions(op) for r in sympy.solve(e, op.symbols[0])]
     return np.unique(
@@ -82,36 +95,36 @@ def places(op: Op | None, form: Format, interval: Interval) -> Integers:
 
 
 @cache
-def critical(op: Op | None, form: Format, interval: Interval) -> Integers:
-    """Return the numbers of the values of the interval at and near such places."""
+def nearby_ordinals(op: Op | None, form: Format, interval: Interval) -> Integers:
+    """Return the ordinals of the special values of an interval and of their neighbours."""
     lower, upper = bounds(form, interval)
-    near = np.unique(places(op, form, interval)[:, None] + np.arange(-NEIGHBOURS, NEIGHBOURS + 1))
+    near = np.unique(special_ordinals(op, form, interval)[:, None] + np.arange(-NEIGHBOURS, NEIGHBOURS + 1))
     return near[(near >= lower) & (near <= upper)]
 
 
 def decode(words: Integers, form: Format, interval: Interval, op: Op | None = None) -> Floats:
-    """Turn words of 32 bits into values of the format inside the interval; 0 is the simplest.
+    """Turn words of 32 bits into values of a format inside an interval; 0 stands for the simplest.
 
-    A quarter of the words each stand for simple values, critical ones, any value of the format
-    with equal chance (so every binade alike), and any value within the binades around 1.
+    A quarter of the words each stand for simple values, for special ones and their neighbours, for all values of the
+    format with equal chance, so that every binade has as many, and for values in the binades around 1.
     """
     lower, upper = bounds(form, interval)
     simple = form.ordinals(np.array(SIMPLE))
     simple = simple[(simple >= lower) & (simple <= upper)]
     if not simple.size:
-        simple = np.array([(lower + upper) // 2])
-    special = critical(op, form, interval)
-    kind, rest = words >> 30, words & 0x3FFFFFFF
+        simple = np.array([(lower + upper) // 2])  # the domain has none of them
+    special = nearby_ordinals(op, form, interval)
+    kind, rest = words >> 30, words & 0x3FFFFFFF  # the upper two bits choose the quarter
     near = _around_one(form, lower, upper)
-    around = np.where(rest & 1, _spread(rest >> 1, *near[0]), _spread(rest >> 1, *near[-1]))
-    chosen = [simple[rest % simple.size], special[rest % special.size], _spread(rest, lower, upper), around]
+    around = np.where(rest & 1, _scrambled(rest >> 1, *near[0]), _scrambled(rest >> 1, *near[-1]))
+    chosen = [simple[rest % simple.size], special[rest % special.size], _scrambled(rest, lower, upper), around]
     numbers = np.choose(kind, chosen)
-    values = np.where((numbers == 0) & (rest % 2 == 1), -0.0, form.values(numbers))
+    values = np.where((numbers == 0) & (rest % 2 == 1), -0.0, form.values(numbers))  # both zeros have the ordinal 0
     return np.where(interval.is_pole(values), form.values(special[-1 - rest % (special.size // 2)]), values)
 
 
 def _around_one(form: Format, lower: int, upper: int) -> list[tuple[int, int]]:
-    """Return the numbers of the values between 2**-10 and 2**5 of either sign that lie in a range, or the range."""
+    """Return the ranges of ordinals of values from 2^-10 to 2^5, of either sign, within a range; or else that range."""
     first, last = (int(n) for n in form.ordinals(np.array([2.0**-10, 2.0**5])))
     both = ((first, last), (-last, -first))
     return [(max(low, lower), min(high, upper)) for low, high in both if low <= upper and high >= lower] or [
@@ -119,27 +132,29 @@ def _around_one(form: Format, lower: int, upper: int) -> list[tuple[int, int]]:
     ]
 
 
-def _spread(rest: Integers, lower: int, upper: int) -> Integers:
-    """Map numbers below 2**30 to [lower, upper], scrambled so that low bits vary too."""
+def _scrambled(rest: Integers, lower: int, upper: int) -> Integers:
+    """Map numbers below 2^30 to [lower, upper], which may be a wider range: each bit of the result depends on them."""
     span = upper - lower + 1
+    # Fibonacci hashing: the constant is 2^64 over the golden ratio
     scrambled = (rest.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(1)
     return np.asarray(lower + (scrambled % np.uint64(span)).astype(np.int64), dtype=np.int64)
 
 
 def everything(form: Format, interval: Interval) -> Floats:
-    """Return every value of the format in the interval, in order."""
+    """Return every value of a format in an interval, in order."""
     lower, upper = bounds(form, interval)
     return _without_poles(np.arange(lower, upper + 1), form, interval)
 
 
 def hard(form: Format, interval: Interval, op: Op | None = None, count: int = 300) -> Floats:
-    """Return that many values of the interval, the same each time.
+    """Return `count` hard values of an interval, the same each time.
 
-    They are critical places, their neighbours, and some of every binade. Half of them are of the first two kinds where
-    there are so many: every place if it fits, or 0. An interval with fewer values gives all of them.
+    They are special values, neighbours of these, and some of every binade. Half of them are of the first two kinds
+    where there are so many: all special values if they fit, else 0 alone. An interval with fewer values than `count`
+    gives all that it has.
     """
     lower, upper = bounds(form, interval)
-    centres = np.intersect1d(places(op, form, interval), special := critical(op, form, interval))
+    centres = np.intersect1d(special_ordinals(op, form, interval), special := nearby_ordinals(op, form, interval))
     if 2 * centres.size > count:
         centres = centres[centres == 0]
     chosen = np.union1d(centres, _evenly(np.setdiff1d(special, centres), count // 2 - centres.size))
@@ -151,24 +166,26 @@ def hard(form: Format, interval: Interval, op: Op | None = None, count: int = 30
 
 
 def _evenly(numbers: Integers, count: int) -> Integers:
-    """Take so many of some numbers, or all of them if they are fewer."""
+    """Return `count` of some numbers, evenly spaced among them, or all if they are fewer."""
     return numbers[np.unique(np.linspace(0, numbers.size - 1, min(count, numbers.size)).round().astype(np.int64))]
 
 
-def stratified(form: Format, interval: Interval, op: Op | None = None, count: int = 100_000) -> Floats:
-    """Return at least that many values of the interval, the same each time.
+def stratified(form: Format, interval: Interval, op: Op | None = None) -> Floats:
+    """Return at least STRATA values of an interval, in order and the same each time; all if it has fewer.
 
-    Each binade has as many, and all critical ones are among them. Neighbours in the array are neighbours in value.
+    Each binade has as many, and all special values and their neighbours are among them.
     """
     lower, upper = bounds(form, interval)
-    width = max((upper - lower) // count, 1)
+    width = max((upper - lower) // STRATA, 1)
     starts = np.arange(lower, upper + 1, width, dtype=np.int64)
     jitter = np.random.default_rng(0).integers(0, width, starts.size)
-    return _without_poles(np.union1d(np.minimum(starts + jitter, upper), critical(op, form, interval)), form, interval)
+    return _without_poles(
+        np.union1d(np.minimum(starts + jitter, upper), nearby_ordinals(op, form, interval)), form, interval
+    )
 
 
 def _without_poles(numbers: Integers, form: Format, interval: Interval) -> Floats:
-    """Return the values with these numbers, without the poles of the interval, and with 0 of either sign."""
+    """Return the values with these ordinals in order, without the poles of the interval, and with both zeros."""
     values = form.values(np.unique(numbers))
     values = values[~interval.is_pole(values)]
     zero = int(np.searchsorted(values, 0))
@@ -177,10 +194,10 @@ def _without_poles(numbers: Integers, form: Format, interval: Interval) -> Float
 
 @st.composite
 def points(draw: st.DrawFn, form: Format, shape: Shape, interval: Interval = REAL, op: Op | None = None) -> Floats:
-    """Arrays of a shape of values of a format inside an interval, for an op if one is given.
+    """Arrays of values of a format inside an interval; those near kinks and edges of an op, if one is given.
 
-    Shrinks towards 1 everywhere, or the simplest value that the interval has. Raises
-    EmptyDomainError where the interval has no value.
+    Shrinks towards 1 everywhere, or the simplest value that the interval has. Raises EmptyDomainError where the
+    interval has no value.
     """
     count = int(np.prod(shape, dtype=np.int64))
     words = np.frombuffer(draw(st.binary(min_size=4 * count, max_size=4 * count)), dtype=">u4")
@@ -189,9 +206,10 @@ def points(draw: st.DrawFn, form: Format, shape: Shape, interval: Interval = REA
 
 @st.composite
 def moderate(draw: st.DrawFn, form: Format, shape: Shape, lower: float, upper: float) -> Floats:
-    """Arrays of values of a format, evenly spread over [lower, upper] and distinct in each row.
+    """Arrays of values of a format, spread evenly over [lower, upper] and distinct in each row.
 
-    Shrinks towards the lower end.
+    Each element of a row has a slot of its own, of which it takes the lower three quarters, so that rounding leaves
+    elements distinct unless rows are long. Shrinks towards the lower ends of the slots.
     """
     count = int(np.prod(shape, dtype=np.int64))
     words = np.frombuffer(draw(st.binary(min_size=2 * count, max_size=2 * count)), dtype=">u2").astype(np.int64)

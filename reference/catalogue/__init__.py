@@ -1,6 +1,6 @@
-"""The catalogue: one entry, one op, split by family.
+"""The catalogue: an entry for each op, in a module for each family.
 
-Nothing else in the project lists ops; tests, trees, benchmarks and reports follow from this.
+Nothing else in the project lists ops: tests, trees, benchmarks and reports follow from this.
 """
 
 from itertools import chain
@@ -33,7 +33,7 @@ FAMILIES: dict[str, tuple[Op, ...]] = {
 
 
 def by_name(ops: tuple[Op, ...]) -> dict[str, Op]:
-    """Index entries and their variants by name; raises InvalidOpError where two have the same."""
+    """Index entries and their variants by name. Raises InvalidOpError where two have the same."""
     table: dict[str, Op] = {}
     for op in chain.from_iterable(entry.entries for entry in ops):
         if op.name in table:

@@ -8,9 +8,9 @@ from sympy import Abs, Piecewise, Rational, erf, exp, log, pi, sqrt, tanh
 
 from reference.op import OUTPUT, Op, Variant, x
 
+# torch documents selu with these constants
 ALPHA = Rational("1.6732632423543772848170429916717")
 SCALE = Rational("1.0507009873554804934193349852946")
-"""The constants of selu as torch documents them."""
 
 
 def clipped(lower: int, upper: int) -> Piecewise:

@@ -3,7 +3,7 @@
 from sympy import Abs, Piecewise, Rational, atan2, exp, log, sqrt
 
 from reference.domain import NON_NEGATIVE, NON_ZERO, POSITIVE, Interval
-from reference.functions import Sign, Step
+from reference.functions import Floor, Sign
 from reference.op import OUTPUT, Op, Variant, x, y, z
 
 ARITHMETIC = (
@@ -13,7 +13,7 @@ ARITHMETIC = (
     Op(name="rsub", torch="torch.rsub", formula=y - x, aliases=("torch.Tensor.__rsub__",)),
     Op(
         name="div", torch="torch.div", formula=x / y, domain={"y": NON_ZERO}, aliases=("torch.divide", "torch.true_divide"),
-        variants={"floor": Variant(Step(x / y), rounding_mode="floor", changed={"composes": False, "aliases": ()})},
+        variants={"floor": Variant(Floor(x / y), rounding_mode="floor", changed={"composes": False, "aliases": ()})},
     ),
     Op(name="rdiv", torch="torch.Tensor.__rdiv__", formula=y / x, domain={"x": NON_ZERO}),
     Op(name="ldexp", torch="torch.ldexp", formula=x * 2**y),
@@ -48,9 +48,9 @@ ORDER = (
     Op(name="clamp_min", torch="torch.clamp_min", formula=Piecewise((x, x > y), (y, True)), kinks=(x - y,)),
     Op(name="clamp_max", torch="torch.clamp_max", formula=Piecewise((x, x < y), (y, True)), kinks=(x - y,)),
     Op(name="copysign", torch="torch.copysign", formula=Abs(x) * Sign(y), kinks=(x,), domain={"y": NON_ZERO}, composes=False),
-    Op(name="fmod", torch="torch.fmod", formula=x - y * Sign(x / y) * Step(Abs(x / y)), domain={"y": NON_ZERO}, composes=False),
-    Op(name="remainder", torch="torch.remainder", formula=x - y * Step(x / y), domain={"y": NON_ZERO}, composes=False),
-    Op(name="rmod", torch="torch.Tensor.__rmod__", formula=y - x * Step(y / x), domain={"x": NON_ZERO}, composes=False),
+    Op(name="fmod", torch="torch.fmod", formula=x - y * Sign(x / y) * Floor(Abs(x / y)), domain={"y": NON_ZERO}, composes=False),
+    Op(name="remainder", torch="torch.remainder", formula=x - y * Floor(x / y), domain={"y": NON_ZERO}, composes=False),
+    Op(name="rmod", torch="torch.Tensor.__rmod__", formula=y - x * Floor(y / x), domain={"x": NON_ZERO}, composes=False),
 )
 
 OPS = (*ARITHMETIC, *TRANSCENDENTAL, *ORDER)

@@ -23,10 +23,10 @@ from sympy import (
 )
 
 from reference.domain import NON_NEGATIVE, NON_ZERO, POSITIVE, Interval
-from reference.functions import Nearest, Sign, Step
+from reference.functions import Floor, Nearest, Sign
 from reference.op import OUTPUT, Op, Variant, x
 
-ARITHMETIC = (
+ALGEBRAIC = (
     Op(name="square", torch="torch.square", formula=x**2),
     Op(name="cube", torch="torch.pow", formula=x**3, kwargs={"exponent": 3}),
     Op(name="positive", torch="torch.positive", formula=x, aliases=("torch.real", "torch.conj_physical", "torch.conj", "torch.nan_to_num")),
@@ -69,17 +69,17 @@ HYPERBOLIC = (
     Op(name="atanh", torch="torch.atanh", aliases=("torch.arctanh",), formula=atanh(x), domain={"x": Interval(-1, 1)}, in_place=False),
 )
 
-STEPS = (
-    Op(name="floor", torch="torch.floor", formula=Step(x), composes=False),
-    Op(name="ceil", torch="torch.ceil", formula=-Step(-x), composes=False),
-    Op(name="trunc", torch="torch.trunc", formula=Sign(x) * Step(Abs(x)), aliases=("torch.fix",), composes=False),
+PIECEWISE_CONSTANT = (
+    Op(name="floor", torch="torch.floor", formula=Floor(x), composes=False),
+    Op(name="ceil", torch="torch.ceil", formula=-Floor(-x), composes=False),
+    Op(name="trunc", torch="torch.trunc", formula=Sign(x) * Floor(Abs(x)), aliases=("torch.fix",), composes=False),
     Op(
         name="round", torch="torch.round", formula=Nearest(x), aliases=("torch.special.round",), composes=False,
         variants={"to_thousandths": Variant(Nearest(1000 * x) / 1000, decimals=3, changed={"aliases": ()})},
     ),
-    Op(name="frac", torch="torch.frac", formula=x - Sign(x) * Step(Abs(x)), composes=False),
+    Op(name="frac", torch="torch.frac", formula=x - Sign(x) * Floor(Abs(x)), composes=False),
     Op(name="sign", torch="torch.sign", formula=Sign(x), aliases=("torch.sgn",), composes=False),
     Op(name="angle", torch="torch.angle", formula=Piecewise((pi, x < 0), (0, True)), composes=False),
 )
 
-OPS = (*ARITHMETIC, *EXPONENTIALS, *CIRCULAR, *HYPERBOLIC, *STEPS)
+OPS = (*ALGEBRAIC, *EXPONENTIALS, *CIRCULAR, *HYPERBOLIC, *PIECEWISE_CONSTANT)

@@ -1,4 +1,4 @@
-"""Losses."""
+"""Losses, by element and reduced to their sum or mean."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,24 +8,25 @@ from sympy import Abs, Piecewise, Rational, exp, log
 
 from reference.catalogue.normalisers import log_softmax
 from reference.domain import POSITIVE, Interval
-from reference.op import Op, Shape, Variant, x, y
+from reference.graph import Shape
+from reference.op import Op, Variant, x, y
 
 EACH = {"reduction": "none"}
 UNIT = Interval(0, 1)
 
 
 def classes(shapes: Sequence[Shape], random: np.random.Generator) -> Any:
-    """Draw a class for each row."""
+    """Draw the number of a class for each row of the first input."""
     return random.integers(0, shapes[0][-1], shapes[0][:-1])
 
 
 def cross_entropy(x: Any, target: Any, *, reduction: str = "mean") -> Any:
-    """Minus the log-softmax at the class of each row, or the mean or sum of that over the rows."""
+    """Return minus the log-softmax at the class of each row, or the mean or sum of that over the rows."""
     return reduced(-log_softmax(x)[np.arange(len(target)), target], reduction)
 
 
 def reduced(losses: Any, reduction: str) -> Any:
-    """Fold the losses as torch's losses are asked to."""
+    """Reduce losses as the argument `reduction` of torch's losses says: by "none", "mean" or "sum"."""
     return losses if reduction == "none" else np.mean(losses) if reduction == "mean" else np.sum(losses)
 
 

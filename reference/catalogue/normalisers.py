@@ -1,4 +1,4 @@
-"""Functions that set the scale of a vector."""
+"""Functions that normalise a vector."""
 
 from typing import Any
 
@@ -6,7 +6,8 @@ import numpy as np
 from sympy import Rational
 
 from reference.catalogue.reductions import average, log_of_sum_of_exp, total
-from reference.op import Op, Shape
+from reference.graph import Shape
+from reference.op import Op
 from reference.trace import shift
 
 EPSILON = Rational(1, 100000)
@@ -18,18 +19,18 @@ def row(*shapes: Shape) -> Shape:
 
 
 def softmax(x: Any) -> Any:
-    """Exponentials over their sum."""
+    """Return exponentials over their sum, along the last dimension."""
     exponential = np.exp(x - shift(x))
     return exponential / total(exponential)
 
 
 def log_softmax(x: Any) -> Any:
-    """Logarithm of softmax over the last dimension."""
+    """Return the logarithm of softmax along the last dimension."""
     return x - log_of_sum_of_exp(x)
 
 
 def standardised(x: Any) -> Any:
-    """Deviations over their root mean square, as layer_norm documents it."""
+    """Return deviations from the mean over their root mean square, as torch documents layer_norm."""
     deviation = x - average(x)
     return deviation / np.sqrt(average(deviation**2) + EPSILON)
 

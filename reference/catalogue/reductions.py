@@ -1,4 +1,4 @@
-"""Functions that fold a dimension."""
+"""Functions that reduce a dimension, or accumulate along it."""
 
 from typing import Any
 
@@ -13,17 +13,17 @@ LAST = {"dim": -1, "keepdim": True}
 
 
 def total(x: Any) -> Any:
-    """Sum over the last dimension, which is kept."""
+    """Return the sum over the last dimension, which is kept."""
     return np.sum(x, axis=-1, keepdims=True)
 
 
 def average(x: Any) -> Any:
-    """Mean over the last dimension, which is kept."""
+    """Return the mean over the last dimension, which is kept."""
     return np.mean(x, axis=-1, keepdims=True)
 
 
 def log_of_sum_of_exp(x: Any) -> Any:
-    """Logarithm of the sum of exponentials over the last dimension."""
+    """Return the logarithm of the sum of exponentials over the last dimension, which is kept."""
     largest = shift(x)
     return np.log(total(np.exp(x - largest))) + largest
 

@@ -1,25 +1,26 @@
-"""Functions that move elements: their derivative moves them back."""
+"""Functions that move elements, whose derivatives move them back."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from reference.op import Op, Shape
+from reference.graph import Shape
+from reference.op import Op
 
 
 def choices(shapes: Sequence[Shape], random: np.random.Generator) -> Any:
-    """Choose between two elements at each place of the last dimension."""
+    """Draw a mask over the last dimension, half of it true."""
     return random.permutation(np.arange(shapes[0][-1]) % 2 == 0)
 
 
-def places(shapes: Sequence[Shape], random: np.random.Generator) -> Any:
-    """Choose places of the last dimension, some more than once and out of order."""
+def drawn_indices(shapes: Sequence[Shape], random: np.random.Generator) -> Any:
+    """Draw indices into the last dimension, some more than once and out of order."""
     return random.integers(0, shapes[0][-1], shapes[0][-1])
 
 
 def chosen(condition: Any, x: Any, y: Any) -> Any:
-    """Take elements of the one where a condition holds, of the other elsewhere."""
+    """Return elements of the one where a condition holds, and of the other elsewhere."""
     return np.where(condition, x, y)
 
 
@@ -38,7 +39,7 @@ OPS = (
         formula=chosen, axes="n,n", batched=2,
     ),
     Op(
-        name="index_select", torch="torch.index_select", inside="wide", kwargs={"dim": -1}, contexts={"index": places},
+        name="index_select", torch="torch.index_select", inside="wide", kwargs={"dim": -1}, contexts={"index": drawn_indices},
         formula=lambda x, *, index: x[..., index], axes="n",
     ),
     Op(

@@ -12,7 +12,7 @@ from reference.trace import shift
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from reference.op import Shape
+    from reference.graph import Shape
 
 EPSILON = 2.0**-16
 """What rms_norm adds to the mean of squares; it is exact in every format."""

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     import torch
 
-    from reference.op import Shape
+    from reference.graph import Shape
 
 IN_PLACE = False
 """Whether a backward may write over the cotangent, as some do by default: it is not theirs."""

@@ -20,7 +20,7 @@ from tests.kernels.formulas import EPSILON, rms_norm
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from reference.op import Shape
+    from reference.graph import Shape
 
 
 Forward: TypeAlias = "Callable[..., Any] | tuple[Callable[..., Any], Callable[..., Any]]"

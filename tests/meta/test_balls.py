@@ -12,20 +12,20 @@ import reference.oracle
 from reference.balls import HAS_LONG, NIL, Balls, LongBalls, LongWidened, MixedError, Widened, evaluated
 from reference.case import Case
 from reference.catalogue import OPS
-from reference.compiler import STEPS, choose, compiled
+from reference.compiler import ROUNDINGS, choose, compiled
 from reference.format import FORMATS
-from reference.functions import nearest
+from reference.functions import nearest_integer
 from reference.op import x
 from reference.oracle import (
-    FEWEST,
+    FEWEST_POINTS,
     ROUGH,
     _from_long,
     allowed,
+    answer_cache,
     certified,
     filtered,
     in_arrays,
     is_for_arrays,
-    kept,
 )
 from reference.tree import single
 from strategies.points import everything, hard
@@ -106,7 +106,7 @@ def radius(balls: Balls) -> np.ndarray:
     found = np.zeros(()) if balls.rad is None else balls.rad
     if isinstance(balls, Widened):
         form = FORMATS["float64" if isinstance(balls, LongWidened) else "float32"]
-        reach = balls.rounded(STEPS * form.unit, 0.0).rad
+        reach = balls.rounded(ROUNDINGS * form.unit, 0.0).rad
         assert reach is not None
         found = found + balls.own * reach
     return np.broadcast_to(found, balls.mid.shape)
@@ -224,7 +224,7 @@ def test_comparisons_are_certain_or_mixed() -> None:
     with pytest.raises(TypeError):
         _ = balls == balls  # noqa: PLR0124 - what is tested
     with pytest.raises(TypeError):
-        nearest(balls)  # type: ignore[arg-type]  # as above
+        nearest_integer(balls)  # type: ignore[arg-type]  # as above
 
 
 def test_branches_are_evaluated_apart() -> None:
@@ -292,8 +292,8 @@ def test_filter_judges_as_flint_does(name: str, dtype: str, monkeypatch: pytest.
     """With the filter and without it, torch's gradients get the same verdicts, and the worst error is the same."""
     case = many(name, dtype)
     found = []
-    for fewest in (FEWEST, case.points + 1):
-        monkeypatch.setattr(reference.oracle, "FEWEST", fewest)
+    for fewest in (FEWEST_POINTS, case.point_count + 1):
+        monkeypatch.setattr(reference.oracle, "FEWEST_POINTS", fewest)
         try:
             found.append(judged(case, MODES["backward"], "cpu"))
         except UnsupportedError as refusal:
@@ -336,10 +336,10 @@ def test_rough_answer_is_judged_as_flints(name: str, monkeypatch: pytest.MonkeyP
     """With long doubles and without them, torch's gradients in float64 get the same verdicts, and the same worst."""
     case = many(name, "float64")
     first = judged(case, MODES["backward"], "cpu")
-    kept.clear()
+    answer_cache.clear()
     monkeypatch.setattr(reference.oracle, "HAS_LONG", False)
     second = judged(case, MODES["backward"], "cpu")
-    kept.clear()
+    answer_cache.clear()
     assert [(m.verdict, m.point, m.truth) for m in first.misses] == [
         (m.verdict, m.point, m.truth) for m in second.misses
     ]

@@ -19,11 +19,11 @@ from sympy import Abs, Expr, Function, Or, Piecewise, Rational
 from reference.case import Case
 from reference.catalogue import FAMILIES, OPS, by_name
 from reference.compiler import Program, UnsupportedExpressionError, compiled
-from reference.convention import NEARBY, clause, infinite_places, places, rule, smooth_branch
+from reference.convention import NEARBY, clause, infinite_points, rule, ruled_points, smooth_branch
 from reference.domain import REAL, Interval
 from reference.elements import derivative, elements, values
 from reference.format import FORMATS
-from reference.functions import Sign, Step
+from reference.functions import Floor, Sign
 from reference.op import InvalidOpError, Op, x, y
 from reference.oracle import answer, certified
 from reference.tree import single
@@ -136,7 +136,7 @@ def turns(op: Op, point: tuple[Fraction, ...]) -> bool:
         if isinstance(op.formula, Expr)
         and len(op.inputs) < 3
         and op.formula.has(Abs, Piecewise)
-        and not op.formula.has(Sign, Step)
+        and not op.formula.has(Sign, Floor)
     ],
     ids=lambda op: op.name,
 )
@@ -149,7 +149,7 @@ def test_no_kink_is_forgotten(op: Op) -> None:
     def is_inside(point: tuple[Fraction, ...]) -> bool:
         return all(op.interval(name).encloses(float(c), float(c)) for name, c in zip(op.inputs, point, strict=True))
 
-    assert {point for point in joints(op) if is_inside(point) and turns(op, point)} <= set(places(op))
+    assert {point for point in joints(op) if is_inside(point) and turns(op, point)} <= set(ruled_points(op))
 
 
 def test_forgotten_kinks_are_found() -> None:
@@ -157,7 +157,7 @@ def test_forgotten_kinks_are_found() -> None:
     careless = Op(name="careless", torch="torch.relu", formula=Piecewise((x, x > 0), (0, True)))
     assert joints(careless) == {(Fraction(0),)}
     assert turns(careless, (Fraction(0),))
-    assert not places(careless)
+    assert not ruled_points(careless)
 
 
 WITHOUT_LIMITS = {
@@ -187,7 +187,7 @@ def test_gradients_approach_their_limits_at_infinity(op: Op) -> None:
     It is asked far out, or as far as it has an enclosure.
     """
     ctx.prec = 300
-    found = infinite_places(op)
+    found = infinite_points(op)
     assert bool(found) is (op.name not in WITHOUT_LIMITS)
     for place in found:
         assert any(_is_near(op, place, distance) for distance in (8, 30, 100))

@@ -45,7 +45,7 @@ from reference.graph import (
 from reference.op import Op
 from reference.oracle import certified
 from reference.scalars import UFUNCS
-from reference.trace import FUNCTIONS, Traced, TraceError, applied, traced
+from reference.trace import ARRAY_FUNCTIONS, Traced, TraceError, applied, traced
 from reference.transform import pullback, pushforward
 from reference.tree import Apply, Leaf, Tree, single
 from strategies.cases import real_cases
@@ -365,7 +365,7 @@ def without_a_factor(step: Contract, number: int, cotangent: Step) -> Step:
 def with_the_wrong_axes(step: Contract, number: int, cotangent: Step) -> Step:
     """Exchange the axes of a contraction, and reverse the elements along the last."""
     found = EXCHANGED(step, number, cotangent)
-    return gathered(found, graph.places(found.shape)[..., ::-1]) if len(found.shape) > 1 else found
+    return gathered(found, graph.flat_indices(found.shape)[..., ::-1]) if len(found.shape) > 1 else found
 
 
 def without_repeated_places(step: Gather, cotangent: Step) -> Step:
@@ -390,7 +390,7 @@ def without_a_sign(step: Step, number: int, cotangent: Step, *, saved: bool) -> 
 
 def without_a_sum(source: Step, shape: Shape) -> Step:
     """Take one of the elements that were repeated, where all are to be summed."""
-    table = np.broadcast_to(graph.places(shape), source.shape)
+    table = np.broadcast_to(graph.flat_indices(shape), source.shape)
     _, numbers = np.unique(table, return_index=True)
     return source if source.shape == shape else gathered(source, numbers.reshape(shape))
 
@@ -745,7 +745,7 @@ def test_function_of_scalars_is_numpys(name: str) -> None:
         assert_numpys(lambda b: function(1.5, b), arguments[1:])
 
 
-@pytest.mark.parametrize("name", [*FUNCTIONS, *METHODS])
+@pytest.mark.parametrize("name", [*ARRAY_FUNCTIONS, *METHODS])
 def test_function_of_arrays_is_numpys(name: str) -> None:
     """A function of arrays, traced, has numpy's own value."""
     for formula, arguments in (CALLS | METHODS)[name]:
@@ -754,7 +754,7 @@ def test_function_of_arrays_is_numpys(name: str) -> None:
 
 def test_examples_are_complete() -> None:
     """Every function that can be traced has an example, and no example is of another."""
-    assert set(CALLS) == set(FUNCTIONS)
+    assert set(CALLS) == set(ARRAY_FUNCTIONS)
     assert set(ARGUMENTS) <= set(UFUNCS)
     for name, calls in CALLS.items():
         assert name in names_of(calls[0][0])
@@ -774,11 +774,11 @@ def names_of(formula: Any) -> set[str]:
 def test_comparison_with_numpy_notices(monkeypatch: pytest.MonkeyPatch) -> None:
     """A function that is another than numpy's is noticed, whether of scalars or of arrays."""
     monkeypatch.setitem(UFUNCS, "cbrt", sympy.sqrt)
-    monkeypatch.setitem(FUNCTIONS, "flip", lambda a: a)
+    monkeypatch.setitem(ARRAY_FUNCTIONS, "flip", lambda a: a)
     for name, formula in (("cbrt", np.cbrt), ("flip", np.flip)):
         with pytest.raises(AssertionError):
             assert_numpys(formula, [POSITIVE])
-        assert name in {*UFUNCS, *FUNCTIONS}
+        assert name in {*UFUNCS, *ARRAY_FUNCTIONS}
 
 
 REFUSED: dict[str, tuple[Any, str]] = {

@@ -10,7 +10,7 @@ import pytest
 
 from reference.case import Case
 from reference.catalogue import OPS
-from reference.convention import places
+from reference.convention import ruled_points
 from reference.format import FORMATS
 from reference.op import InvalidOpError
 from reference.tree import Apply, Leaf, Tree, single
@@ -35,7 +35,7 @@ def cases(op: Op, form: Format) -> Iterator[Case]:
     """Yield what the quick profile asks of an op in the first mode."""
     yield from manner_cases(op, form)
     yield from fixed_cases(op, form)
-    if kinks := places(op):
+    if kinks := ruled_points(op):
         yield at_points(op, kinks, form)
 
 

@@ -245,6 +245,15 @@ def test_scaled_bessel_refuses_its_order() -> None:
         ScaledBesselI(1, x).fdiff(1)
 
 
+def test_constants_are_exact_whenever_they_are_compiled() -> None:
+    """A constant of 41 bits is exact in a function that was compiled while flint worked with 32."""
+    with precision(32):
+        program = compiled([x + 2**40 + 1], [x])
+    with precision(64):
+        (found,) = program(arb(1))
+    assert found == 2**40 + 2
+
+
 @pytest.mark.parametrize("exponent", [2, 3, 5, 8])
 def test_powers_enclose_zero(exponent: int) -> None:
     """The power of a ball around 0 is a ball around 0, where flint has NaN."""

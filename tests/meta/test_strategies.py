@@ -20,13 +20,23 @@ from reference.oracle import value
 from reference.tree import MANNERS, Apply, Tree
 from strategies import batches, layouts, manner_cases, manners, op_cases, points, tree_cases, trees
 from strategies.cases import LENGTHS, tie
-from strategies.points import EmptyDomainError, bounds, critical, everything, hard, moderate, places, stratified
-from strategies.trees import COMPOSABLE, LARGEST, LEAF_RANGE, image, is_composable, saves_its_output
+from strategies.points import (
+    EmptyDomainError,
+    bounds,
+    everything,
+    hard,
+    moderate,
+    nearby_ordinals,
+    special_ordinals,
+    stratified,
+)
+from strategies.trees import COMPOSABLE, LARGEST_NODE, LEAF_RANGE, image, is_composable, saves_its_output
 from tests.meta.kernels import entry
 
 if TYPE_CHECKING:
     from reference.format import Floats
-    from reference.op import Op, Shape
+    from reference.graph import Shape
+    from reference.op import Op
 
 FORM = FORMATS["float32"]
 SEARCH = settings(
@@ -93,9 +103,10 @@ def test_hard_values_are_spread_and_critical(form: Format) -> None:
     values = hard(form, REAL, OPS["sqrt"])
     assert 300 <= values.size <= 302
     assert {-form.largest, form.largest} <= set(values.tolist())
-    assert np.isin(form.ordinals(values), critical(OPS["sqrt"], form, REAL)).sum() >= 150
+    assert np.isin(form.ordinals(values), nearby_ordinals(OPS["sqrt"], form, REAL)).sum() >= 150
     assert np.isin(
-        np.intersect1d(places(OPS["sqrt"], form, REAL), critical(OPS["sqrt"], form, REAL)), form.ordinals(values)
+        np.intersect1d(special_ordinals(OPS["sqrt"], form, REAL), nearby_ordinals(OPS["sqrt"], form, REAL)),
+        form.ordinals(values),
     ).all()
     assert {0.0, form.largest} <= set(hard(form, REAL, OPS["sqrt"], 11).tolist())
     assert (np.abs(values) < form.smallest_normal).sum() > 2
@@ -169,7 +180,7 @@ def test_trees_are_connected_and_smooth(tree: Tree) -> None:
 @given(tree_cases(FORM))
 def test_trees_are_finite(case: Case) -> None:
     """The value of a tree is certified, and of moderate size."""
-    assert all(abs(ball) <= 2 * LARGEST for ball in value(case).flat)
+    assert all(abs(ball) <= 2 * LARGEST_NODE for ball in value(case).flat)
 
 
 @pytest.mark.parametrize("root", ROOTS)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from reference.case import Case
 from reference.catalogue import OPS
-from reference.convention import places
+from reference.convention import ruled_points
 from reference.definition import is_defined
 from reference.domain import Interval
 from reference.format import FORMATS
@@ -88,7 +88,7 @@ def test_no_drawn_case_breaks_the_condition(op: Op, data: st.DataObject) -> None
 
 def test_points_are_left_out_where_they_are_listed() -> None:
     """A kink that the condition excludes is not asked, nor an enumerated value; no drawn tree has the op."""
-    assert places(HALF) == []
+    assert ruled_points(HALF) == []
     (case,) = cases(HALF, FORMATS["float16"], (np.array([-1.0, 0.0, 2.0, 3.0]),))
     assert case.primals[0].tolist() == [2.0, 3.0]
     assert reached_cases(HALF, FORMATS["float32"]) == ()

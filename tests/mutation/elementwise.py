@@ -23,7 +23,7 @@ from rich.table import Table
 
 from reference.case import Case
 from reference.catalogue import OPS
-from reference.convention import critical_expressions, infinite_places, places
+from reference.convention import critical_expressions, infinite_points, ruled_points
 from reference.format import FORMATS
 from reference.tree import single
 from strategies import op_cases
@@ -173,7 +173,7 @@ def is_planted(op: Op, form: Format, mutant: Mutant) -> bool:
     """Say whether the mutant changes a finite gradient at hard points or where torch's rule decides."""
     # So many hard values of each input that all combinations of them are a few thousand points.
     sides = [hard(form, op.interval(name), op, {1: 2000, 2: 60, 3: 15}[len(op.inputs)]) for name in op.inputs]
-    ruled = np.array([*places(op), *infinite_places(op)], dtype=np.float64).reshape(-1, len(op.inputs)).T
+    ruled = np.array([*ruled_points(op), *infinite_points(op)], dtype=np.float64).reshape(-1, len(op.inputs)).T
     columns = tuple(
         np.append(column, by_rule) for column, by_rule in zip(np.meshgrid(*sides, indexing="ij"), ruled, strict=True)
     )
@@ -194,7 +194,7 @@ def assay_catches(op: Op, form: Format, mutant: Mutant) -> bool:
     try:
         drawn()
         position_test(op, form, PROFILES["default"].sizes, assay)
-        for place in [*places(op), *infinite_places(op)]:
+        for place in [*ruled_points(op), *infinite_points(op)]:
             kink_test(op, [place], form, assay)
     except DisagreementError:
         return True

@@ -275,7 +275,7 @@ def spread(case: Case) -> Case:
 
 def _few(case: Case) -> Case:
     """Return a case with a few points of the batch of a tensor op, as it is where there are no more."""
-    if case.is_pointwise or len(case.batch) != 1 or case.points <= MOST_POINTS or not case.tree.root.shape:
+    if case.is_pointwise or len(case.batch) != 1 or case.point_count <= MOST_POINTS or not case.tree.root.shape:
         return case
     batched = [batch == case.batch for batch in case.batches]
     primals = tuple(p[:MOST_POINTS].copy() if has else p for p, has in zip(case.primals, batched, strict=True))
@@ -295,7 +295,7 @@ def rows(case: Case) -> Case:
     case = spread(case)
     if case.is_pointwise:
         return replace(case, cotangent=np.ones_like(case.cotangent))
-    if not case.points:
+    if not case.point_count:
         return replace(case, units=True)
     one = case.at((0,) * len(case.batch))
     return replace(one, cotangent=np.ones_like(one.cotangent), units=True, each=False)

@@ -197,7 +197,7 @@ def entries(case: Case) -> Case:
     leaf = case.tree.leaves[case.along]
     # the unit vector of the first element, at each point
     direction = np.zeros((*case.batch, *leaf.shape))
-    direction.reshape(case.points, -1)[:, :1] = 1
+    direction.reshape(case.point_count, -1)[:, :1] = 1
     return replace(case, direction=direction)
 
 

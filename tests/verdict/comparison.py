@@ -13,7 +13,7 @@ from flint import arb
 from reference import oracle
 from reference.balls import NIL
 from reference.case import NARROW, PROMISES
-from reference.compiler import STEPS
+from reference.compiler import ROUNDINGS
 from reference.domain import REAL
 from reference.format import fraction, precision
 from reference.oracle import answer, filtered, may_be_zero
@@ -272,7 +272,7 @@ def judge_values(case: Case, gradients: Sequence[Floats]) -> Judgement:
     """
     judgement = Judgement()
     whole = case
-    if case.is_pointwise and case.points >= REPEATS:
+    if case.is_pointwise and case.point_count >= REPEATS:
         gradients = [gradient.ravel() for gradient in gradients]
         case, gradients = _picked(case, gradients, _distinct(case, gradients))
     every, all_gradients = case, gradients
@@ -353,7 +353,7 @@ def _settled(
 
     The errors of those are noted in the judgement; the others are left to certified arithmetic.
     """
-    form, settled, errors = case.form, np.ones(case.points, dtype=bool), []
+    form, settled, errors = case.form, np.ones(case.point_count, dtype=bool), []
     for got, balls in zip(gradients, rough, strict=True):
         reach = np.zeros(balls.mid.shape) if balls.rad is None else balls.rad
         with np.errstate(invalid="ignore", over="ignore"):
@@ -513,9 +513,9 @@ def overflows(case: Case) -> bool:
         direction=None if case.direction is None else np.ones_like(case.direction),
     )
     is_local = (case.cotangent == 1).all() and (case.direction is None or (case.direction == 1).all())
-    if oracle.overflows(case, results=False):
+    if oracle.has_overflow(case, results=False):
         return True
-    return case.tree.is_single and not is_local and oracle.overflows(local, results=True)
+    return case.tree.is_single and not is_local and oracle.has_overflow(local, results=True)
 
 
 def _may_vanish(case: Case, number: int, got: float) -> bool:
@@ -524,7 +524,7 @@ def _may_vanish(case: Case, number: int, got: float) -> bool:
     Near a root of the derivative cancellation may leave exactly 0; a derivative that is merely
     small has no such excuse.
     """
-    return got == 0 and may_be_zero(case, number, STEPS * case.form.unit)
+    return got == 0 and may_be_zero(case, number, ROUNDINGS * case.form.unit)
 
 
 def _note_worst(case: Case, number: int, shape: Shape, ulp: Floats, judgement: Judgement) -> None:

@@ -70,7 +70,7 @@ def seen(case: Case, mode: Mode, device: str) -> list[Seen]:
 
     There are none where torch does not answer with a tensor of the shape that is due, or at too many points.
     """
-    if case.is_pointwise and case.points > MOST_POINTS:
+    if case.is_pointwise and case.point_count > MOST_POINTS:
         return []
     gradients = mode.gradients(case, device)
     found = answer(case)

@@ -76,7 +76,7 @@ class DisagreementError(AssertionError):
         if miss.verdict == "malformed":
             return f"malformed: {miss.got}"
         at = f" at {list(miss.index)}" if miss.index else ""
-        if miss.case.is_pointwise and miss.case.points == 1:
+        if miss.case.is_pointwise and miss.case.point_count == 1:
             at = f" at {point_of(miss)}"
         far = f", {miss.share:.3g} times the allowance" if np.isfinite(miss.share) else ""
         return f"{miss.verdict}{far}: d{miss.wrt}{at} is {miss.got}, should be {miss.expected}"

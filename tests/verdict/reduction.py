@@ -57,12 +57,12 @@ def _smaller(miss: Miss) -> Iterator[Case]:
     # one row; two, so that rows can be mistaken for each other; and 16, which is arbitrary
     found += [rows for count in (1, 2, 16) if (rows := _rows(whole, count)) is not None]
     for each in (*found, whole):
-        if each.is_pointwise and each.points == 1:
+        if each.is_pointwise and each.point_count == 1:
             yield each  # with the values of the miss, which are as short as any
         elif each.along is None and each.tree.is_single:
             yield _periodic(each, SIMPLE_BITS)
             yield _periodic(each, each.form.precision)
-        if not (each.is_pointwise and each.points == 1) and each is not whole:
+        if not (each.is_pointwise and each.point_count == 1) and each is not whole:
             yield each
 
 

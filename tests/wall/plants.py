@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from reference.case import Case
     from reference.format import Floats, Format
-    from reference.op import Shape
+    from reference.graph import Shape
     from tests.wall.kernels import Kernel
 
 DTYPES = ("float32", "bfloat16")

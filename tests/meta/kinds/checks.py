@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from reference.convention import places
+from reference.convention import ruled_points
 from reference.format import FORMATS
 from strategies import fixed_cases, manners
 from strategies.cases import real_cases
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 def checks(op: Op, form: Format) -> dict[str, Sequence[Case]]:
     """Return what is asked of an op in the mode `backward`, by what is varied, in the order in which it is asked."""
-    real, kinks = real_cases(op, form), places(op)
+    real, kinks = real_cases(op, form), ruled_points(op)
     small = [case for case in fixed_cases(op, form) if case not in real]
     # A tensor op has one small case, then those with ties and zeros, and one for each further shape.
     ties = [] if op.elementwise else small[1 : len(small) - len(op.cores) + 1]

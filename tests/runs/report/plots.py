@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import altair as alt
 
 from reference.case import PROMISES
-from reference.convention import places
+from reference.convention import ruled_points
 from reference.format import FORMATS
 from tests.runs.report.sweep import CEILING
 from tests.runs.table import NONE
@@ -197,7 +197,7 @@ def errors(op: Op, spots: Sequence[Spot]) -> Spec:
     asked = {spot.dtype for spot in spots}
     formats = tuple(name for name in FORMATS if name in asked)
     devices = tuple(dict.fromkeys(spot.device for spot in spots))
-    kinks = [float(place[0]) for place in places(op)] if len(op.inputs) == 1 else []
+    kinks = [float(place[0]) for place in ruled_points(op)] if len(op.inputs) == 1 else []
     table = _csv(
         [
             {

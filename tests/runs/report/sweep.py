@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from reference.case import Case
-from reference.convention import places
+from reference.convention import ruled_points
 from reference.oracle import UncertifiedError, answer
 from reference.tree import single
 from tests.subject import binding
@@ -62,7 +62,7 @@ def inputs(op: Op, form: Format) -> Floats:
     """
     decades = np.logspace(SMALLEST, LARGEST, DECADES)
     fine = np.linspace(-4, 4, DECADES)
-    kinks = [float(place[0]) for place in places(op)] if len(op.inputs) == 1 else []
+    kinks = [float(place[0]) for place in ruled_points(op)] if len(op.inputs) == 1 else []
     rounded = form.values(form.ordinals(np.concatenate([-decades, decades, fine, [0.0], kinks])))
     name = op.inputs[0]
     interval = op.interval(name)

@@ -18,7 +18,7 @@ from reference import compiler, derivative, evaluation, transform
 from reference.case import Case
 from reference.catalogue import OPS
 from reference.format import FORMATS
-from reference.oracle import answer, certified, in_arrays, kept
+from reference.oracle import answer, answer_cache, certified, in_arrays
 from reference.tree import Tree, result_shape, single
 from strategies import trees
 from strategies.cases import case_in_use
@@ -89,7 +89,7 @@ def outpaces(
     benchmark: BenchmarkFixture,
     case: Case,
     work: Callable[[Case], object],
-    before: Callable[[], None] = kept.clear,  # the oracle keeps answers, and would look the second one up
+    before: Callable[[], None] = answer_cache.clear,  # the oracle keeps answers, and would look the second one up
     rounds: int = 300,
 ) -> float:
     """Time some of the oracle's work on a case, and return how many times as fast as gradcheck it is."""
@@ -106,7 +106,7 @@ def outpaces(
 
 def forget_tree(*modules: ModuleType) -> None:
     """Make the oracle derive anew, as it must for a tree that was just drawn; what it knows of its ops stays."""
-    kept.clear()
+    answer_cache.clear()
     result_shape.cache_clear()
     for module in (derivative, *modules):
         for cached in vars(module).values():

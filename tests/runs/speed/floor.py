@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
     from sympy import Expr
 
-    from reference.op import Op, Shape
+    from reference.graph import Shape
+    from reference.op import Op
     from reference.tree import Node, Tree
     from tests.runs.speed.formula import Printed
     from tests.runs.speed.work import Graph, Work

@@ -105,7 +105,7 @@ TORCH: dict[str, Any] = {
         )
     },
     "pi": math.pi,
-    "Step": torch.floor,
+    "Floor": torch.floor,
     "Sign": torch.sign,
     "Nearest": torch.round,
     "ScaledErfc": torch.special.erfcx,
