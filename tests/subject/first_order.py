@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -145,21 +146,41 @@ def compiled_grad(case: Case, device: str) -> Gradients:
     It is asked as it is first: what `torch.func` refuses, such as an `autograd.Function` without `setup_context`, is
     refused here too, whatever the compiler makes of it.
     """
-    torch.compiler.reset()
     transform, inputs = _grad_of_weighted(case, device)
     _primed(transform, inputs)
-    return list(torch.compile(transform, backend="aot_eager", dynamic=False)(*inputs))
+    return list(transform_compiled(transform)(*inputs))
+
+
+def transform_compiled(transform: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile a transform of `torch.func` anew, and run it in a thread of its own.
+
+    Where torch's compiler breaks inside a transform it leaves the thread without gradients, and with transforms and a
+    level of dual numbers open. All but the last end with the thread.
+    """
+
+    def compiled_anew(*inputs: Any) -> Any:
+        torch.compiler.reset()
+        return torch.compile(transform, backend="aot_eager", dynamic=False)(*inputs)
+
+    def run(*inputs: Any) -> Any:
+        with ThreadPoolExecutor(1) as thread:
+            try:
+                return thread.submit(compiled_anew, *inputs).result()
+            finally:
+                while forward_ad._current_level >= 0:  # noqa: SLF001 - there is no other way to ask
+                    forward_ad.exit_dual_level()
+
+    return run
 
 
 def compiled_jvp(case: Case, device: str) -> Gradients:
     """Run `torch.compile` of `torch.func.jvp`: each input in turn has a tangent, the others one of zeros."""
-    torch.compiler.reset()
     function, inputs = opened(case, device)
 
     def pushed(number: int, tangent: torch.Tensor) -> torch.Tensor:
         tangents = tuple(tangent if i == number else torch.zeros_like(x) for i, x in enumerate(inputs))
         _primed(transform, (inputs, tangents))
-        result: torch.Tensor = torch.compile(transform, backend="aot_eager", dynamic=False)(tuple(inputs), tangents)
+        result: torch.Tensor = transform_compiled(transform)(tuple(inputs), tangents)
         return result
 
     def transform(primals: tuple[torch.Tensor, ...], tangents: tuple[torch.Tensor, ...]) -> torch.Tensor:

@@ -8,7 +8,6 @@ name is the transform that is applied last.
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +15,17 @@ import numpy as np
 import torch
 
 from tests.subject import binding
-from tests.subject.first_order import cotangent_of, function_of, opened, pasted, plain, printed, pushing, rows
+from tests.subject.first_order import (
+    cotangent_of,
+    function_of,
+    opened,
+    pasted,
+    plain,
+    printed,
+    pushing,
+    rows,
+    transform_compiled,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -103,8 +112,7 @@ def hessian(case: Case, device: str) -> Gradients:
 
 def compiled_hessian(case: Case, device: str) -> Gradients:
     """Run `torch.compile` of `torch.func.hessian`, and take the same part."""
-    torch.compiler.reset()
-    return _hessian(case, device, partial(torch.compile, backend="aot_eager", dynamic=False))
+    return _hessian(case, device, transform_compiled)
 
 
 def _hessian(case: Case, device: str, made: Callable[[Any], Any]) -> Gradients:
