@@ -32,7 +32,7 @@ from tests.verdict.question import question
 from tests.verdict.record import Record, Writer
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Iterator, Mapping
+    from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 
     from reference.convention import Point
     from reference.format import Format
@@ -294,7 +294,7 @@ def _is_chosen(item: pytest.Item, choice: Choice) -> bool:
     first = params.get("mode") is next(iter(choice.modes.values()))
     if item.get_closest_marker("plainly") and not first:
         return False
-    if item.get_closest_marker("fixed") and params["form"].name not in choice.profile.fixed:
+    if item.get_closest_marker("fixed") and params["form"].name not in _fixed(params, choice):
         return False
     if not _is_askable(item, params, choice):
         return False
@@ -318,12 +318,26 @@ def _is_chosen(item: pytest.Item, choice: Choice) -> bool:
 
 
 def _is_askable(item: pytest.Item, params: Mapping[str, Any], choice: Choice) -> bool:
-    """Say whether a test can be asked that its mark limits to some ops or modes: `stated` or `own`."""
+    """Say whether a test that is of some can be asked: formats that an op takes, stated points, own ops of any size."""
+    if isinstance(params.get("op"), Op) and "form" in params and not params["op"].takes(params["form"]):
+        return False
     if item.get_closest_marker("stated"):
         return bool(params["mode"].word == "r" and params["mode"].puts is as_it_is)
     if item.get_closest_marker("own") is None:
         return True
     return _is_own(params, choice) and bool(sized_cases(params["op"], params["form"]))
+
+
+def _fixed(params: Mapping[str, Any], choice: Choice) -> Sequence[str]:
+    """Return the formats in which every mode is asked: those of the profile, or the first where none is asked for."""
+    taken = _taken(params, choice)
+    return [name for name in taken if name in choice.profile.fixed] or taken[:1]
+
+
+def _taken(params: Mapping[str, Any], choice: Choice) -> list[str]:
+    """Return the formats that are asked for and that an op takes, float32 first."""
+    op = params.get("op")
+    return [n for n in FIRST if n in choice.forms and (not isinstance(op, Op) or op.takes(FORMATS[n]))]
 
 
 def _asks(item: pytest.Item, params: Mapping[str, Any], choice: Choice) -> bool:
@@ -371,8 +385,7 @@ def _is_own(params: Mapping[str, Any], choice: Choice) -> bool:
     op = params.get("op")
     if not isinstance(op, Op) or op.name in OPS:
         return False
-    taken = [name for name in FIRST if name in choice.forms and op.takes(FORMATS[name])]
-    return params["form"].name == next(iter(taken), None)
+    return params["form"].name == next(iter(_taken(params, choice)), None)
 
 
 def _is_enumerated(op: Op, form: Format, choice: Choice, *, arguments: tuple[int, ...], bits: tuple[int, ...]) -> bool:

@@ -191,7 +191,7 @@ class Inputs:
     """The interval of each input in which higher derivatives are asked for, where that is smaller."""
 
     dtypes: tuple[str, ...] = ()
-    """The formats that it takes, by torch's names; all where there are none. In others any exception is a refusal."""
+    """The formats that it takes, all of them unless it is said: it is asked in no other."""
 
     frozen: tuple[str, ...] = ()
     """Inputs that are drawn as the others are, and not differentiated: the target of a loss."""

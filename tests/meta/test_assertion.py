@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -53,6 +54,46 @@ def test_faulty_kernel_is_explained() -> None:
     assert len(said.splitlines()) < 30
     assert "is lost" in said
     assert "def rms_norm(x: Any, weight: Any) -> Any:" in said
+
+
+def shifted(x: torch.Tensor, by: float = 1) -> torch.Tensor:
+    """Return the cube of what is shifted."""
+    return (x + by) ** 3
+
+
+class Shifted(torch.autograd.Function):
+    """The square, with the gradient of the cube."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        """Square."""
+        ctx.save_for_backward(x)
+        return x * x
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: torch.Tensor) -> torch.Tensor:
+        """Return 3 x² times the cotangent."""
+        (x,) = ctx.saved_tensors
+        return 3 * x * x * cotangents[0]
+
+
+@pytest.mark.parametrize("fn", [shifted, Shifted.apply], ids=["function", "apply"])
+def test_snippet_imports_the_callable(fn: Callable[..., Any], capsys: pytest.CaptureFixture[str]) -> None:
+    """What is to be pasted runs as it is, and prints what the failure says."""
+    with pytest.raises(DisagreementError) as raised:
+        assert_gradient(fn, lambda x: x * x, drawn(1))
+    said = str(raised.value)
+    exec(said[said.index("import torch") :], {})  # noqa: S102 - that the text runs is what is tested
+    comes = re.search(r"simpler inputs, where (\S+) comes", said)
+    assert comes is not None
+    assert comes[1] in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("fn", "given"), [(lambda x: x**3, ()), (shifted, (2.0,))], ids=["lambda", "fixed"])
+def test_snippet_says_what_it_cannot_import(fn: Callable[..., Any], given: tuple[float, ...]) -> None:
+    """A callable that cannot be imported, or whose other arguments are fixed, is named as what was asked."""
+    with pytest.raises(DisagreementError, match=r"# (fn|shifted) is what was asked, of these inputs"):
+        assert_gradient(fn, lambda x, *_: x * x, drawn(3), *given)
 
 
 def test_promise_is_asked_for() -> None:

@@ -92,6 +92,7 @@ def own_catalogue(folder: Path, factor: int) -> Path:
     ("options", "accepted"),
     [
         ({"ops": ["softmin,sin"]}, OPS),
+        ({"ops": ["sofmax"]}, ["no such op; the nearest: softmax", *OPS]),
         ({"modes": ["reverse"]}, MODES),
         ({"dtypes": ["float8"]}, FORMATS),
         ({"devices": ["gpu"]}, ["cpu"]),
@@ -100,7 +101,7 @@ def own_catalogue(folder: Path, factor: int) -> Path:
         ({"catalogue": "absent.py"}, ["Python file"]),
         ({"deviations": "absent.toml"}, ["absent.toml"]),
     ],
-    ids=["op", "mode", "dtype", "device", "meta", "profile", "catalogue", "deviations"],
+    ids=["op", "typo", "mode", "dtype", "device", "meta", "profile", "catalogue", "deviations"],
 )
 def test_unknown_names_are_refused(options: dict[str, Any], accepted: Iterable[str]) -> None:
     """A name that does not exist is refused, and the message lists those that do."""
@@ -242,6 +243,16 @@ def test_op_of_one_size_is_not_asked_at_others(tmp_path: Path) -> None:
     assert "test_manners.py::test_gradient_is_within_the_allowance_in_any_manner[zz_sum-" in asked
     assert "at_any_size[zz_sin-" in asked
     assert "at_any_size[zz_sum-" not in asked
+
+
+def test_op_is_asked_in_the_formats_that_it_takes(tmp_path: Path) -> None:
+    """An own op that takes bfloat16 alone is asked in every mode of a profile in it, and in no other format."""
+    path = tmp_path / "of_one_format.py"
+    path.write_text(one("axes='n', formula=lambda x: x.sum(), torch='torch.sum', dtypes=('bfloat16',)"))
+    asked = run("--catalogue", str(path), "--op", "zz", "--profile", "quick", "--collect-only", "-q").stdout
+    assert "test_mode_gives_the_derivative[zz-checkpoint-bfloat16-cpu]" in asked
+    assert "at_any_size[zz-backward-bfloat16-cpu]" in asked
+    assert not any(f"-{name}-" in asked for name in FORMATS if name != "bfloat16")
 
 
 def test_atlas_has_the_worst_of_each(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
 
     from reference.op import Op
 
-PAGE = (Path(__file__).parents[2] / "docs/torch.md").read_text()
+PAGE = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", (Path(__file__).parents[2] / "docs/torch.md").read_text())
+"""The page of torch, its links as plain text."""
 
 
 @pytest.fixture(scope="module")

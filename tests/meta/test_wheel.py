@@ -280,7 +280,7 @@ def test_suite_runs_from_the_wheel(environment: Path, project: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (("--catalogue", "my_ops.py", "--op", "my_swsh"), "no such op; accepted: square, cube"),
+        (("--catalogue", "my_ops.py", "--op", "my_swsh"), "no such op; the nearest: my_swish; accepted: square, cube"),
         (("conftest.py", "--catalogue", "my_ops.py"), "conftest.py: the battery runs alone; accepted: no path"),
     ],
     ids=["op", "path"],

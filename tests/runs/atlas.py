@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from tests.verdict.record import Record
+
+MOST_INPUTS = 8
+"""Inputs that a row has the values of."""
 
 COLUMNS = (
     "op",
@@ -83,7 +87,8 @@ def _worst(records: Sequence[Record]) -> tuple[str, ...]:
         return (inputs, worst.verdict, *[""] * 7)  # nothing was judged, so that the other columns have nothing to say
     known = ("no" if _failure(worst) else "yes") if _disagrees(worst.verdict) else ""
     numbers = tuple("" if n is None else f"{n:.3g}" for n in (worst.worst_ulp, worst.worst_share))
-    at = ", ".join(f"{name}={value}" for name, value in worst.at.items())
+    at = ", ".join(f"{name}={value}" for name, value in islice(worst.at.items(), MOST_INPUTS))
+    at += ", ..." * (len(worst.at) > MOST_INPUTS)
     return (inputs, worst.verdict, known, _inside(records), *numbers, at, short(worst.got), short(worst.expected))
 
 

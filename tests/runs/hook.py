@@ -34,6 +34,8 @@ def main() -> None:
     options, further = parser.parse_known_args()
     if options.update and not options.baseline:
         parser.error("--update: accepted: together with --baseline FILE.tsv")
+    if options.baseline and not (options.update or options.baseline.exists()):
+        parser.error(f"{options.baseline}: No such file; accepted: a table that is there, or --update to write it")
     with record.usage_errors(parser, gate.NothingComparedError):
         there = options.baseline and (options.baseline.exists() or not options.update)
         baseline = gate.read(options.baseline.read_text()) if there else {}

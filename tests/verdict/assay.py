@@ -124,7 +124,8 @@ class Assay:
             for mode in modes
             if d.concerns(d.op, self._form.name, mode, self._device) and d.verdicts != ("convention",)
         }
-        offered = [op for op in ops if op.name not in deviant and (op.composes_forwards or not self._mode.forwards)]
+        taken = [op for op in ops if op.takes(self._form) and (op.composes_forwards or not self._mode.forwards)]
+        offered = [op for op in taken if op.name not in deviant]
         self.left_out = [op.name for op in offered if not self._has_right_values(reached(op, self._form))]
         return tuple(op for op in offered if op.name not in self.left_out)
 

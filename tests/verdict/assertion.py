@@ -63,6 +63,7 @@ class Fixed:
     def __init__(self, function: Callable[..., Any], arguments: Sequence[Any], varying: Sequence[int]) -> None:
         """Fix the arguments that do not vary."""
         self.source = function
+        self.whole = function if len(varying) == len(arguments) else None
         self._function, self._arguments, self._varying = function, list(arguments), list(varying)
         # An entry takes the names of inputs from the signature. A `*args`, or a callable of C, has no names to take.
         names = [f"x{place}" for place in range(len(arguments))]
@@ -72,7 +73,10 @@ class Fixed:
         self.__signature__ = inspect.Signature([inspect.Parameter(names[place], kind) for place in varying])
         owner = getattr(function, "__self__", None)  # `apply` is a method of the autograd.Function that has the name
         named = owner if isinstance(owner, type) else function
-        self.__name__ = getattr(named, "__name__", type(function).__name__)
+        self.title = getattr(named, "__name__", type(function).__name__)
+        called = f"{self.title}.{function.__name__}" if isinstance(owner, type) else self.title
+        self.__name__ = called if self.title.isidentifier() else "fn"  # of a lambda
+        self.__module__ = getattr(named, "__module__", None) or ""
 
     def __call__(self, *given: Any, **named: Any) -> Any:
         """Call with the arguments that vary, in their order; those that come by name follow, in the same order."""
@@ -189,7 +193,7 @@ def _require_values(tensors: Sequence[torch.Tensor]) -> None:
 def _entry(fn: Fixed, formula: Any, given: Sequence[Any], varying: Sequence[int]) -> Op:
     """Make the entry of a callable and its formula. Raises UsageError."""
     # the name of an op is an identifier: a lambda's `<lambda>` becomes `lambda`
-    name = "".join(c if c.isalnum() else "_" for c in fn.__name__.lower()).strip("_") or "fn"
+    name = "".join(c if c.isalnum() else "_" for c in fn.title.lower()).strip("_") or "fn"
     name = name if name[0].isalpha() else f"fn_{name}"
     try:
         if isinstance(formula, Expr):

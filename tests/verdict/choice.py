@@ -6,6 +6,7 @@ import importlib.util
 import sys
 import traceback
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -162,7 +163,9 @@ def _pick(kind: str, names: Sequence[str], table: Mapping[str, Any]) -> dict[str
     """Return the part of a table that is named, in the table's order; all of it where nothing is."""
     unknown = [name for name in names if name not in table]
     if unknown:
-        message = f"--{kind} {', '.join(unknown)}: no such {kind}; accepted: {', '.join(table)}"
+        near = {name: None for wrong in unknown for name in get_close_matches(wrong, table)}
+        meant = f"; the nearest: {', '.join(near)}" if near else ""
+        message = f"--{kind} {', '.join(unknown)}: no such {kind}{meant}; accepted: {', '.join(table)}"
         raise ChoiceError(message)
     return {name: value for name, value in table.items() if not names or name in names}
 

@@ -14,6 +14,7 @@ from reference.transform import slope
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from reference.op import Op
     from reference.tree import Apply, Node, Tree
 
 
@@ -43,7 +44,7 @@ def _step(
     op = node.op
     if not isinstance(op.formula, Expr):
         return [
-            f"{head} = {op.name}({', '.join(names[child] for child in node.children)}), where",
+            f"{head} = {_called(op)}({', '.join(names[child] for child in node.children)}), where",
             *_source(op.formula),
         ]
     variables = {names[child]: sympy.Symbol(names[child], real=True) for child in node.children}
@@ -58,6 +59,12 @@ def _step(
         f"{head} = {_shortened(str(formula))}",
         *(f"{over}/d{name} = {_shortened(str(derivative))}" for name, derivative in derivatives.items()),
     ]
+
+
+def _called(op: Op) -> str:
+    """Return the name that the formula of a tensor op has in its source, or the op's where it has none."""
+    name = getattr(op.formula, "__name__", op.name)
+    return str(name if name.isidentifier() else op.name)
 
 
 def _source(formula: Any) -> list[str]:

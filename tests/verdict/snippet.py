@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import sys
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,9 +14,12 @@ from tests.subject import binding
 from tests.verdict.formula import names_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from reference.case import Case
     from reference.format import Floats
     from reference.graph import Shape
+    from reference.op import Op
     from tests.subject.mode import Mode
 
 
@@ -48,10 +52,7 @@ def snippet(case: Case, wrt: str, mode: Mode, device: str, index: Shape = ()) ->
     name: the ``tangent`` of the input that is asked for, the ``direction`` and ``last_direction`` of a higher order,
     and for Jacobians the ``points``. Then come those lines.
     """
-    paths = [node.op.torch for node in case.tree.applications]
-    modules = {binding.located(path)[0] for path in paths if isinstance(path, str)}
-    others = {module for module in modules if module.split(".")[0] != "torch"}  # `import torch` has its own
-    lines = [f"import {name}" for name in sorted({"torch"} | others)]
+    lines = _imports(node.op for node in case.tree.applications)
     for number, (leaf, primal) in enumerate(zip(case.tree.leaves, case.primals, strict=True)):
         lines += _laid_out(leaf.name, primal, case, number, device)
         if number in case.asked:
@@ -92,6 +93,29 @@ def snippet(case: Case, wrt: str, mode: Mode, device: str, index: Shape = ()) ->
     if index and is_large and mode.word == "r" and not mode.whole and not case.each:
         asked = asked.replace(".detach().flatten()", f".detach()[{', '.join(map(str, index))}].flatten()")
     return "\n".join([*lines, asked])
+
+
+def _imports(ops: Iterable[Op]) -> list[str]:
+    """Write what a snippet imports, or that a callable without a path of its own has to be at hand."""
+    plain, others = {"import torch"}, set()
+    for op in ops:
+        if isinstance(op.torch, str):
+            module = binding.located(op.torch)[0]
+            plain |= {f"import {module}"} if module.split(".")[0] != "torch" else set()
+            continue
+        module, first = getattr(op.torch, "__module__", ""), op.path.split(".")[0]
+        found = None if module == "__main__" else _found(module, op.path)
+        is_there = found is not None and found == getattr(op.torch, "whole", op.torch)
+        others.add(f"from {module} import {first}" if is_there else f"# {op.path} is what was asked, of these inputs")
+    return [*sorted(plain), *sorted(others)]
+
+
+def _found(module: str, path: str) -> Any:
+    """Return what has a path in a module that is imported, or None."""
+    found: Any = sys.modules.get(module)
+    for part in path.split("."):
+        found = getattr(found, part, None)
+    return found
 
 
 def watching(text: str, name: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections import Counter
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -36,8 +37,8 @@ BLUE, GREY = "#3f7cb5", "#848e9a"
 PAPER, ACCENT, ALARM = (alt.ExprRef(name) for name in ("paper", "accent", "alarm"))
 """Colours of the page, which are others where the reader has a dark scheme."""
 
-CELL = 12
-"""Pixels of a side of a cell of the matrix."""
+CELL, HEADER = 12, 56
+"""Pixels of a cell of the matrix, and those that the name of a format above its cells takes at least."""
 
 MOST_CELLS = 20_000
 """Cells of the matrix up to which all are drawn at first, since drawing takes time; of more, those of one format.
@@ -152,14 +153,18 @@ def matrix(rows: Sequence[Mapping[str, Any]], devices: Sequence[str], modes: Seq
         .mark_text(fontSize=11, fontWeight="bold", color="black", cursor="pointer")
         .encode(text="sign:N")
     )
+    asked = Counter(dtype for _, dtype in {(row["mode"], row["dtype"]) for row in rows})
     faceted = (
         alt.layer(cells, signs, data=_table(rows))
         .properties(width=alt.Step(CELL), height=alt.Step(CELL))
         .facet(
             column=alt.Column(
-                "dtype:N", sort=list(FORMATS), title=None, header=alt.Header(labelOrient="top", labelFontWeight="bold")
+                "dtype:N",
+                sort=list(FORMATS),
+                title=None,
+                header=alt.Header(labelOrient="top", labelFontWeight="bold", labelAnchor="start"),
             ),
-            spacing=8,
+            spacing=max(8, HEADER - CELL * min(asked.values())),
         )
         .transform_filter(
             "datum.device == chosen_device && (chosen_dtype == 'all' || datum.dtype == chosen_dtype) && "
