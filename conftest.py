@@ -64,6 +64,8 @@ FILTERS = (
     "ignore:An output with one or more elements was resized:UserWarning",
     # vmap of an op without a batching rule: slow, and asked for here
     "ignore:There is a performance drop because we have not yet implemented the batching rule:UserWarning",
+    # inductor, of complex steps, which it leaves to eager mode
+    "ignore:Torchinductor does not support code generation for complex operators:UserWarning",
 )
 """Warnings that are no errors, where the project that pytest runs in makes errors of them."""
 

@@ -119,6 +119,9 @@ def choose(conditions: Sequence[bool | None], branches: Sequence[Callable[[], ar
 
     Conditions are three-valued, None where balls do not decide. The result is NaN where none certainly holds.
     """
+    # Where rounding may have put an argument on either side of a kink, such as 3 * x - 1 next to 1/3, the ball holds
+    # the derivatives of both sides, and the rule's, which is between them. It holds all else between them, too: to tell
+    # that apart, each combination of sides would be evaluated, as a point may be next to several kinks.
     result = None
     for condition, branch in zip(conditions, branches, strict=True):
         if condition is False:

@@ -116,12 +116,24 @@ def ruled_points(op: Op) -> list[Point]:
 
 
 def _accepted(op: Op, points: Sequence[Point]) -> list[Point]:
-    """Return the points that meet the condition `where` of the entry."""
+    """Return the points that meet the condition of the entry, and at which its function has a value."""
+    return [point for point in points if op.holds([np.float64(c) for c in point]).all() and has_value(op, point)]
 
-    def meets(point: Point) -> bool:
-        return bool(op.holds([np.float64(c) for c in point]).all())
 
-    return list(filter(meets, points))
+@lru_cache(maxsize=4096)
+def has_value(op: Op, point: Point) -> bool:
+    """Say whether an elementwise op has a finite value at a finite critical point, or limits on its sides.
+
+    Of where a function is undefined the rule says nothing: of log(abs(x)) at 0, say. At an infinite point it may be
+    infinite.
+    """
+    exact = _exact(point)
+    value = sympy.sympify(op.formula, strict=True).subs(dict(zip(op.symbols, exact, strict=True)), simultaneous=True)
+    if value.is_finite or any(c.is_infinite for c in exact):
+        return True
+    normal = _across(op, exact)
+    sides = (_near(op, exact, tuple(side * n for n in normal)) for side in (-1, 1))
+    return all(_approach(smooth, line).is_finite for smooth, line in filter(None, sides))
 
 
 @cache
@@ -331,19 +343,23 @@ def _is_inside(op: Op, point: Vector) -> bool:
 
 def _limit(op: Op, point: Vector, direction: Vector) -> Vector | None:
     """Return the limit of the gradient along a direction; None where that leaves the domain."""
+    near = _near(op, point, direction)
+    return None if near is None else tuple(_approach(near[0].diff(v), near[1]) for v in op.symbols)
+
+
+def _near(op: Op, point: Vector, direction: Vector) -> tuple[Expr, dict[Symbol, Expr]] | None:
+    """Return the branch of a formula along a direction, and the line there; None where that leaves the domain."""
     nearby = tuple(p + NEARBY * d for p, d in zip(point, direction, strict=True))
     if not _is_inside(op, nearby):
         return None
-    variables = op.symbols
     # the limit of a Piecewise is that of its piece on this side, which sympy finds
-    smooth = smooth_branch(op.formula, dict(zip(variables, nearby, strict=True)))
-    line = {v: p + DISTANCE * d for v, p, d in zip(variables, point, direction, strict=True)}
-    return tuple(_approach(smooth.diff(v), line) for v in variables)
+    smooth = smooth_branch(op.formula, dict(zip(op.symbols, nearby, strict=True)))
+    return smooth, {v: p + DISTANCE * d for v, p, d in zip(op.symbols, point, direction, strict=True)}
 
 
-def _approach(derivative: Expr, line: dict[Symbol, Expr]) -> Expr:
-    """Return the limit of a derivative as DISTANCE along a line goes to 0."""
-    along = derivative.subs(line, simultaneous=True)
+def _approach(expression: Expr, line: dict[Symbol, Expr]) -> Expr:
+    """Return the limit of an expression as DISTANCE along a line goes to 0."""
+    along = expression.subs(line, simultaneous=True)
     return sympy.limit(along, DISTANCE, 0, "+") if along.has(DISTANCE) else along
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from fractions import Fraction
 from functools import reduce
 from math import prod
 from typing import TYPE_CHECKING
@@ -11,7 +12,7 @@ import numpy as np
 from flint import arb
 
 from reference.compiler import UnsupportedExpressionError
-from reference.convention import critical
+from reference.convention import critical, has_value
 from reference.derivative import given, of_case, value_of
 from reference.evaluation import Arrays, Exact, evaluate
 from reference.format import EXACT_BITS, precision
@@ -35,20 +36,32 @@ def is_defined(case: Case) -> Mask:
     """Say of each point of the batch whether the formula has a finite value there, or a rule says what is due.
 
     The logarithm of a negative number has no value, nor has 1/0 or the inverse of a singular matrix; a value that is
-    too large for float64 is one. Rules say what is due at infinite inputs and at the kinks of an elementwise op;
-    elsewhere an elementwise op has to have a finite gradient too, as a square root has not at 0.
+    too large for float64 is one. Rules say what is due at infinite inputs, and at the kinks of an elementwise op at
+    which it has a value; elsewhere an elementwise op has to have a finite gradient too, as a square root has not at 0.
     """
+    if case.tree.is_single and case.tree.root.op.elementwise and not case.is_pointwise:
+        case = replace(case, primals=tuple(np.broadcast_to(p, case.batch).copy() for p in case.primals), layouts=())
     found = _in_float64(case)  # which is fast, and settles nearly all
     if found.all():
         return found
     if case.is_pointwise:
         rest = case.only(~found.ravel())
-        rows = zip(*(map(arb, primal.tolist()) for primal in rest.primals), strict=True)
-        found[~found] = _exactly(rest) | critical(case.tree.root.op, list(rows))
+        found[~found] = _exactly(rest) | _is_ruled(rest)
     # of a tensor op the whole is asked again, since its points may share inputs
     elif sum(primal.size for primal in case.primals) <= MOST_EXACT_ELEMENTS:
         found = _exactly(case)
     return found | _has_infinite(case)
+
+
+def _is_ruled(case: Case) -> Mask:
+    """Say of each point of an elementwise op whether it has a value where the rule for kinks says what is due."""
+    op, rows = case.tree.root.op, list(zip(*(primal.tolist() for primal in case.primals), strict=True))
+    balls = [list(map(arb, row)) for row in rows]
+    ruled = [
+        is_critical and np.isfinite(row).all() and has_value(op, tuple(map(Fraction, row)))
+        for row, is_critical in zip(rows, critical(op, balls), strict=True)
+    ]
+    return np.array(ruled, dtype=bool)
 
 
 def _asked(case: Case) -> list[Step]:

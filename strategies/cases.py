@@ -538,10 +538,10 @@ def _drawn_elementwise(draw: st.DrawFn, op: Op, form: Format, order: int) -> Cas
 
 def is_admissible(case: Case) -> bool:
     """Say whether the inputs of a case of one op meet the condition of its entry, and its formula has a value there."""
-    return bool(_met(case).all())
+    return bool(where_met(case).all())
 
 
-def _met(case: Case) -> np.ndarray[Any, np.dtype[np.bool_]]:
+def where_met(case: Case) -> np.ndarray[Any, np.dtype[np.bool_]]:
     """Say where the inputs of a case of one op meet the condition of its entry: of each point, or of the whole.
 
     Where the entry has neither a condition nor a domain, its formula has to have a value.
@@ -558,7 +558,7 @@ def admissible(case: Case) -> Case:
     """
     op, rng = case.tree.root.op, np.random.default_rng(3)
     for _ in range(TRIES):
-        met = _met(case)
+        met = where_met(case)
         if met.all():
             return case
         if op.elementwise:  # inputs that broadcast share points, and are repeated to be replaced one by one

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import cycle, islice
 from typing import TYPE_CHECKING
 
 from hypothesis import strategies as st
@@ -30,8 +31,8 @@ def batches() -> st.SearchStrategy[Shape]:
 
 
 def broadcastable(count: int) -> st.SearchStrategy[tuple[Shape, ...]]:
-    """Tuples of `count` shapes that broadcast, three at most. Shrinks towards a scalar beside a vector."""
-    return st.sampled_from([shapes[:count] for shapes in BROADCASTABLE])
+    """Tuples of `count` shapes that broadcast, of more than three in turn. Shrinks towards scalars beside a vector."""
+    return st.sampled_from([tuple(islice(cycle(shapes), count)) for shapes in BROADCASTABLE])
 
 
 def wholes(most: int) -> st.SearchStrategy[Shape]:

@@ -10,7 +10,7 @@ import pytest
 
 from reference.case import Case
 from reference.tree import single
-from strategies.cases import LENGTHS, fixed_cases, free, long_case, real_cases
+from strategies.cases import LENGTHS, fixed_cases, free, long_case, real_cases, where_met
 from strategies.points import everything, hard, stratified
 
 if TYPE_CHECKING:
@@ -60,8 +60,8 @@ def test_gradient_of_a_tensor_op(op: Op, form: Format, assay: Assay) -> None:
 
 def cases(op: Op, form: Format, columns: tuple[Floats, ...]) -> Iterator[Case]:
     """Yield the points that an op takes, given by a column for each input, in cases with a cotangent of 1."""
-    held = np.broadcast_to(op.holds(columns), columns[0].shape)
-    columns = tuple(column[held] for column in columns)
+    whole = Case(single(op), form, columns, np.ones_like(columns[0]))
+    columns = whole.only(np.broadcast_to(where_met(whole), whole.batch)).primals
     for start in itertools.count(0, CHUNK):
         primals = tuple(column[start : start + CHUNK] for column in columns)
         if not primals[0].size:

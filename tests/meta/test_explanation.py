@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+import sympy
+import torch
 
 from reference.case import Case
 from reference.catalogue import OPS
 from reference.format import FORMATS
+from reference.op import Op, x
 from reference.tree import single
 from strategies import fixed_cases
 from strategies.cases import real_cases
@@ -29,7 +32,6 @@ from tests.verdict.question import question
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from reference.op import Op
     from tests.subject.mode import Mode
     from tests.verdict.comparison import Miss
 
@@ -186,6 +188,44 @@ def test_command_names_the_catalogue() -> None:
     ):
         case = real_cases(replace(OPS["linear"], file=file), FORMATS["float32"])[0]
         assert named in question(case, BACKWARD, "cpu").again
+
+
+class Constant(torch.autograd.Function):
+    """exp, whose backward takes what it saved for constant."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        """Keep the exponential out of the graph."""
+        ctx.saved = x.exp()
+        return ctx.saved.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: torch.Tensor) -> torch.Tensor:
+        """Multiply with what was kept."""
+        return cotangents[0] * ctx.saved
+
+
+def test_lost_second_order_is_told_how_to_say_so() -> None:
+    """A backward that is not to be differentiated is one of its own file, and says so in one of two ways."""
+    op = Op(name="constant", torch=Constant.apply, formula=sympy.exp(x), file="my_ops.py")
+    mode = MODES["rr"]
+    (case, *_) = fixed_cases(op, FORMATS["float32"], 2)
+    said = str(DisagreementError(judged(case, mode, "cpu").misses, mode, "cpu"))
+    assert "`@torch.autograd.function.once_differentiable`, or write orders=1 in the entry" in said
+
+
+def failing(*_: Any) -> Any:
+    """Raise as a compiler of torch does: what is wrong stands in the second line."""
+    message = "backend='own' raised:\nKeyError: 'tile'\n\nSet a flag for more"
+    raise RuntimeError(message)
+
+
+def test_exception_of_two_lines_is_told() -> None:
+    """Where the first line ends in a colon the next one is shown too."""
+    op = Op(name="failing", torch=failing, formula=sympy.exp(x))
+    case = Case(single(op), FORMATS["float32"], (np.array([1.0]),), np.array([1.0]))
+    (miss,) = judged(case, BACKWARD, "cpu").misses
+    assert miss.got == "RuntimeError: backend='own' raised: KeyError: 'tile'"
 
 
 def test_line_says_as_much_as_fits() -> None:

@@ -30,6 +30,7 @@ from strategies.points import (
     special_ordinals,
     stratified,
 )
+from strategies.shapes import broadcastable
 from strategies.trees import COMPOSABLE, LARGEST_NODE, LEAF_RANGE, image, is_composable, saves_its_output
 from tests.meta.kernels import entry
 
@@ -166,6 +167,14 @@ def test_layouts_fit_the_shape() -> None:
 def test_batches_reach(shape: Shape) -> None:
     """No dimensions, sizes 0 and 1, past a vector register, and four dimensions are drawn."""
     assert find(batches(), lambda batch: batch == shape, settings=SEARCH) == shape
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 6])
+def test_any_number_of_shapes_broadcasts(count: int) -> None:
+    """There are shapes for as many inputs as an op has, which are not all the same."""
+    drawn = find(broadcastable(count), lambda shapes: len({*shapes}) == min(count, 3), settings=SEARCH)
+    assert len(drawn) == count
+    assert len(np.broadcast_shapes(*drawn)) == max(map(len, drawn))
 
 
 @DRAWS

@@ -123,6 +123,16 @@ def clipped(x: Any) -> Any:
     return torch.clamp(x, 0, 6)
 
 
+def steep(x: Any) -> Any:
+    """Turn at a third, which is no float: 3 x - 1 is 0 next to it, once it is rounded."""
+    return torch.relu(3 * x - 1)
+
+
+def steep_back(at_0: float) -> Callable[..., Any]:
+    """Return the backward of `steep`, whose slope where the rounded argument is 0 is given."""
+    return lambda saved, g, **_: g * torch.where(3 * saved[0] - 1 == 0, at_0, torch.where(3 * saved[0] > 1, 3.0, 0.0))
+
+
 def hinge(x: Any, label: Any) -> Any:
     """Return the loss of a margin."""
     return torch.clamp(1 - label * x, min=0)
@@ -139,6 +149,7 @@ def signs(shapes: Any, random: np.random.Generator) -> Any:
 
 
 CLIPPED = {"formula": lambda x: np.clip(x, 0, 6), "axes": "n"}
+STEEP = {"formula": lambda x: np.maximum(3 * x - 1, 0), "axes": "n"}
 HINGED = {
     "formula": lambda x, label: np.maximum(np.where(label > 0, 1 - x, 1 + x), 0),
     "axes": "n",
@@ -168,6 +179,8 @@ def sampled_back(*, faulty: bool) -> Callable[..., Any]:
 
 SOUND: dict[str, tuple[Callable[..., Any], Callable[..., Any], dict[str, Any]]] = {
     "clip": (clipped, where_of(lambda x: (x > 0) & (x < 6)), CLIPPED),
+    "steep": (steep, steep_back(0.0), STEEP),
+    "steep, of the other side": (steep, steep_back(3.0), STEEP),
     "hinge": (hinge, hinged(lambda m: m > 0), HINGED),
     "interpolation": (interpolated, sampled_back(faulty=False), SAMPLED),
     "interpolation, as clips": (interpolated, sampled_back(faulty=False), {**SAMPLED, "formula": by_clips}),
@@ -178,6 +191,8 @@ FAULTY: dict[str, tuple[str, Callable[..., Any], set[str]]] = {
     "far beyond it": ("clip", where_of(lambda x: (x > 0) & ((x < 6) | (x > 20))), {"inaccurate", "convention"}),
     "at the upper border": ("clip", where_of(lambda x: (x > 0) & (x <= 6)), {"convention"}),
     "next to the border": ("clip", where_of(lambda x: (x > 0) & (x < 6 - 2**-20)), {"lost"}),
+    "undefined where the argument rounds to 0": ("steep", steep_back(np.nan), {"lost"}),
+    "past both sides there": ("steep", steep_back(4.0), {"inaccurate"}),
     "at the margin": ("hinge", hinged(lambda m: m >= 0), {"convention"}),
     "interpolation at the border": (
         "interpolation",

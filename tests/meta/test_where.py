@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import sympy
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -23,9 +24,12 @@ from strategies import fixed_cases, manner_cases, op_cases, reached_cases, sized
 from strategies.cases import UnmetError, real_cases
 from tests.test_enumeration import cases
 from tests.test_positions import repeated
+from tests.verdict.comparison import judge_values
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+
+    from tests.verdict.comparison import Judgement
 
 SQUARE = Interval(-2, 2)
 CONIC = Op(
@@ -101,10 +105,16 @@ def test_condition_that_nothing_meets_is_an_error() -> None:
         fixed_cases(op, FORMATS["float32"])
 
 
+def deviation(x: Any, dim: int, correction: int) -> Any:
+    """Return the standard deviation of rows."""
+    return np.sqrt(np.sum((x - np.mean(x, axis=dim, keepdims=True)) ** 2, axis=dim) / (x.shape[dim] - correction))
+
+
 DEFINED: dict[str, tuple[Op, Callable[..., Any]]] = {
     "log": (Op(name="log", torch="torch.log", formula=np.log), lambda x: x > 0),
     "root": (Op(name="root", torch="torch.sin", formula=lambda x, y: np.sqrt(x + y)), lambda x, y: x + y > 0),
     "arc": (Op(name="arc", torch="torch.acos", formula=sympy.acos(x)), lambda x: abs(x) < 1),
+    "magnitude": (Op(name="magnitude", torch="torch.sin", formula=lambda x: np.log(np.abs(x))), lambda x: x != 0),
     "sum": (
         Op(name="sum", torch="torch.sin", formula=lambda x: np.log(np.sum(x, axis=-1)), axes="n"),
         lambda x: np.sum(x, axis=-1) > 0,
@@ -151,6 +161,32 @@ def test_large_values_and_rules_are_kept() -> None:
     assert is_defined(Case(single(soft), FORMATS["float64"], (points,), np.ones(4))).all()
     sinc = Case(single(OPS["sinc"]), FORMATS["float64"], (np.array([0.0, -np.inf]),), np.ones(2))
     assert is_defined(sinc).all()
+
+
+def test_no_rule_is_asked_where_a_function_is_undefined() -> None:
+    """A kink at which a function is infinite is no place to ask at, as one with a value, or a limit, is."""
+    op, _ = DEFINED["magnitude"]
+    assert op.kinks
+    assert not ruled_points(op)
+    for other in (
+        OPS["abs"],
+        OPS["sqrt"],
+        OPS["sinc"],
+        Op(name="edge", torch="torch.sin", formula=lambda x: abs(x) + 1),
+    ):
+        assert ruled_points(other) == [(0,)]
+
+
+def test_nothing_is_due_where_an_infinite_slope_meets_0() -> None:
+    """The deviation of a single element is a root at 0 of what does not change: no rule says what its gradient is."""
+    op = Op(name="std", torch=torch.std, kwargs={"dim": -1, "correction": 0}, formula=deviation, axes="n")
+
+    def judge(*row: float) -> Judgement:
+        case = Case(single(op, ((len(row),),)), FORMATS["float32"], (np.array(row),), np.array(1.0))
+        return judge_values(case, [np.full(len(row), 7.0)])
+
+    assert (judge(3.0).undecided, judge(3.0).misses) == (1, [])
+    assert len(judge(3.0, 1.0).misses) == 2
 
 
 def test_formula_that_never_has_a_value_is_an_error() -> None:

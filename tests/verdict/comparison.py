@@ -232,8 +232,9 @@ def refusal(error: Exception, device: str) -> str | None:
 
 
 def _first_line(error: Exception) -> str:
-    """Return the first line of what an exception says; nothing where it says nothing."""
-    return str(error).partition("\n")[0]
+    """Return the first line of what an exception says, with the next where it ends in a colon; nothing of nothing."""
+    first, _, rest = str(error).partition("\n")
+    return f"{first} {rest.splitlines()[0]}" if first.endswith(":") and rest else first
 
 
 def judge(case: Case, gradients: Sequence[torch.Tensor | None], device: str, instead: str = "None") -> Judgement:
@@ -416,7 +417,7 @@ def _judge_input(case: Case, found: Found, number: int, got: Floats, judgement: 
     form, flat = case.form, got.ravel()
     centre, radius, offset = found.centre.ravel(), found.radius.ravel(), found.offset.ravel()
     distance, inside = _distances(got, found).ravel(), is_within(found, got, form).ravel()
-    unbounded = ~np.isfinite(radius) & np.isfinite(centre)
+    unbounded = (~np.isfinite(radius) & np.isfinite(centre)) | np.isnan(centre)  # no rule decides where it is NaN
     with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
         ulp = np.abs(distance) / form.ulp(centre)
         share = np.where(distance == 0, 0.0, np.abs(distance) / (radius + np.abs(offset)))
@@ -521,8 +522,8 @@ def overflows(case: Case) -> bool:
 def _may_vanish(case: Case, number: int, got: float) -> bool:
     """Say whether 0 is the derivative at some input within k roundings of this one.
 
-    Near a root of the derivative cancellation may leave exactly 0; a derivative that is merely
-    small has no such excuse.
+    Near a root of the derivative cancellation may leave exactly 0; a derivative that is merely small has no such
+    excuse.
     """
     return got == 0 and may_be_zero(case, number, ROUNDINGS * case.form.unit)
 

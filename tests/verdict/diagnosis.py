@@ -16,7 +16,7 @@ import numpy as np
 
 from reference.oracle import Found, answer
 from tests.subject import binding
-from tests.verdict.comparison import is_within
+from tests.verdict.comparison import is_within, isolated, overflows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -76,12 +76,20 @@ def seen(case: Case, mode: Mode, device: str) -> list[Seen]:
     found = answer(case)
     if any(g is None or tuple(g.shape) != f.centre.shape for g, f in zip(gradients, found, strict=True)):
         return []
-    names = [case.tree.leaves[number].name for number in case.asked]
     read = [binding.on_host(gradient) for gradient in gradients if gradient is not None]
     return [
-        Seen(name, got, each, ~is_within(each, got, case.form))
-        for name, got, each in zip(names, read, found, strict=True)
+        Seen(case.tree.leaves[number].name, got, each, _wrong(case, number, got, each))
+        for number, got, each in zip(case.asked, read, found, strict=True)
     ]
+
+
+def _wrong(case: Case, number: int, got: Floats, found: Found) -> Mask:
+    """Say which entries are wrong: not one of which nothing says what is due, nor one that is moot."""
+    wrong = np.array(~is_within(found, got, case.form) & ~np.isnan(found.centre))
+    if case.is_pointwise:
+        for index in map(tuple, np.argwhere(wrong & ~found.by_convention).tolist()):
+            wrong[index] = not overflows(isolated(case, number, index))
+    return wrong
 
 
 def diagnosed(one: Seen, every: Sequence[Seen], case: Case) -> str | None:

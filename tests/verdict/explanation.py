@@ -145,7 +145,8 @@ def _suspected(case: Case, miss: Miss, device: str) -> Iterator[str]:
         yield f"its value is wrong too: it is {got}, the formula gives {due}; where the callable is meant to be another"
         yield "function than the formula, the entry's `domain` or `where` leaves that out"
     if case.order > 1 and miss.verdict == "lost" and case.tree.root.op.file:
-        yield "a backward that takes what it saved for constant is `once_differentiable`, or its entry says orders=1"
+        yield "no second order is asked of a backward that takes what it saved for constant, if it says so:"
+        yield "decorate it with `@torch.autograd.function.once_differentiable`, or write orders=1 in the entry"
 
 
 def _distances(miss: Miss) -> list[str]:
