@@ -198,7 +198,7 @@ class Case:
         """Whether each entry of the gradient comes from one point of the batch: of scalars, none of them broadcast."""
         # of inputs that broadcast an entry of the gradient is a sum over points
         scalar = all(shape == () for shape in (*(leaf.shape for leaf in self.tree.leaves), self.tree.root.shape))
-        return scalar and self.root == "cotangent" and len(set(self.batches)) == 1
+        return scalar and self.root == "cotangent" and len(set(self.batches)) == 1 and not self.units
 
     @property
     def order(self) -> int:

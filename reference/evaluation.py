@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from flint import arb, arb_mat
 
-from reference.balls import Balls, LongBalls, LongWidened, Widened, evaluated
+from reference.balls import Balls, LongBalls, LongWidened, Widened, evaluated, or_nil
 from reference.compiler import ROUNDINGS, UnsupportedExpressionError, compiled
 from reference.convention import (
     EXACT_SLOPES,
@@ -187,7 +187,12 @@ class Arrays:
         return self._rounded(value, self.rounding.results)
 
     def _rounded(self, value: Balls, form: Format | None) -> Balls:
-        return value.rounded(form.unit, form.smallest_subnormal) if form and isinstance(value, Widened) else value
+        """Round to nearest once more: what nothing has rounded yet may be of the format, and stays as it is then."""
+        if form is None or not isinstance(value, Widened):
+            return value
+        stays = form.has(value.mid) & (or_nil(value.rad) == 0)
+        wide = value.rounded(form.unit, form.smallest_subnormal / 2)
+        return type(value)(wide.mid, np.where(stays, 0.0, or_nil(wide.rad)))
 
     def step(self, step: Step, sources: Sequence[Balls]) -> Balls:
         """Evaluate a step at the values of its sources."""
@@ -276,8 +281,7 @@ class Arrays:
     def _contract(self, step: Contract, sources: Sequence[Balls]) -> Balls:
         """Sum products, and bound the errors of these sums: the arithmetic's own, or those of the format."""
         if step.is_product_of_matrices and self.rounding.operands:
-            # what has no radius was given, and is of the format already
-            sources = [s if s.rad is None else self._rounded(s, self.rounding.operands) for s in sources]
+            sources = [self._rounded(source, self.rounding.operands) for source in sources]
         mid = contraction(step, [source.mid for source in sources])
         spread = _spread(step, sources)
         count, form = step.count, self.rounding.steps
@@ -382,12 +386,11 @@ def moved(part: np.ndarray[Any, Any], step: Gather) -> np.ndarray[Any, Any]:
             return part.transpose(axes)
         case ("broadcast", shape):
             return np.broadcast_to(part, shape)
-    if not part.size:
-        return np.zeros(step.shape, dtype=part.dtype)
-    # -1 takes the last element, in the place of which a 0 is put below
-    found = part.ravel()[step.table.ravel()].reshape(step.shape)  # a table of no axes takes an element, no array
-    if (step.table < 0).any():
-        found[step.table < 0] = 0 if part.dtype != object else arb(0)
+    inside = step.table >= 0
+    if inside.all():
+        return part.ravel()[step.table.ravel()].reshape(step.shape)  # a table of no axes takes an element, no array
+    found = np.full(step.shape, 0 if part.dtype != object else arb(0), dtype=part.dtype)
+    found[inside] = part.ravel()[step.table[inside]]
     return found
 
 
@@ -494,20 +497,27 @@ class Exact:
             return objects([arb(float(values.flat[0]))] * values.size, values.shape)
         return objects(list(map(arb, values.ravel().tolist())), values.shape)
 
-    def _widened(self, value: Array, form: Format | None) -> Array:
-        """Widen balls for one rounding to a format, half an ulp of which is at most u of the value."""
+    def _rounded(self, value: Array, form: Format | None) -> Array:
+        """Round to nearest once more: what nothing has rounded yet may be of the format, and stays as it is then."""
         if form is None:
             return value
-        wide, least = arb(1, form.unit), arb(0, form.smallest_subnormal)
-        return objects([ball * wide + least for ball in value.ravel().tolist()], value.shape)
+        wide, least = arb(1, form.unit), arb(0, form.smallest_subnormal / 2)
+        stays = form.has(np.array(value, dtype=np.float64))
+        return objects(
+            [
+                ball if is_of_format and ball.is_exact() else ball * wide + least
+                for ball, is_of_format in zip(value.ravel().tolist(), stays.ravel().tolist(), strict=True)
+            ],
+            value.shape,
+        )
 
     def saved(self, value: Array) -> Array:
         """Round what the forward pass saves for the backward, if that is rounded."""
-        return self._widened(value, self.rounding.saved)
+        return self._rounded(value, self.rounding.saved)
 
     def result(self, value: Array) -> Array:
         """Round a result, if that is rounded."""
-        return self._widened(value, self.rounding.results)
+        return self._rounded(value, self.rounding.results)
 
     def step(self, step: Step, sources: Sequence[Array]) -> Array:
         """Evaluate a step at the values of its sources."""
@@ -575,9 +585,7 @@ class Exact:
     def _contract(self, step: Contract, sources: Sequence[Array]) -> Array:
         form, count = self.rounding.steps, step.count
         if step.is_product_of_matrices and self.rounding.operands:
-            sources = [
-                s if all(map(arb.is_exact, s.flat)) else self._widened(s, self.rounding.operands) for s in sources
-            ]
+            sources = [self._rounded(source, self.rounding.operands) for source in sources]
         whole = _contracted(step, sources)
         if form is None or (count < 2 and len(sources) == 1):
             return whole

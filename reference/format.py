@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
     Integers = NDArray[np.int64]
+    Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,11 @@ class Format:
             case _:
                 magnitude = bits.view(np.float64)
         return np.where(ordinals < 0, -magnitude, magnitude)
+
+    def has(self, values: Floats) -> Mask:
+        """Say which numbers are values of the format: rounding leaves them as they are."""
+        found: Mask = self.values(self.ordinals(values)) == values
+        return found
 
     @property
     def bits(self) -> int:

@@ -80,6 +80,14 @@ class Stated:
         self.inputs = {name: np.asarray(values, dtype=np.float64) for name, values in inputs.items()}
         self.due = {name: np.asarray(values, dtype=np.float64) for name, values in (due or {}).items()}
 
+    def of(self, op: Op, cotangent: float) -> tuple[Array, ...]:
+        """Return what is due of each input that an op differentiates, for a cotangent that is the same at each element.
+
+        It is NaN where it follows from the formula.
+        """
+        names = [op.inputs[number] for number in op.differentiable]
+        return tuple(cotangent * self.due.get(name, np.full(self.inputs[name].shape, np.nan)) for name in names)
+
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Call:

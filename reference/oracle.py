@@ -176,8 +176,7 @@ def _answered(case: Case) -> Answer:
     # each unit cotangent gives a row; without units there is an answer for each point of the batch
     lead = (len(parts),) if case.units else ()
     return tuple(
-        _shaped(_stacked(answers, number, 0) if parts else EMPTY, (*lead, *shape))
-        for number, shape in enumerate(case.asked_shapes)
+        _shaped(_stacked(answers, number, 0), (*lead, *shape)) for number, shape in enumerate(case.asked_shapes)
     )
 
 
@@ -185,7 +184,7 @@ def _stated(case: Case) -> Iterator[Found]:
     """Yield the gradients that an entry states, allowed the roundings of one step; the others are derived."""
     silent = replace(case, stated=())
     is_whole = not any(np.isnan(due).any() for due in case.stated)
-    others = [None] * len(case.stated) if is_whole else answer(silent)
+    others = [None] * len(case.stated) if is_whole else by_flint(silent) if is_rough(silent) else answer(silent)
     for due, other in zip(case.stated, others, strict=True):
         zeros = np.zeros(due.shape)
         radius = np.where(due == 0, 0, ROUNDINGS * case.form.unit * np.abs(due) + case.form.smallest_subnormal)
@@ -204,6 +203,8 @@ def _shaped(found: Found, shape: Shape) -> Found:
 
 def _stacked(answers: Sequence[Answer], number: int, axis: int) -> Found:
     """Stack what several answers have for the input of a number."""
+    if not answers:
+        return EMPTY
     columns = zip(*(each[number].parts for each in answers), strict=True)
     return Found(*(np.stack(parts, axis) for parts in columns))
 
@@ -362,7 +363,7 @@ def is_for_arrays(case: Case) -> bool:
 
 def is_rough(case: Case) -> bool:
     """Say whether an answer is rough: that of hard points in float64, whose truth may be off by ROUGH half ulps."""
-    is_whole = case.is_pointwise or not (case.units or case.each)
+    is_whole = not case.stated and (case.is_pointwise or not (case.units or case.each))
     return is_whole and is_hard(case) and case.form.precision > FILTERED_BITS and is_for_arrays(case)
 
 

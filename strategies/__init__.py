@@ -2,6 +2,7 @@
 
 from strategies.cases import (
     admissible,
+    empty_cases,
     fixed_cases,
     manner_cases,
     manners,
@@ -17,6 +18,7 @@ from strategies.trees import trees
 __all__ = [
     "admissible",
     "batches",
+    "empty_cases",
     "fixed_cases",
     "layouts",
     "manner_cases",

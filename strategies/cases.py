@@ -210,6 +210,18 @@ def fixed_cases(op: Op, form: Format, order: int = 1, *, whole: bool = False) ->
 
 
 @cache
+def empty_cases(op: Op, form: Format, order: int = 1) -> tuple[Case, ...]:
+    """Return an op at a batch without a point, where its inputs may have one: its gradients are empty, or sums of none.
+
+    Of a higher order there is one for each input by which it is differentiated first.
+    """
+    if not (op.elementwise or op.batched):
+        return ()
+    case = _at_rank(op, form, (0,))
+    return (case,) if order == 1 else tuple(repeated_order(case, "r" * order))
+
+
+@cache
 def real_cases(op: Op, form: Format) -> tuple[Case, ...]:
     """Return cases of a tensor op in real use: one of random numbers, and a probe of the last element.
 

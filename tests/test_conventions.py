@@ -44,9 +44,7 @@ def at_stated(op: Op, point: Stated, form: Format) -> Iterator[Case]:
     tree = single(op, None if op.elementwise else tuple(primal.shape for primal in primals))
     shape = np.broadcast_shapes(*(primal.shape for primal in primals)) if op.elementwise else tree.root.shape
     for scale in COTANGENTS:
-        # NaN leaves an input to the formula
-        due = tuple(scale * point.due.get(op.inputs[n], np.full(primals[n].shape, np.nan)) for n in op.differentiable)
-        yield Case(tree, form, primals, np.full(shape, scale), stated=due)
+        yield Case(tree, form, primals, np.full(shape, scale), stated=point.of(op, scale))
 
 
 def at_points(op: Op, points: Sequence[Point], form: Format) -> Case:

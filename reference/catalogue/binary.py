@@ -4,7 +4,7 @@ from sympy import Abs, Piecewise, Rational, atan2, exp, log, sqrt
 
 from reference.domain import NON_NEGATIVE, NON_ZERO, POSITIVE, Interval
 from reference.functions import Floor, Sign
-from reference.op import OUTPUT, Op, Variant, x, y, z
+from reference.op import OUTPUT, Op, Stated, Variant, x, y, z
 
 ARITHMETIC = (
     Op(name="add", torch="torch.add", formula=x + y, aliases=("torch.Tensor.__radd__",), variants={"scaled": Variant(x + 3 * y, alpha=3, changed={"aliases": ()})}),
@@ -32,7 +32,7 @@ TRANSCENDENTAL = (
     ),
     Op(name="rpow", torch="torch.Tensor.__rpow__", formula=y**x, domain={"y": POSITIVE}, saves=y ** (x - 1), saved={y**x: y * OUTPUT}),
     Op(name="atan2", torch="torch.atan2", aliases=("torch.arctan2",), formula=atan2(x, y), domain={"y": POSITIVE}),
-    Op(name="hypot", torch="torch.hypot", formula=sqrt(x**2 + y**2), domain={"y": POSITIVE}),
+    Op(name="hypot", torch="torch.hypot", formula=sqrt(x**2 + y**2), domain={"y": POSITIVE}, points=(Stated({"x": 0, "y": 0}, due={"x": 0, "y": 0}),)),  # the sub-gradient of least norm
     Op(name="xlogy", torch="torch.xlogy", aliases=("torch.special.xlogy",), formula=x * log(y), domain={"y": POSITIVE}),
     Op(name="xlog1py", torch="torch.special.xlog1py", formula=x * log(1 + y), domain={"y": Interval(-1)}),
     Op(name="logaddexp2", torch="torch.logaddexp2", formula=log(2**x + 2**y) / log(2), saves=x - y, saved={x: OUTPUT, y: 0}),

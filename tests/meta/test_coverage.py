@@ -45,7 +45,7 @@ def test_what_is_not_covered_has_a_reason(covered: Mapping[str, tuple[str, ...]]
 def test_page_tells_the_numbers(covered: Mapping[str, tuple[str, ...]]) -> None:
     """The page of torch counts the ops that are covered, those that are not, and the entries."""
     count = sum(map(bool, covered.values()))
-    assert f"[{count} of {len(covered)}](measurements.md#coverage) differentiable elementwise ops" in PAGE
+    assert f"{count} of {len(covered)} differentiable elementwise ops" in PAGE
     assert f"{len(OPS)} entries" in PAGE
 
 

@@ -14,7 +14,7 @@ from reference.case import Case
 from reference.catalogue import OPS
 from reference.format import FORMATS, Format
 from reference.tree import Apply, Leaf, Tree, single
-from strategies import op_cases
+from strategies import fixed_cases, op_cases
 from tests.meta.faults import FAKES, FAULTS, Fault, each
 from tests.meta.test_entries import FLAT
 from tests.subject.mode import MODES, Mode
@@ -111,6 +111,22 @@ def test_region_speaks_of_layouts_and_of_what_requires_grad() -> None:
         {"wrt": None},
     )
     assert not any(known.holds_for(replace(pinned, **other), "x") for other in others)
+
+
+@pytest.mark.parametrize("name", ["softsign", "softmax"])
+def test_deviation_of_an_empty_batch_covers_no_other(name: str) -> None:
+    """What is on file of an empty batch excuses a gradient that is missing there, and none at a point."""
+    op, form = OPS[name], FORMATS["float32"]
+    known = deviation.Deviation(
+        op=name, dtype=form.name, verdicts=("malformed",), device="cpu", torch="==2.13.*", reason="-", link="-",
+        region="x.size == 0", pinned={},
+    )  # fmt: skip
+    nothing = replace(MODES["backward"], gradients=lambda *_: [None])
+    assay = Assay(name, nothing, form, "cpu", (known,))
+    assay.assert_agrees(deviation.pinned(known, op))
+    assert assay.record(0, passed=True).known
+    with pytest.raises(DisagreementError, match="malformed"):
+        assay.assert_agrees(fixed_cases(op, form)[0])
 
 
 def test_deviation_bounds_how_far() -> None:

@@ -427,6 +427,24 @@ def test_adjoint_identity_notices(fault: str, monkeypatch: pytest.MonkeyPatch) -
 
 # -------------------------------------------------------------------------------------- kinds of step
 
+
+@pytest.mark.parametrize("arithmetic", [Arrays(), Exact()], ids=["arrays", "flint"])
+def test_gather_from_nothing_is_zero(arithmetic: Arrays | Exact) -> None:
+    """Where an array has no element, as one that is padded may have none, each place gets the 0 of the arithmetic."""
+    (found,) = evaluate([gathered(constant(np.ones(0)), np.full((2, 3), -1))], {}, arithmetic)
+    values = found.mid if isinstance(found, Balls) else found
+    assert values.shape == (2, 3)
+    assert {type(value) for value in values.ravel()} == {np.float64 if isinstance(found, Balls) else arb}
+    assert all(value == 0 for value in values.ravel())
+
+
+@pytest.mark.parametrize("arithmetic", [Arrays(), Exact()], ids=["arrays", "flint"])
+def test_step_of_another_kind_is_refused(arithmetic: Arrays | Exact) -> None:
+    """Neither arithmetic passes a step on that it does not know."""
+    with pytest.raises(NotImplementedError, match="Step"):
+        evaluate([Step((constant(np.ones(2)),), (2,))], {}, arithmetic)
+
+
 ONE, OTHER = Input((), (2, 3), "one"), Input((), (3, 2), "other")
 AT_ONE, AT_OTHER = np.array([[0.5, -1.25, 2.0], [1.5, 0.75, -0.5]]), np.array([[1.0, -2.0], [0.25, 3.0], [-0.75, 0.5]])
 TABLE = np.array([5, 0, 0, -1])

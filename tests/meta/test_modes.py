@@ -6,6 +6,7 @@ import ast
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,14 +17,16 @@ import torch
 from reference.case import Case, repeated_order
 from reference.catalogue import OPS
 from reference.format import FORMATS
+from reference.oracle import by_flint
 from reference.tree import single
-from strategies import fixed_cases
+from strategies import empty_cases, fixed_cases
 from tests.subject import binding
 from tests.subject.mode import MODES
 from tests.verdict.comparison import UnsupportedError, judged
 from tests.verdict.snippet import snippet
 
 if TYPE_CHECKING:
+    from tests.subject.first_order import Gradients
     from tests.subject.mode import Mode
 
 ROOT = Path(__file__).parents[2]
@@ -39,7 +42,10 @@ CASES = {
     "kinks": Case(single(OPS["maximum"]), FLOAT32, PAIR, np.array([1.0, -2.0])),
     "softmax": fixed_cases(OPS["softmax"], FLOAT32)[0],
     "matmul": fixed_cases(OPS["matmul"], FLOAT32)[0],
+    "linear": fixed_cases(OPS["linear"], FLOAT32)[0],
 }
+EMPTY = {name: empty_cases(OPS[name], FLOAT32)[0] for name in ("mul", "linear", "softmax", "flip")}
+"""Without a point: of linear, the gradients by the weights are sums of nothing, and not empty."""
 
 
 ASKED = [
@@ -50,8 +56,13 @@ ASKED = [
 ]
 """The cases in each mode; that torch's compiler breaks in the Hessian of a product is a test of its own."""
 
+EAGER = [mode for mode in QUICK.values() if not mode.eager]
+ASKED_EMPTY = [
+    pytest.param(case, mode, id=f"empty {name}-{mode.name}") for name, case in EMPTY.items() for mode in EAGER
+]
 
-@pytest.mark.parametrize(("case", "mode"), ASKED)
+
+@pytest.mark.parametrize(("case", "mode"), [*ASKED, *ASKED_EMPTY])
 def test_snippet_prints_what_the_mode_gives(case: Case, mode: Mode, capsys: pytest.CaptureFixture[str]) -> None:
     """Pasted, the snippet prints the gradient by each input.
 
@@ -87,6 +98,31 @@ def test_compiler_that_breaks_leaves_nothing_behind() -> None:
     judgement = judged(sound.asks(asked), sound, "cpu")
     assert judgement.compared
     assert not judgement.misses
+
+
+@pytest.mark.parametrize(("case", "mode"), ASKED_EMPTY)
+def test_derivative_of_an_empty_batch_has_its_shape(case: Case, mode: Mode) -> None:
+    """Each mode gives what there is of an empty batch, an empty Jacobian too; with a row too many it is malformed."""
+
+    def longer(case: Case, device: str) -> Gradients:
+        return [None if g is None else g.new_zeros((len(g) + 1, *g.shape[1:])) for g in mode.gradients(case, device)]
+
+    for asked in [case] if mode.order == 1 else repeated_order(case, mode.word):
+        assert not judged(mode.asks(asked), mode, "cpu").misses
+        wrong = judged(mode.asks(asked), replace(mode, gradients=longer), "cpu")
+        assert {miss.verdict for miss in wrong.misses} == {"malformed"}
+
+
+def test_sums_over_an_empty_batch_are_zero() -> None:
+    """By flint too, the weights' gradients are sums of nothing; an op without a batch has no such case."""
+    for dtype in FORMATS:
+        by_x, *by_weights = by_flint(empty_cases(OPS["linear"], FORMATS[dtype])[0])
+        assert by_x.centre.size == 0
+        for found in by_weights:
+            assert found.centre.size
+            assert not found.centre.any()
+            assert (found.radius <= FORMATS[dtype].smallest_subnormal).all()
+    assert empty_cases(OPS["dot"], FLOAT32) == ()
 
 
 PLUGIN = """

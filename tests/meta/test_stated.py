@@ -11,12 +11,14 @@ import sympy
 import torch
 
 from reference import oracle
+from reference.catalogue import OPS
 from reference.format import FORMATS
-from reference.op import InvalidOpError, Op, Stated, x
+from reference.op import InvalidOpError, Op, Stated, x, y
 from tests.meta.kernels import entry, kernel
 from tests.meta.test_contract import run
 from tests.subject.mode import MODES
 from tests.test_conventions import at_stated
+from tests.verdict import deviation
 from tests.verdict.comparison import judged
 from tests.verdict.explanation import explained
 
@@ -60,6 +62,41 @@ def test_what_is_stated_is_due_in_the_place_of_the_rule() -> None:
         (found,) = oracle.answer(case)
         assert found.centre == 3 * case.cotangent
         assert oracle.answer(replace(case, stated=(np.array(7.0),)))[0].centre == 7
+
+
+@pytest.mark.parametrize("dtype", FORMATS)
+@pytest.mark.parametrize("name", ["norm", "hypot"])
+def test_length_of_nothing_has_the_sub_gradient_of_least_norm(name: str, dtype: str) -> None:
+    """At 0 a Euclidean length is convex, so that 0 is due; the NaN that torch has for two numbers is on file."""
+    missed = {(miss.verdict, miss.got) for each in judgements(OPS[name], dtype) for miss in each.misses}
+    assert missed == ({("convention", "nan")} if name == "hypot" else set())
+    sloping = replace(OPS[name], torch=lambda *xs, **_: sum(xs) if len(xs) > 1 else xs[0].sum(-1, keepdim=True))
+    assert {(miss.verdict, miss.expected) for each in judgements(sloping, dtype) for miss in each.misses} == {
+        ("convention", "0x0.0p+0")
+    }
+
+
+@pytest.mark.parametrize("dtype", FORMATS)
+def test_pinned_input_at_a_point_has_what_is_stated(dtype: str) -> None:
+    """What is on file at a point of an entry is judged by what is stated there, in each mode of the first order."""
+    (known,) = (
+        d for d in deviation.read(deviation.FILE, OPS) if (d.op, d.dtype) == ("hypot", dtype) and d.pinned["y"] == 0
+    )
+    assert [due.tolist() for due in deviation.pinned(known, OPS["hypot"]).stated] == [0, 0]
+
+
+def test_what_is_not_stated_of_a_hard_op_is_certain() -> None:
+    """In float64, too, what a point does not state follows from the formula, as flint has it."""
+    op = Op(
+        name="here", torch="torch.hypot", formula=sympy.sqrt(x**2 + y**2), points=(Stated({"x": 3, "y": 4}, {"x": 7}),)
+    )
+    (case, _) = at_stated(op, op.points[0], FORMATS["float64"])
+    of_x, of_y = oracle.answer(case)
+    assert of_x.centre == 14
+    assert of_x.by_convention
+    (_, exact) = oracle.by_flint(replace(case, stated=()))
+    assert [part.tolist() for part in of_y.parts] == [part.tolist() for part in exact.parts]
+    assert {miss.wrt for miss in judged(BACKWARD.asks(case), BACKWARD, "cpu").misses} == {"x"}
 
 
 def test_point_without_what_is_due_has_that_of_the_formula() -> None:

@@ -16,6 +16,7 @@ from reference.derivative import given, value_of
 from reference.domain import Interval
 from reference.format import FORMATS
 from reference.op import Op
+from reference.trace import detached
 from reference.turning import crossings, turns_of, undecided
 from strategies import manner_cases, op_cases
 from strategies.cases import turning_cases
@@ -98,6 +99,7 @@ KNOTS: dict[str, tuple[Callable[..., Any], list[bool]]] = {
     "kink and branch": (lambda x: np.where(x > 0, np.abs(x), 2 * x), [True, False, False]),
     "kink beside a truth": (lambda x: np.where(x > 5, 2 * x, np.abs(x)), [False, False, False]),
     "branches": (lambda x: np.where(x > 1, 2 * x, 0) + np.where(x > 1, x, 0), [False, False, False]),
+    "detached": (lambda x: np.abs(detached(x) - 1) * np.abs(x - 1), [False, True, False]),
     "on either side": (lambda x: np.maximum(x / 3, Rational(1, 3)), [False, True, False]),
 }
 

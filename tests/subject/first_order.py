@@ -267,10 +267,12 @@ def _jacobian(transform: Any, case: Case, device: str) -> Gradients:
     if case.is_pointwise:
         found = torch.func.vmap(derivative)(*(x.flatten() for x in inputs))
         return [gradient.reshape(shape) for gradient, shape in zip(found, shapes, strict=True)]
-    return [
-        gradient.reshape(case.cotangent.size, *shape)
-        for gradient, shape in zip(derivative(*inputs), shapes, strict=True)
-    ]
+    return [_of_outputs(block, case) for block in derivative(*inputs)]
+
+
+def _of_outputs(block: torch.Tensor, case: Case) -> torch.Tensor:
+    """Give the outputs of a Jacobian one axis; those of the input stay as they came."""
+    return block.reshape(case.cotangent.size, *block.shape[case.cotangent.ndim :])
 
 
 def spread(case: Case) -> Case:
@@ -311,13 +313,14 @@ def _few(case: Case) -> Case:
 def rows(case: Case) -> Case:
     """Ask for the whole Jacobian: of an elementwise op for its diagonal, else at the first point of the batch.
 
-    Both are the answers to unit cotangents, whatever the cotangent of the case was.
+    Both are the answers to unit cotangents, whatever the cotangent of the case was. That of an empty batch is of the
+    whole: there is no point to ask at, or to map over.
     """
+    if not case.point_count:
+        return replace(case, units=True, root="cotangent")
     case = spread(case)
     if case.is_pointwise:
         return replace(case, cotangent=np.ones_like(case.cotangent))
-    if not case.point_count:
-        return replace(case, units=True)
     one = case.at((0,) * len(case.batch))
     return replace(one, cotangent=np.ones_like(one.cotangent), units=True, each=False)
 

@@ -121,13 +121,10 @@ def _hessian(case: Case, device: str, made: Callable[[Any], Any]) -> Gradients:
     if case.is_pointwise:
         found = made(torch.func.vmap(transform))(*(x.flatten() for x in inputs))[number]
         return [second.reshape(shape) for second, shape in zip(found, shapes, strict=True)]
-    outputs, elements = case.cotangent.size, prod(shapes[number])
+    outputs, elements, rank = case.cotangent.size, prod(shapes[number]), case.cotangent.ndim + len(shapes[number])
     # a block has axes of the output, of the input of the first derivative, and of that of the second
-    blocks = [
-        block.reshape(outputs, elements, *shape)
-        for block, shape in zip(made(transform)(*inputs)[number], shapes, strict=True)
-    ]
-    return [block[:, 0] for block in blocks]
+    blocks = [block.reshape(outputs, elements, *block.shape[rank:]) for block in made(transform)(*inputs)[number]]
+    return [block[:, :1].sum(1) for block in blocks]  # that of an empty batch has no first element
 
 
 def thrice_reverse(case: Case, device: str) -> Gradients:
@@ -202,10 +199,9 @@ def entries(case: Case) -> Case:
     """
     case = rows(case)
     assert case.along is not None
-    leaf = case.tree.leaves[case.along]
     # the unit vector of the first element, at each point
-    direction = np.zeros((*case.batch, *leaf.shape))
-    direction.reshape(case.point_count, -1)[:, :1] = 1
+    direction = np.zeros(case.primals[case.along].shape)
+    direction.reshape(max(case.point_count, 1), -1)[:, :1] = 1
     return replace(case, direction=direction)
 
 

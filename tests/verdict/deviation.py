@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from reference.case import Layout
-    from reference.format import Floats
+    from reference.format import Floats, Format
     from reference.op import Op
     from reference.tree import Tree
     from tests.verdict.comparison import Miss
@@ -86,12 +86,15 @@ class Deviation:
     region: str
     """A predicate in the inputs x, y, z and the cotangent g, such as ``abs(x) > 256`` or ``x == inf``.
 
-    Of a tensor op the inputs have the names of its formula, and each stands for an `Extent`:
-    ``x.columns >= 4096 and x.is_asked``.
+    Of a tensor op, or an empty batch, the inputs have the names of its formula, and each stands for an `Extent`:
+    ``x.columns >= 4096 and x.is_asked``, ``x.size == 0``.
     """
 
     pinned: Mapping[str, float]
-    """An input that must still show it; the elements of a tensor are named x0, x1, ..."""
+    """An input that must still show it; the elements of a tensor are named x0, x1, ...
+
+    Nothing is named where it is an empty batch that shows it.
+    """
 
     cotangent: float = 1.0
     """The cotangent that shows it there: some overflows need one below 1."""
@@ -113,7 +116,7 @@ class Deviation:
 
     def __str__(self) -> str:
         """Name the deviation as test ids do."""
-        at = ",".join(f"{name}={value}" for name, value in self.pinned.items())
+        at = ",".join(f"{name}={value}" for name, value in self.pinned.items()) or "nothing"
         return f"{self.op}-{'-'.join(self.verdicts)}-{self.dtype}-{self.device}-at-{at}"
 
     def concerns(self, op: str, dtype: str, mode: str, device: str) -> bool:
@@ -125,7 +128,7 @@ class Deviation:
         """Say whether a miss is this deviation, which is known to concern its op, dtype, mode and device."""
         if miss.verdict not in self.verdicts or miss.ulp > self.most_ulp:
             return False
-        if not miss.case.tree.root.op.elementwise:
+        if not self.pinned or not miss.case.tree.root.op.elementwise:
             return self.holds_for(miss.whole, miss.wrt)
         names = miss.case.tree.root.op.inputs
         return any(self.holds(dict(zip(names, point, strict=True)), g) for *point, g in _points(miss))
@@ -240,11 +243,14 @@ def trees_of(op: Op) -> list[Tree]:
 
 def pinned(known: Deviation, op: Op) -> Case:
     """Return the pinned input of a deviation, at the shapes that have as many elements as it names."""
+    if not known.pinned:
+        return _empty(op, FORMATS[known.dtype])
     tree = next(tree for tree in trees_of(op) if set(tree.elements) == set(known.pinned))
     primals = tuple(
         np.array([known.pinned[name] for name in leaf.elements]).reshape(leaf.shape) for leaf in tree.leaves
     )
     names = [leaf.name for leaf in tree.leaves]
+    at = [p for p in op.points if all(map(np.array_equal, (p.inputs[name] for name in names), primals))]
     return Case(
         tree,
         FORMATS[known.dtype],
@@ -252,7 +258,16 @@ def pinned(known: Deviation, op: Op) -> Case:
         np.full(tree.root.shape, known.cotangent),
         layouts=tuple(known.layouts.get(name, DENSE) for name in names) if known.layouts else (),
         wrt=tuple(sorted(map(names.index, known.wrt))) or None,
+        stated=at[0].of(op, known.cotangent) if at else (),
     )
+
+
+def _empty(op: Op, form: Format) -> Case:
+    """Return an op at an empty batch; of inputs that have no batch, all elements are 1."""
+    (tree, *_) = trees_of(op)
+    count = len(tree.leaves) if op.elementwise else op.batched
+    shapes = [(0, *leaf.shape) if number < count else leaf.shape for number, leaf in enumerate(tree.leaves)]
+    return Case(tree, form, tuple(map(np.ones, shapes)), np.ones((0, *tree.root.shape)))
 
 
 def _points(miss: Miss) -> Iterator[tuple[float, ...]]:
@@ -355,9 +370,9 @@ def _validate(deviation: Deviation, ops: Mapping[str, Op]) -> None:
         )
         raise ValueError(message)
     trees = trees_of(op)
-    accepted_pins = [", ".join(tree.elements) for tree in trees]
-    if not any(set(deviation.pinned) == set(tree.elements) for tree in trees):
-        named = "; or of ".join(accepted_pins)
+    accepted_pins = [tree.elements for tree in trees] + [()] * bool(op.elementwise or op.batched)
+    if not any(set(deviation.pinned) == set(names) for names in accepted_pins):
+        named = "; or of ".join(", ".join(names) or "nothing, for an empty batch" for names in accepted_pins)
         message = f"pinned={dict(deviation.pinned)}; accepted: a hex float for each of {named}"
         raise ValueError(message)
     try:
@@ -365,11 +380,12 @@ def _validate(deviation: Deviation, ops: Mapping[str, Op]) -> None:
         wrt = [leaf.name for leaf in case.tree.leaves]
         held = (
             deviation.holds(deviation.pinned, deviation.cotangent)
-            if op.elementwise
+            if op.elementwise and deviation.pinned
             else any(deviation.holds_for(case, name) for name in wrt)
         )
     except (simpleeval.InvalidExpression, SyntaxError, ArithmeticError, TypeError) as error:
-        extents = "" if op.elementwise else f", each with {', '.join(each.name for each in fields(Extent))},"
+        is_point = op.elementwise and deviation.pinned
+        extents = "" if is_point else f", each with {', '.join(each.name for each in fields(Extent))},"
         names = ", ".join(op.inputs)
         message = (
             f"region={deviation.region!r}: {error}; accepted: "

@@ -33,6 +33,9 @@ LAYOUT_CODE = {
 }
 """How plain torch lays a tensor out, as `tests.subject.binding.tensor` does."""
 
+FIRST = ".reshape(cotangent.numel(), {along}.numel(), *{wrt}.shape)[:, :1].sum(1)"
+"""What is taken of a Hessian: the part by the first element of the input by which it is differentiated first."""
+
 MOST_SHOWN = 16
 """Entries of a gradient up to which a snippet prints all of it. The number is arbitrary."""
 
@@ -86,7 +89,7 @@ def snippet(case: Case, wrt: str, mode: Mode, device: str, index: Shape = ()) ->
         mapped="torch.func.vmap" if case.is_pointwise else "",
         at=at,
         along=names[at],
-        block="" if case.is_pointwise else f".reshape(cotangent.numel(), {names[at]}.numel(), -1)[:, 0]",
+        block="" if case.is_pointwise else FIRST.format(along=names[at], wrt=wrt),
     )
     # A Jacobian, and the change along a tangent, have entries of another shape than the input's.
     is_large = prod(case.primals[case.asked[number]].shape) > MOST_SHOWN
@@ -167,8 +170,9 @@ def _repeats(values: Floats, period: int) -> bool:
 
 def _calls(case: Case) -> list[str]:
     """Write the calls of a case, from its inputs to the ``output``."""
-    names = names_of(case.tree)
-    inputs = [Input((), primal.shape, leaf.name) for leaf, primal in zip(case.tree.leaves, case.primals, strict=True)]
+    names, leaves = names_of(case.tree), case.tree.leaves
+    given = [leaf.shape if case.each else primal.shape for leaf, primal in zip(leaves, case.primals, strict=True)]
+    inputs = [Input((), shape, leaf.name) for leaf, shape in zip(leaves, given, strict=True)]
     # what some ops take besides their inputs depends on shapes, which follow from those of the leaves
     shapes = {node: step.shape for node, step in case.tree.traced(inputs, case.seed).items()}
     lines = []
