@@ -561,7 +561,7 @@ def has_overflow(case: Case, *, results: bool) -> bool:
     values = None if case.is_pointwise or (is_long and not HAS_LONG) else _rough_sizes(case, steps)
     if values is None:
         values = [_sizes(array) for array in _evaluated_steps(case, steps)]
-    largest = [float(np.nanmax(sizes, initial=0.0)) for sizes in values]
+    largest = [float(np.fmax.reduce(sizes, axis=None, initial=0.0)) for sizes in values]  # the largest that is known
     rounded |= last  # results are held in the format of the case, whatever the op computes in
     return any(
         size > (case.form if step in rounded else inside).largest for step, size in zip(steps, largest, strict=True)
