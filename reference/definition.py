@@ -46,7 +46,11 @@ def is_defined(case: Case) -> Mask:
         return found
     if case.is_pointwise:
         rest = case.only(~found.ravel())
-        found[~found] = _exactly(rest) | _is_ruled(rest)
+        # a long vector repeats few points, and exact arithmetic is slow
+        rows = np.stack(rest.primals, axis=-1)
+        _, firsts, which = np.unique(rows, axis=0, return_index=True, return_inverse=True)
+        few = rest.only(firsts)
+        found[~found] = (_exactly(few) | _is_ruled(few))[which.ravel()]
     # of a tensor op the whole is asked again, since its points may share inputs
     elif sum(primal.size for primal in case.primals) <= MOST_EXACT_ELEMENTS:
         found = _exactly(case)
