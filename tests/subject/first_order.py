@@ -141,18 +141,16 @@ def _primed(function: Callable[..., object], inputs: Sequence[Any]) -> None:
 
 
 def compiled_grad(case: Case, device: str) -> Gradients:
-    """Run `torch.compile` of `torch.func.grad`: what is compiled is the transform.
-
-    It is asked as it is first: what `torch.func` refuses, such as an `autograd.Function` without `setup_context`, is
-    refused here too, whatever the compiler makes of it.
-    """
+    """Run `torch.compile` of `torch.func.grad`: what is compiled is the transform."""
     transform, inputs = _grad_of_weighted(case, device)
-    _primed(transform, inputs)
     return list(transform_compiled(transform)(*inputs))
 
 
 def transform_compiled(transform: Callable[..., Any]) -> Callable[..., Any]:
     """Compile a transform of `torch.func` anew, and run it in a thread of its own.
+
+    It is called as it is first: what `torch.func` refuses, such as an `autograd.Function` without `setup_context`, is
+    refused here too, whatever the compiler makes of it.
 
     Where torch's compiler breaks inside a transform it leaves the thread without gradients, and with transforms and a
     level of dual numbers open. All but the last end with the thread.
@@ -163,6 +161,7 @@ def transform_compiled(transform: Callable[..., Any]) -> Callable[..., Any]:
         return torch.compile(transform, backend="aot_eager", dynamic=False)(*inputs)
 
     def run(*inputs: Any) -> Any:
+        _primed(transform, inputs)
         with ThreadPoolExecutor(1) as thread:
             try:
                 return thread.submit(compiled_anew, *inputs).result()
@@ -171,23 +170,6 @@ def transform_compiled(transform: Callable[..., Any]) -> Callable[..., Any]:
                     forward_ad.exit_dual_level()
 
     return run
-
-
-def compiled_jvp(case: Case, device: str) -> Gradients:
-    """Run `torch.compile` of `torch.func.jvp`: each input in turn has a tangent, the others one of zeros."""
-    function, inputs = opened(case, device)
-
-    def pushed(number: int, tangent: torch.Tensor) -> torch.Tensor:
-        tangents = tuple(tangent if i == number else torch.zeros_like(x) for i, x in enumerate(inputs))
-        _primed(transform, (inputs, tangents))
-        result: torch.Tensor = transform_compiled(transform)(tuple(inputs), tangents)
-        return result
-
-    def transform(primals: tuple[torch.Tensor, ...], tangents: tuple[torch.Tensor, ...]) -> torch.Tensor:
-        result: torch.Tensor = torch.func.jvp(function, tuple(primals), tangents)[1]
-        return result
-
-    return pushing(pushed, case, device)
 
 
 class Recomputed(torch.autograd.Function):
@@ -234,11 +216,25 @@ def forward(case: Case, device: str) -> Gradients:
 
 def func_jvp(case: Case, device: str) -> Gradients:
     """Run `torch.func.jvp`: each input in turn has a tangent, and the others have one of zeros."""
+    return _jvp(case, device, lambda transform: transform)
+
+
+def compiled_jvp(case: Case, device: str) -> Gradients:
+    """Run `torch.compile` of `torch.func.jvp`, with the same tangents."""
+    return _jvp(case, device, transform_compiled)
+
+
+def _jvp(case: Case, device: str, made: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Gradients:
+    """Push a tangent of each input in turn through what is made of `torch.func.jvp`."""
     function, inputs = opened(case, device)
+
+    def transform(primals: tuple[torch.Tensor, ...], tangents: tuple[torch.Tensor, ...]) -> torch.Tensor:
+        result: torch.Tensor = torch.func.jvp(function, primals, tangents)[1]
+        return result
 
     def pushed(number: int, tangent: torch.Tensor) -> torch.Tensor:
         tangents = tuple(tangent if i == number else torch.zeros_like(x) for i, x in enumerate(inputs))
-        result: torch.Tensor = torch.func.jvp(function, tuple(inputs), tangents)[1]
+        result: torch.Tensor = made(transform)(tuple(inputs), tangents)
         return result
 
     return pushing(pushed, case, device)
