@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from flint import arb, arb_mat
 
-from reference.balls import Balls, LongBalls, LongWidened, Widened, evaluated, or_nil
+from reference.balls import HAS_LONG, Balls, LongBalls, LongWidened, Widened, evaluated, or_nil
 from reference.compiler import ROUNDINGS, UnsupportedExpressionError, compiled
 from reference.convention import (
     EXACT_SLOPES,
@@ -166,6 +166,12 @@ class Arrays:
     long: bool = False
     ruled: dict[Step, Mask] = field(default_factory=dict, compare=False)
     """Where a rule gave the value of a step, by the step: the rule for kinks and edges, or that for ties."""
+
+    def __post_init__(self) -> None:
+        """Refuse long doubles where they are no wider than float64."""
+        if self.long and not HAS_LONG:
+            message = "long doubles have no more bits than float64 on this machine"
+            raise UnsupportedExpressionError(message)
 
     @property
     def kind(self) -> type[Balls]:

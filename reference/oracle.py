@@ -26,7 +26,7 @@ import sympy
 from flint import arb
 
 from reference import derivative
-from reference.balls import HAS_LONG, Balls, LongWidened, Widened, or_nil
+from reference.balls import Balls, LongWidened, Widened, or_nil
 from reference.compiler import ROUNDINGS, UnsupportedExpressionError
 from reference.evaluation import NO_ROUNDING, Arrays, Exact, Rounding, evaluate, flagged, objects
 from reference.format import FORMATS, precision
@@ -184,7 +184,9 @@ def _stated(case: Case) -> Iterator[Found]:
     """Yield the gradients that an entry states, allowed the roundings of one step; the others are derived."""
     silent = replace(case, stated=())
     is_whole = not any(np.isnan(due).any() for due in case.stated)
-    others = [None] * len(case.stated) if is_whole else by_flint(silent) if is_rough(silent) else answer(silent)
+    others: Sequence[Found | None] = [None] * len(case.stated)
+    if not is_whole:
+        others = by_flint(silent) if is_rough(silent) else answer(silent)
     for due, other in zip(case.stated, others, strict=True):
         zeros = np.zeros(due.shape)
         radius = np.where(due == 0, 0, ROUNDINGS * case.form.unit * np.abs(due) + case.form.smallest_subnormal)
@@ -246,9 +248,8 @@ def _evaluated(case: Case) -> Answer:
             found = tuple(_from_balls(*each) for each in rough)
             undecided = [~_is_decided(balls, is_hard=is_hard(case)) for balls, _ in rough]
         if is_hard(case):
-            undecided += [
-                ~np.isfinite(primal) for primal in case.primals
-            ]  # there torch's rule decides, which flint asks
+            # there torch's rule decides, which flint asks
+            undecided += [~np.isfinite(primal) for primal in case.primals]
         return sharpened(case, found, undecided)
     return by_flint(case)
 
@@ -280,14 +281,11 @@ def in_arrays(case: Case, *, widened: bool = True) -> tuple[tuple[Balls, Mask], 
     Of hard points at which the rule for kinks and edges decides nothing is said: the midpoint is NaN. Returns None
     where numpy lacks a function, or long doubles are no wider than float64.
     """
-    is_long = case.form.precision > FILTERED_BITS
-    if is_long and not HAS_LONG:
-        return None
     asked = derivative.of_case(case, saved=True)  # of the same value as the textbook's, and rounded as torch rounds
     ruled: dict[Step, Mask] = {}
     rounded = rounding(case.form, case.inside, independent=case.independent) if widened else NO_ROUNDING
-    arithmetic = Arrays(rounded, is_long, ruled)
     try:
+        arithmetic = Arrays(rounded, _is_beyond_float64(case), ruled)
         with precision(CONSTANT_BITS), np.errstate(all="ignore"):
             found = evaluate(asked.results, derivative.given(case), arithmetic, [asked.function.output])
     except UnsupportedExpressionError:
@@ -364,7 +362,7 @@ def is_for_arrays(case: Case) -> bool:
 def is_rough(case: Case) -> bool:
     """Say whether an answer is rough: that of hard points in float64, whose truth may be off by ROUGH half ulps."""
     is_whole = not case.stated and (case.is_pointwise or not (case.units or case.each))
-    return is_whole and is_hard(case) and case.form.precision > FILTERED_BITS and is_for_arrays(case)
+    return is_whole and is_hard(case) and _is_beyond_float64(case) and is_for_arrays(case)
 
 
 def doubt(case: Case) -> float:
@@ -374,7 +372,12 @@ def doubt(case: Case) -> float:
     """
     if not is_for_arrays(case) or is_rough(case):
         return 0.0
-    return LongWidened.own if case.form.precision > FILTERED_BITS else Widened.own
+    return LongWidened.own if _is_beyond_float64(case) else Widened.own
+
+
+def _is_beyond_float64(case: Case) -> bool:
+    """Say whether float64 has too few bits to certify values of the format of a case: arrays take long doubles then."""
+    return case.form.precision > FILTERED_BITS
 
 
 @cache
@@ -529,7 +532,7 @@ def filtered(case: Case) -> tuple[Balls, ...] | None:
         case.stated
         or not (case.is_pointwise and case.tree.is_single)
         or case.point_count < FEWEST_POINTS
-        or case.form.precision > FILTERED_BITS
+        or _is_beyond_float64(case)
     ):
         return None
     found = in_arrays(case)
@@ -557,8 +560,7 @@ def has_overflow(case: Case, *, results: bool) -> bool:
     last = set(asked.results) - rounded
     steps = [step for step in ordered([*rounded, *last]) if results or step not in last]
     inside = rounding(case.form, case.inside).steps or case.form  # what steps in between are held in
-    is_long = case.form.precision > FILTERED_BITS
-    values = None if case.is_pointwise or (is_long and not HAS_LONG) else _rough_sizes(case, steps)
+    values = None if case.is_pointwise else _rough_sizes(case, steps)
     if values is None:
         values = [_sizes(array) for array in _evaluated_steps(case, steps)]
     largest = [float(np.fmax.reduce(sizes, axis=None, initial=0.0)) for sizes in values]  # the largest that is known
@@ -572,7 +574,7 @@ def _rough_sizes(case: Case, steps: Sequence[Step]) -> list[Floats] | None:
     """Return the magnitudes of steps by arrays; None where numpy lacks a function that they need."""
     try:
         with np.errstate(all="ignore"):
-            arithmetic = Arrays(long=case.form.precision > FILTERED_BITS)
+            arithmetic = Arrays(long=_is_beyond_float64(case))
             return [balls.size for balls in evaluate(steps, derivative.given(case), arithmetic)]
     except UnsupportedExpressionError:
         return None

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from flint import arb, ctx
 
+import reference.evaluation
 import reference.oracle
-from reference.balls import HAS_LONG, NIL, Balls, LongBalls, LongWidened, MixedError, Widened, evaluated
+from reference.balls import NIL, Balls, LongBalls, LongWidened, MixedError, Widened, evaluated
 from reference.case import Case
 from reference.catalogue import OPS
 from reference.compiler import ROUNDINGS, choose, compiled
@@ -29,6 +30,7 @@ from reference.oracle import (
 )
 from reference.tree import single
 from strategies.points import everything, hard
+from tests.meta.ball_kinds import NEEDS_LONG, functions_of, kinds_of
 from tests.subject.mode import MODES
 from tests.verdict.comparison import MARGIN, UnsupportedError, judged
 
@@ -75,14 +77,7 @@ UNFILTERED_LONG = (*UNFILTERED, "gelu", "erf", "erfc", "ndtr")
 
 NARROW = ("float16", "bfloat16", "float32")
 
-KINDS = [
-    Balls,
-    Widened,
-    *(
-        pytest.param(kind, marks=pytest.mark.skipif(not HAS_LONG, reason="long doubles have no more bits here"))
-        for kind in (LongBalls, LongWidened)
-    ),
-]
+KINDS = Balls, Widened, LongBalls, LongWidened
 
 
 def exact(values: ArrayLike, kind: type[Balls] = Balls) -> Balls:
@@ -121,18 +116,10 @@ def encloses(balls: Balls, truths: list[arb]) -> bool:
     return all(ball.overlaps(truths[place]) for ball, place in zip(ours, np.flatnonzero(said).tolist(), strict=True))
 
 
-def has_function(name: str, kind: type[Balls]) -> None:
-    """Leave a test of a function that a kind of balls lacks."""
-    if name in kind.lacks:
-        pytest.skip(f"{kind.__name__} has no {name}")
-
-
-@pytest.mark.parametrize("kind", [KINDS[0], KINDS[2]])
-@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize(("name", "kind"), functions_of(FUNCTIONS, Balls, LongBalls))
 def test_function_encloses(name: str, kind: type[Balls]) -> None:
     """At exact points a function encloses flint's value: numpy is as accurate as balls take it to be."""
     ctx.prec = 120
-    has_function(name, kind)
     with np.errstate(all="ignore"):
         balls = getattr(exact(VALUES, kind), name)()
     said = np.isfinite(balls.mid) & np.isfinite(radius(balls))
@@ -140,12 +127,10 @@ def test_function_encloses(name: str, kind: type[Balls]) -> None:
     assert encloses(balls.picked(np.flatnonzero(said)), [getattr(arb(v), name)() for v in VALUES[said].tolist()])
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize(("name", "kind"), functions_of(FUNCTIONS, *KINDS))
 def test_function_spreads(name: str, kind: type[Balls]) -> None:
     """The result of balls contains the function at both ends and between, for balls and for reaches of rounding."""
     ctx.prec = 120
-    has_function(name, kind)
     mid, rad = (
         column.ravel() for column in np.meshgrid([-3.5, -0.75, 0, 0.25, 0.5, 1.0, 2.5, 40.0], [1e-9, 0.01, 0.3, 2.0])
     )
@@ -164,7 +149,7 @@ def inside(mids: np.ndarray, parts: np.ndarray, rads: np.ndarray) -> list[arb]:
     return [arb(mid) + arb(part) * arb(rad) for mid, part, rad in balls]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", kinds_of(*KINDS))
 @pytest.mark.parametrize(
     "operate",
     [
@@ -241,7 +226,7 @@ def test_union_encloses_both() -> None:
     assert encloses(either, [arb(3), arb(-1)])
 
 
-@pytest.mark.skipif(not HAS_LONG, reason="long doubles have no more bits here")
+@NEEDS_LONG
 def test_reach_that_float64_loses_is_known() -> None:
     """At a divisor of 1e-154 its square has a reach near float64's smallest value, a large part of what comes out."""
     case = Case(single(OPS["div"]), FORMATS["float64"], (np.ones(2), np.array([1e-154, 1.5])), np.ones(2))
@@ -307,7 +292,7 @@ def test_filter_judges_as_flint_does(name: str, dtype: str, monkeypatch: pytest.
     assert first.worst_share == pytest.approx(second.worst_share, rel=0.1)
 
 
-@pytest.mark.skipif(not HAS_LONG, reason="long doubles have no more bits here")
+@NEEDS_LONG
 @pytest.mark.parametrize("name", ELEMENTWISE)
 def test_rough_answer_is_near_and_allows_no_more(name: str) -> None:
     """Where long doubles decide of a hard op, they are off by no more than they may, and allow no more than flint."""
@@ -330,14 +315,14 @@ def test_rough_answer_is_near_and_allows_no_more(name: str) -> None:
         assert (radius <= 1.5 * radii + 2.0**-40 * np.abs(centres)).all()
 
 
-@pytest.mark.skipif(not HAS_LONG, reason="long doubles have no more bits here")
+@NEEDS_LONG
 @pytest.mark.parametrize("name", ELEMENTWISE)
 def test_rough_answer_is_judged_as_flints(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """With long doubles and without them, torch's gradients in float64 get the same verdicts, and the same worst."""
     case = many(name, "float64")
     first = judged(case, MODES["backward"], "cpu")
     answer_cache.clear()
-    monkeypatch.setattr(reference.oracle, "HAS_LONG", False)
+    monkeypatch.setattr(reference.evaluation, "HAS_LONG", False)
     second = judged(case, MODES["backward"], "cpu")
     answer_cache.clear()
     assert [(m.verdict, m.point, m.truth) for m in first.misses] == [

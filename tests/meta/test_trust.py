@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from flint import arb
 
-from reference.balls import HAS_LONG, Balls, LongBalls, erf
+from reference.balls import Balls, LongBalls, erf
 from reference.format import precision
+from tests.meta.ball_kinds import functions_of, kinds_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -22,10 +23,7 @@ BITS = 160
 
 EXPONENTS = np.arange(-1074, 1024)
 
-KINDS = [
-    Balls,
-    pytest.param(LongBalls, marks=pytest.mark.skipif(not HAS_LONG, reason="long doubles have no more bits here")),
-]
+KINDS = Balls, LongBalls
 
 
 def every_binade(rng: np.random.Generator, each: int = 8) -> Values:
@@ -156,14 +154,11 @@ def ways(function: Callable[..., Any], columns: Sequence[Values]) -> dict[str, V
         }
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize(("name", "kind"), functions_of(FUNCTIONS, *KINDS))
 def test_function_is_within_what_is_granted(
     name: str, kind: type[Balls], record_property: Callable[[str, object], None]
 ) -> None:
     """At points of every binade and near trouble, numpy is as near to the truth as balls take it to be."""
-    if name in kind.lacks:
-        pytest.skip(f"{kind.__name__} has no {name}")
     function, exact = FUNCTIONS[name]
     granted, columns = granted_to(name, kind), arguments(name, kind)
     found = ways(function, columns)
@@ -181,8 +176,7 @@ def test_function_is_within_what_is_granted(
     )
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", ["exp", "sin", "power", "sqrt"])
+@pytest.mark.parametrize(("name", "kind"), functions_of(["exp", "sin", "power", "sqrt"], *KINDS))
 def test_excess_notices_what_is_not_granted(name: str, kind: type[Balls]) -> None:
     """A function that is off by twice what is granted exceeds it at nearly every point."""
     function, exact = FUNCTIONS[name]
@@ -194,7 +188,7 @@ def test_excess_notices_what_is_not_granted(name: str, kind: type[Balls]) -> Non
     assert worst > granted / ulp_of(kind)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", kinds_of(*KINDS))
 def test_steps_are_rounded_once(kind: type[Balls]) -> None:
     """Sums, products and quotients are the nearest values, and more than that is granted."""
     rng = np.random.default_rng(2)
