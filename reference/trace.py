@@ -630,7 +630,7 @@ def pad(array: Traced, width: Any, mode: str = "constant", **kwargs: Any) -> Tra
         )
         raise TraceError(message)
     kwargs = {"constant_values": -1} if mode == "constant" else {}  # the number that a table has for a 0
-    return _moved(array, lambda numbers: np.pad(numbers, width, mode, **kwargs))  # type: ignore[call-overload]
+    return _moved(array, lambda numbers: np.pad(numbers, width, mode, **kwargs))  # type: ignore[call-overload]  # its overloads name each mode
 
 
 def where(condition: Any, a: Any, b: Any) -> Traced:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from fractions import Fraction
 from itertools import groupby
 from math import prod
+from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -71,12 +72,8 @@ def faults(misses: Sequence[Miss]) -> list[Fault]:
     """
     if not misses[0].case.tree.is_single:
         return [Fault("", "values")]
-    by_input = groupby(sorted(misses, key=_input), key=_input)
+    by_input = groupby(sorted(misses, key=attrgetter("wrt")), key=attrgetter("wrt"))
     return [_fault(name, list(alike)) for name, alike in by_input]
-
-
-def _input(miss: Miss) -> str:
-    return miss.wrt
 
 
 def _fault(wrt: str, alike: Sequence[Miss]) -> Fault:
