@@ -287,18 +287,16 @@ def mapped(expression: Expr, variables: Sequence[Symbol], sources: Sequence[Step
     shape = np.broadcast_shapes(*(source.shape for source in sources))
     # a map broadcasts by itself, and what is not repeated before takes less memory
     sources = [_unrepeated(source, len(shape)) for source in sources]
-    is_whole = properties.get("op") or (
-        properties.get("ruled") and not expression.is_Symbol
-    )  # the rule needs every input
+    # the rule needs every input
+    is_whole = properties.get("op") or (properties.get("ruled") and not expression.is_Symbol)
     used = [(v, s) for v, s in zip(variables, sources, strict=True) if is_whole or v in expression.free_symbols]
     if len(used) == 1 and expression == used[0][0] and not is_whole:
         return broadcast(used[0][1], shape)
     names, arrays = tuple(v for v, _ in used), tuple(s for _, s in used)
     if "seeds" in properties:
         properties["seeds"] = tuple(seed for seed in properties["seeds"] if seed in names)
-    own = np.broadcast_shapes(
-        *(s.shape for s in arrays)
-    )  # smaller than `shape` if an array that was left out was larger
+    # smaller than `shape` if an array that was left out was larger
+    own = np.broadcast_shapes(*(s.shape for s in arrays))
     return broadcast(Map(arrays, own, expression, names, **properties), shape)
 
 

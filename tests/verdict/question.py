@@ -31,14 +31,12 @@ def question(case: Case, mode: Mode | None, device: str) -> Question:
     few = ", ".join(f"{name}={value.hex()}" for name, value in list(point.items())[:MOST_WRITTEN])
     if len(point) != 1:
         few = f"inputs {inputs_of(case)}{f'; {few}' if few else ''}{', ...' if len(point) > MOST_WRITTEN else ''}"
-    asked = (
-        str(case.tree) if mode is None else derivative(case, names[0] if len(names) == 1 else f"({', '.join(names)})")
-    )
+    by = names[0] if len(names) == 1 else f"({', '.join(names)})"
+    asked = str(case.tree) if mode is None else derivative(case, by)
     again = ""
     if mode is not None:
-        is_small = (
-            sum(primal.size for primal in case.primals) <= LONGEST_SNIPPET
-        )  # else it is seldom printed, and writing takes long
+        # a snippet of more numbers is seldom printed, and writing it takes long
+        is_small = sum(primal.size for primal in case.primals) <= LONGEST_SNIPPET
         again = asked_again(snippet(case, names[0], mode, device) if is_small else None, case, mode, device)
     return Question(
         f"{asked} at {few} {where_asked(case, mode, device)}",
